@@ -1,0 +1,128 @@
+package steadyhttp
+
+import (
+	"net/http"
+	"net/http/httptrace"
+	"sync"
+	"time"
+)
+
+// Attempt is one try at a call: what was sent, what came back, and what was made of it.
+// It is passed by value; later versions may add fields.
+type Attempt struct {
+	// N counts the call's attempts, 1 for the first.
+	N int
+
+	// Request is the request as sent. Before it is sent, in Gate.Enter and Trace.Gated, it is the caller's own.
+	Request *http.Request
+
+	// Response is nil if Err is not. Its Body belongs to the caller of the Transport: hooks must not read it.
+	Response *http.Response
+
+	// Err is the base transport's error, or why a response could not be used.
+	Err error
+
+	// Body is what was peeked of an error answer, at most 64 KiB.
+	Body []byte
+
+	// Verdict is what Classify made of the answer.
+	Verdict Verdict
+
+	// Began is when the call began; Sent and Answered are when this attempt's request headers went out and its
+	// response headers came in. A zero Sent says that provably nothing was sent. All three are filled only where a
+	// gate or a hook looks: reading the clock is most of what the happy path would cost.
+	Began, Sent, Answered time.Time
+
+	// Sends is how often the request's headers went out: net/http replays some requests on its own, when a kept-alive
+	// connection turns out to be dead (Request.isReplayable). Filled where Sent is.
+	Sends int
+
+	// Wait is the back-off or pushback before the next attempt, 0 if there is none.
+	Wait time.Duration
+
+	// Stop says why there is no next attempt; "" if there is one.
+	Stop Stop
+
+	late bool // Stop was set after AttemptDone had been told of a repeat, which then could not be made
+}
+
+// Stop is the reason why a call went no further. It is one of
+//
+//	""                      the call goes on
+//	"done"                  it succeeded
+//	"permanent"             a repeat could not help
+//	"not repeatable"        the request may have been carried out, and doing it twice is not known to be safe
+//	"body not replayable"   its body is used up and has no GetBody
+//	"attempts"              Policy.MaxAttempts, or the back-off ended
+//	"elapsed"               Policy.MaxElapsed
+//	"wait too long"         the service asked for more than Policy.MaxWait
+//	"deadline"              the wait would have outlasted the context's deadline
+//	"budget"                the Budget had nothing left for a repeat
+//	"refused"               a Gate said no
+//	"prepare"               Transport.Prepare failed
+//	"cancelled"             the caller's context ended, or his Request.Cancel was closed
+type Stop string
+
+const (
+	stopDone          Stop = "done"
+	stopPermanent     Stop = "permanent"
+	stopNotRepeatable Stop = "not repeatable"
+	stopBody          Stop = "body not replayable"
+	stopAttempts      Stop = "attempts"
+	stopElapsed       Stop = "elapsed"
+	stopWait          Stop = "wait too long"
+	stopDeadline      Stop = "deadline"
+	stopBudget        Stop = "budget"
+	stopRefused       Stop = "refused"
+	stopPrepare       Stop = "prepare"
+	stopCancelled     Stop = "cancelled"
+)
+
+// AttemptOf returns the last attempt of the call that resp answers, if resp comes from a Transport. It is a best
+// effort: a RoundTripper that wraps the body again hides it. It reports false for a call that succeeded at the first
+// try, of which there is nothing to tell.
+func AttemptOf(resp *http.Response) (Attempt, bool) {
+	if resp == nil {
+		return Attempt{}, false
+	}
+	var b *responseBody
+	switch body := resp.Body.(type) {
+	case *responseBody:
+		b = body
+	case upgradedBody:
+		b = body.responseBody
+	default:
+		return Attempt{}, false
+	}
+	firstTry := b.attempt.N == 1 && b.attempt.Stop == stopDone
+	return b.attempt, !firstTry
+}
+
+// sendLog notes when request headers really went out. The grant of a gate is not the send: Prepare may fetch a token
+// in between, and net/http may send one request several times. Its hooks run on net/http's goroutines, also after
+// RoundTrip has returned.
+type sendLog struct {
+	mu    sync.Mutex
+	first time.Time
+	sends int
+}
+
+func (l *sendLog) trace() *httptrace.ClientTrace {
+	return &httptrace.ClientTrace{WroteHeaders: l.wroteHeaders}
+}
+
+func (l *sendLog) wroteHeaders() {
+	now := time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.sends == 0 {
+		l.first = now
+	}
+	l.sends++
+}
+
+func (l *sendLog) read() (first time.Time, sends int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.first, l.sends
+}

@@ -1,0 +1,146 @@
+package steadyhttp_test
+
+import (
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+
+	"github.com/steadyhttp/steadyhttp"
+)
+
+// The benchmarks come in pairs: the bare base transport, and the Transport around it. Quote their difference or ratio,
+// never one alone.
+
+// constant answers every request with the same status and body, with no more work than a RoundTripper must do.
+type constant struct {
+	status int
+	body   string
+}
+
+func (c constant) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.Body != nil {
+		io.Copy(io.Discard, req.Body)
+		req.Body.Close()
+	}
+	resp := &http.Response{StatusCode: c.status, Body: http.NoBody, Request: req, Header: http.Header{}}
+	if c.body != "" {
+		resp.Body = io.NopCloser(strings.NewReader(c.body))
+		resp.ContentLength = int64(len(c.body))
+	}
+	return resp, nil
+}
+
+// alternating fails every odd attempt.
+type alternating struct{ n int }
+
+func (a *alternating) RoundTrip(req *http.Request) (*http.Response, error) {
+	a.n++
+	status := http.StatusOK
+	if a.n%2 == 1 {
+		status = http.StatusServiceUnavailable
+	}
+	return constant{status: status}.RoundTrip(req)
+}
+
+func get(tb testing.TB) *http.Request {
+	req, err := http.NewRequestWithContext(tb.Context(), http.MethodGet, "https://api.example/machines", nil)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return req
+}
+
+func post(tb testing.TB, body string) *http.Request {
+	req, err := http.NewRequestWithContext(tb.Context(), http.MethodPost, "https://api.example/machines", strings.NewReader(body))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return req
+}
+
+func bench(b *testing.B, rt http.RoundTripper, req *http.Request) {
+	b.ReportAllocs()
+	for b.Loop() {
+		if req.GetBody != nil {
+			req.Body, _ = req.GetBody()
+		}
+		resp, err := rt.RoundTrip(req)
+		if err != nil {
+			b.Fatal(err)
+		}
+		resp.Body.Close()
+	}
+}
+
+func BenchmarkHappyPath(b *testing.B) {
+	ok := constant{status: 200}
+	for _, kind := range []struct {
+		name string
+		req  func(testing.TB) *http.Request
+	}{
+		{"GET", get},
+		{"POST", func(tb testing.TB) *http.Request { return post(tb, `{"Comment":"x"}`) }},
+	} {
+		b.Run(kind.name+"/bare", func(b *testing.B) { bench(b, ok, kind.req(b)) })
+		b.Run(kind.name+"/steady", func(b *testing.B) { bench(b, &steadyhttp.Transport{Base: ok}, kind.req(b)) })
+		for name, rt := range map[string]http.RoundTripper{"bare": ok, "steady": &steadyhttp.Transport{Base: ok}} {
+			b.Run(kind.name+"/parallel/"+name, func(b *testing.B) {
+				b.ReportAllocs()
+				b.RunParallel(func(pb *testing.PB) {
+					req := kind.req(b)
+					for pb.Next() {
+						if req.GetBody != nil {
+							req.Body, _ = req.GetBody()
+						}
+						resp, err := rt.RoundTrip(req)
+						if err != nil {
+							b.Error(err)
+							return
+						}
+						resp.Body.Close()
+					}
+				})
+			})
+		}
+	}
+}
+
+// BenchmarkRepeat measures what a repeat costs beside its two calls. Its back-off is the default one but for the length
+// of its interval, which is nothing: what is measured is the work, not the wait.
+func BenchmarkRepeat(b *testing.B) {
+	b.Run("bare", func(b *testing.B) {
+		base, req := &alternating{}, get(b)
+		b.ReportAllocs()
+		for b.Loop() {
+			for range 2 {
+				resp, err := base.RoundTrip(req)
+				if err != nil {
+					b.Fatal(err)
+				}
+				resp.Body.Close()
+			}
+		}
+	})
+	b.Run("steady", func(b *testing.B) {
+		bench(b, &steadyhttp.Transport{Base: &alternating{}, Policy: steadyhttp.Policy{
+			NewBackOff: func() backoff.BackOff {
+				return backoff.NewExponentialBackOff(backoff.WithInitialInterval(0), backoff.WithMaxInterval(0), backoff.WithMaxElapsedTime(0))
+			},
+			Budget: &steadyhttp.Budget{Max: -1},
+		}}, get(b))
+	})
+}
+
+const notFound = `{"error":{"code":"ResourceNotFound","message":"Machine 123123123 was not found","target":"43f4cb08-8fac-4b65-9db1-745c2ae65f3a"}}`
+
+func BenchmarkErrorAnswer(b *testing.B) {
+	base := constant{status: 404, body: notFound}
+	b.Run("bare", func(b *testing.B) { bench(b, base, get(b)) })
+	b.Run("steady", func(b *testing.B) { bench(b, &steadyhttp.Transport{Base: base}, get(b)) })
+}
+
+var _ = time.Second

@@ -1,0 +1,243 @@
+package steadyhttp
+
+import (
+	"context"
+	"math"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Budget lets successes pay for repeats, so that an outage is not made worse by those who wait for its end: back-off
+// and jitter alone quadruple the load of an outage, and a service that queues work never recovers from that. A repeat
+// after a Transient failure, or after a 429 that named no time, costs 1. Every answer below 500 but 408 and 429 pays
+// PerSuccess, and time pays PerSecond, so that a client with few calls is never stuck.
+//
+// There is one balance per origin (scheme, host and port), for at most 1000 origins; those beyond share one. The zero
+// value is ready to use. A Budget is safe for concurrent use, must not be copied, and may be shared by Transports.
+type Budget struct {
+	// Max is the highest balance, and the first one. 0: 10. Negative: repeats are free.
+	Max float64
+
+	// PerSuccess is what an answer pays. 0: 0.1. Negative: nothing.
+	PerSuccess float64
+
+	// PerSecond is what a second pays. 0: 1/30. Negative: nothing.
+	PerSecond float64
+
+	// Wait makes a call wait, first come first served, until the balance covers its repeat. false: the call ends at once.
+	Wait bool
+
+	last     atomic.Pointer[balance] // most clients talk to one origin
+	mu       sync.Mutex              // guards balances
+	balances map[origin]*balance
+}
+
+type origin struct{ scheme, host string }
+
+// maxOrigins bounds what a client that follows links to ever new hosts can make us remember.
+const maxOrigins = 1000
+
+// Take takes the price of one repeat off the balance of req's origin, for extra requests that a program makes on its
+// own, such as hedges. It reports false, and takes nothing, if the balance does not cover it.
+func (b *Budget) Take(req *http.Request) bool {
+	return b.Max < 0 || b.of(req).take()
+}
+
+func (b *Budget) pay(req *http.Request) {
+	if b.Max >= 0 {
+		b.of(req).pay()
+	}
+}
+
+func (b *Budget) of(req *http.Request) *balance {
+	if last := b.last.Load(); last != nil && last.host == req.URL.Host && last.scheme == req.URL.Scheme {
+		return last
+	}
+	return b.find(origin{req.URL.Scheme, req.URL.Host})
+}
+
+func (b *Budget) find(o origin) *balance {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	found := b.balances[o]
+	if found == nil {
+		if len(b.balances) >= maxOrigins && !b.forgetFull() {
+			o = origin{}
+			found = b.balances[o]
+		}
+		if found == nil {
+			found = b.open(o)
+		}
+	}
+	b.last.Store(found)
+	return found
+}
+
+// forgetFull makes room by dropping a balance that is full, which loses nothing: a new one would be full as well. It
+// looks at a few only, in the map's random order.
+func (b *Budget) forgetFull() bool {
+	looks := 16
+	for o, candidate := range b.balances {
+		if candidate.full() {
+			delete(b.balances, o)
+			return true
+		}
+		if looks--; looks == 0 {
+			break
+		}
+	}
+	return false
+}
+
+func (b *Budget) open(o origin) *balance {
+	if b.balances == nil {
+		b.balances = make(map[origin]*balance)
+	}
+	opened := &balance{
+		origin:     o,
+		max:        orDefault(b.Max, 10),
+		perSuccess: max(0, orDefault(b.PerSuccess, 0.1)),
+		perSecond:  max(0, orDefault(b.PerSecond, 1.0/30)),
+	}
+	opened.amount = opened.max
+	if opened.perSuccess > 0 {
+		opened.enough = int64(min(math.Ceil(opened.max/opened.perSuccess), 1<<40))
+	}
+	b.balances[o] = opened
+	return opened
+}
+
+func orDefault(value, otherwise float64) float64 {
+	if value == 0 {
+		return otherwise
+	}
+	return value
+}
+
+// balance is one origin's account. Payments are counted apart from the amount, and no further than to what fills an
+// empty account: in the steady state the happy path reads one shared counter and writes nothing.
+type balance struct {
+	origin
+	max, perSuccess, perSecond float64
+	enough                     int64
+
+	paid    atomic.Int64
+	waiting atomic.Int64 // len(queue), for pay to see without the lock
+
+	mu     sync.Mutex // guards what follows
+	amount float64
+	at     time.Time // until when time has been paid; zero: the clock has not been looked at yet
+	queue  []*debtor // first come, first served
+	timer  *time.Timer
+}
+
+// debtor is a call that waits for its repeat to be covered.
+type debtor struct{ covered chan struct{} }
+
+func (a *balance) pay() {
+	if a.paid.Load() >= a.enough {
+		return
+	}
+	a.paid.Add(1)
+	if a.waiting.Load() > 0 {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.serve()
+	}
+}
+
+func (a *balance) full() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.settle()
+	return a.amount >= a.max
+}
+
+func (a *balance) take() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.settle()
+	if len(a.queue) > 0 || !a.covers() {
+		return false
+	}
+	a.amount--
+	return true
+}
+
+// wait blocks until the price is covered and taken, or until ctx or cancel ends.
+func (a *balance) wait(ctx context.Context, cancel <-chan struct{}) error {
+	if a.take() {
+		return nil
+	}
+	d := &debtor{covered: make(chan struct{})}
+	a.mu.Lock()
+	a.queue = append(a.queue, d)
+	a.waiting.Store(int64(len(a.queue)))
+	a.serve() // a payment may have come in before it could see us waiting
+	a.mu.Unlock()
+	select {
+	case <-d.covered:
+		return nil
+	case <-ctx.Done():
+	case <-cancel:
+	}
+	a.leave(d)
+	return cancelCause(ctx)
+}
+
+// leave takes a debtor out of the queue, or gives back what it was granted meanwhile.
+func (a *balance) leave(d *debtor) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for i, other := range a.queue {
+		if other == d {
+			a.queue = append(a.queue[:i], a.queue[i+1:]...)
+			a.waiting.Store(int64(len(a.queue)))
+			return
+		}
+	}
+	a.amount++
+	a.serve()
+}
+
+// serve covers the debtors that can be, and wakes itself for the next one. It requires that a.mu is held.
+func (a *balance) serve() {
+	a.settle()
+	served := 0
+	for served < len(a.queue) && a.covers() {
+		a.amount--
+		close(a.queue[served].covered)
+		served++
+	}
+	if a.queue = a.queue[served:]; len(a.queue) == 0 {
+		a.queue = nil
+	}
+	a.waiting.Store(int64(len(a.queue)))
+	if a.timer != nil {
+		a.timer.Stop()
+		a.timer = nil
+	}
+	if len(a.queue) > 0 && a.perSecond > 0 {
+		missing := (1 - a.amount) / a.perSecond
+		a.timer = time.AfterFunc(time.Duration(math.Ceil(missing*float64(time.Second))), func() {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			a.serve()
+		})
+	}
+}
+
+// settle adds to the amount what successes and time have paid. It requires that a.mu is held.
+func (a *balance) settle() {
+	now := time.Now()
+	if !a.at.IsZero() {
+		a.amount += now.Sub(a.at).Seconds() * a.perSecond
+	}
+	a.at = now
+	a.amount = min(a.max, a.amount+float64(a.paid.Swap(0))*a.perSuccess)
+}
+
+// covers forgives what adding up tenths loses.
+func (a *balance) covers() bool { return a.amount >= 1-1e-9 }

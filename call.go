@@ -1,0 +1,814 @@
+package steadyhttp
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+)
+
+// call is one RoundTrip under way. Its methods are the steps of the loop, in the order in which the loop takes them. It
+// stays on RoundTrip's stack: nothing may keep a pointer to it.
+type call struct {
+	transport *Transport
+	original  *http.Request   // the caller's, never changed
+	ctx       context.Context // the caller's, and what Trace.Start added
+	policy    *Policy
+	trace     *Trace
+	body      requestBody
+	key       string  // the Idempotency-Key made for this call, "" if none
+	first     *answer // to an attempt that was made before the call's state was needed; nil: none, or it was taken
+
+	attempt  Attempt                 // the present one
+	out      *http.Request           // as the base transport gets it; nil once that has it
+	response *http.Response          // the present attempt's, also if its body has failed
+	standIn  *responseBody           // for response's body; nil if that goes to the caller as it is
+	final    Stop                    // an inner Transport has ended the call already, for this reason
+	sends    *sendLog                // nil where nobody looks
+	context  context.Context         // the attempt's
+	cancel   context.CancelCauseFunc // ends context; nil if nothing of ours ever would
+	timer    *time.Timer             // AttemptTimeout's; nil: none
+	leaves   []func(Attempt)         // of the gates that were entered
+	last     Attempt                 // the attempt before, once there is one
+	kept     *http.Response          // its answer, if all of it is in memory
+
+	bounded    context.Context // ends when the call must: for gates, and for waiting on the budget
+	unbound    context.CancelFunc
+	backOff    backoff.BackOff            // the policy's; nil until needed
+	standard   backoff.ExponentialBackOff // used where the policy has none
+	interval   time.Duration              // what the back-off said last
+	throttled  int                        // repeats after a 429 that named a time
+	free       int                        // those of them that MaxAttempts does not count
+	authorized bool                       // the one repeat after a 401 has been made
+	why        Stop                       // why a step ended the call early
+	returned   bool                       // RoundTrip has come to its end, and not to a panic
+}
+
+// answer is what a base transport returned.
+type answer struct {
+	resp *http.Response
+	err  error
+}
+
+func (c *call) begin() error {
+	if c.first != nil {
+		// There were no settings to apply and nobody to tell, or the first attempt would not have been made like that.
+		c.body = requestBody{original: c.original.Body, getBody: c.original.GetBody, handed: true}
+		return nil
+	}
+	if s := settingsOf(c.ctx); s != nil {
+		c.apply(s)
+	}
+	if c.ctx.Err() != nil {
+		c.why = stopCancelled
+		return cancelCause(c.ctx)
+	}
+	if c.watched() || c.policy.MaxElapsed > 0 {
+		c.attempt.Began = time.Now()
+	}
+	c.attempt.Request = c.original
+	if c.trace != nil && c.trace.Start != nil {
+		c.ctx = orContext(c.trace.Start(c.ctx, c.original), c.ctx)
+	}
+	if c.policy.IdempotencyKey && !idempotent(c.original.Method) && !hasKey(c.original) && !leftOrigin(c.original) {
+		// A Structured Field string, hence the quotes (draft-ietf-httpapi-idempotency-key-header).
+		c.key = `"` + rand.Text() + `"`
+	}
+	if c.original.Body == nil {
+		return nil
+	}
+	body, err := newRequestBody(c.ctx, c.original, c.policy)
+	c.body = body
+	if err != nil {
+		c.why = stopBody
+		if c.ctx.Err() != nil {
+			c.why = stopCancelled
+		}
+	}
+	return err
+}
+
+// apply brings in what the context asks for. The Transport's own policy stays as it is.
+func (c *call) apply(s *settings) {
+	c.trace = Join(c.trace, s.trace)
+	if len(s.edits) > 0 {
+		edited := *c.policy
+		for _, edit := range s.edits {
+			edit(&edited)
+		}
+		c.policy = &edited
+	}
+}
+
+// watched reports whether anybody looks at times and sends.
+func (c *call) watched() bool { return c.trace != nil || len(c.transport.Gates) > 0 }
+
+func (c *call) enterGates() error {
+	c.attempt = Attempt{N: c.attempt.N + 1, Began: c.attempt.Began, Request: c.original}
+	for _, gate := range c.transport.Gates {
+		asked := time.Now()
+		leave, err := gate.Enter(c.bound(), c.attempt)
+		if err != nil {
+			return c.refused(err)
+		}
+		if leave != nil {
+			c.leaves = append(c.leaves, leave)
+		}
+		if held := time.Since(asked); held >= time.Millisecond && c.trace != nil && c.trace.Gated != nil {
+			c.trace.Gated(c.ctx, c.attempt, held)
+		}
+	}
+	return nil
+}
+
+// refused tells a gate's no from the end of the call while it waited there.
+func (c *call) refused(err error) error {
+	switch {
+	case c.over():
+		c.why = stopCancelled
+		return cancelCause(c.ctx)
+	case c.bound().Err() != nil:
+		c.why = stopElapsed
+		return &timeoutError{"Policy.MaxElapsed", c.policy.MaxElapsed}
+	}
+	c.why = stopRefused
+	return refusal(err)
+}
+
+// prepare makes the attempt's request, always from the caller's pristine one.
+func (c *call) prepare() error {
+	if c.first != nil {
+		return nil
+	}
+	c.context, c.cancel, c.sends, c.timer = c.ctx, nil, nil, nil
+	if c.policy.AttemptTimeout > 0 || c.policy.IdleTimeout > 0 || c.policy.MaxElapsed > 0 {
+		c.context, c.cancel = context.WithCancelCause(c.context)
+	}
+	if c.watched() {
+		c.sends = new(sendLog)
+		c.context = httptrace.WithClientTrace(c.context, c.sends.trace())
+	}
+	body, changed, err := c.body.next(c.attempt.N)
+	if err != nil {
+		c.why = stopBody
+		return &bodyError{err}
+	}
+	c.out = c.original
+	if changed || c.context != c.original.Context() || c.touches() {
+		c.out = c.original.WithContext(c.context)
+		if changed {
+			c.out.Body, c.out.GetBody = body, c.body.getBody
+		}
+	}
+	if c.touches() {
+		// Whoever sets a field sets it on the attempt's own copy.
+		c.out.Header = c.original.Header.Clone()
+		c.out.URL = cloneURL(c.original.URL)
+	}
+	if c.key != "" {
+		c.out.Header.Set("Idempotency-Key", c.key)
+	}
+	c.attempt.Request = c.out
+	if c.authorizes() {
+		if err := c.authorize(); err != nil {
+			return err
+		}
+	}
+	if c.trace != nil && c.trace.AttemptStart != nil {
+		if ctx := c.trace.AttemptStart(c.context, c.attempt); ctx != nil && ctx != c.context {
+			c.context = ctx
+			c.out = c.out.WithContext(ctx)
+			c.attempt.Request = c.out
+		}
+	}
+	return nil
+}
+
+// touches reports whether anybody may set header fields on the attempt's request.
+func (c *call) touches() bool {
+	return c.key != "" || c.transport.Prepare != nil || c.trace != nil && c.trace.AttemptStart != nil
+}
+
+func (c *call) authorizes() bool { return c.transport.Prepare != nil && !leftOrigin(c.original) }
+
+func (c *call) authorize() error {
+	var prev *Attempt
+	if c.last.N > 0 {
+		last := c.last
+		prev = &last
+	}
+	err := c.transport.Prepare(c.out, prev)
+	switch {
+	case err == nil:
+		return nil
+	case c.over():
+		c.why = stopCancelled
+		return cancelCause(c.ctx)
+	}
+	c.why = stopPrepare
+	return &prepareError{err}
+}
+
+type prepareError struct{ err error }
+
+func (e *prepareError) Error() string { return "Prepare: " + redactError(e.err) }
+func (e *prepareError) Unwrap() error { return e.err }
+
+func (c *call) send() {
+	resp, err := c.roundTrip()
+	if c.timer != nil && !c.timer.Stop() {
+		// The attempt's context has ended: whatever came back can't be read any more.
+		if expired, ok := context.Cause(c.context).(*timeoutError); ok {
+			resp, err = nil, closing(resp, expired)
+		}
+	}
+	switch {
+	case resp != nil && err != nil:
+		err = closing(resp, err)
+		resp = nil
+	case resp == nil && err == nil:
+		err = baseError(c.transport.base())
+	case resp != nil && resp.Body == nil:
+		resp.Body = http.NoBody
+	}
+	c.response, c.attempt.Response, c.attempt.Err = resp, resp, err
+	if c.sends != nil {
+		c.account()
+	}
+}
+
+func (c *call) roundTrip() (*http.Response, error) {
+	if first := c.first; first != nil {
+		c.first = nil
+		return first.resp, first.err
+	}
+	c.limitAttempt()
+	if c.sends != nil {
+		// Should the base transport panic, it counts as sent.
+		c.attempt.Sent, c.attempt.Sends = time.Now(), 1
+	}
+	request := c.out
+	c.out = nil
+	c.body.handed = true
+	return c.transport.base().RoundTrip(request)
+}
+
+// limitAttempt starts the clock of AttemptTimeout, or of what is left of MaxElapsed, if that is less.
+func (c *call) limitAttempt() {
+	limit, expired := c.policy.AttemptTimeout, &timeoutError{"Policy.AttemptTimeout", c.policy.AttemptTimeout}
+	if left := c.remaining(); left >= 0 && (limit <= 0 || left < limit) {
+		limit, expired = max(left, 1), &timeoutError{"Policy.MaxElapsed", c.policy.MaxElapsed}
+	}
+	if limit > 0 {
+		cancel := c.cancel
+		c.timer = time.AfterFunc(limit, func() { cancel(expired) })
+	}
+}
+
+// closing closes a response that can't be returned, and returns err.
+func closing(resp *http.Response, err error) error {
+	if resp != nil && resp.Body != nil {
+		resp.Body.Close()
+	}
+	return err
+}
+
+// account notes when and how often the attempt went out. A base transport that does not tell is taken to have sent,
+// unless its error proves that it did not: a gate that gave a place back for a request that went out would let one too
+// many through.
+func (c *call) account() {
+	a := &c.attempt
+	if a.Response != nil {
+		a.Answered = time.Now()
+	}
+	if sent, sends := c.sends.read(); sends > 0 || a.Response == nil && c.unsent() {
+		a.Sent, a.Sends = sent, sends
+	}
+}
+
+// unsent reports whether the attempt provably never left.
+func (c *call) unsent() bool {
+	if c.sends == nil {
+		return neverSent(c.attempt.Err)
+	}
+	_, sends := c.sends.read()
+	if sends > 0 {
+		return false
+	}
+	// net/http itself tells of every send.
+	_, tells := c.transport.base().(*http.Transport)
+	return tells && c.attempt.Err != nil || neverSent(c.attempt.Err)
+}
+
+func (c *call) classify() {
+	a := &c.attempt
+	resp := c.response
+	c.standIn, c.final = nil, ""
+	if resp != nil {
+		if a.Err == nil && resp.StatusCode < 500 && resp.StatusCode != http.StatusRequestTimeout && resp.StatusCode != http.StatusTooManyRequests {
+			c.budget().pay(c.original)
+		}
+		if c.plain(resp) {
+			a.Verdict.Class = Success
+			return
+		}
+		c.peek(resp)
+	}
+	if c.settled() {
+		return
+	}
+	if c.transport.Classify != nil {
+		a.Verdict = c.transport.Classify(*a)
+	} else {
+		a.Verdict = (&Rules{}).Classify(*a)
+	}
+	if a.Verdict.RetryAfter == 0 && resp != nil {
+		a.Verdict.RetryAfter = pushback(resp, a.Verdict.Class)
+	}
+	if !a.Verdict.Class.valid() {
+		c.misjudged()
+	}
+}
+
+// plain reports whether an answer is a success that nobody has to look into.
+func (c *call) plain(resp *http.Response) bool {
+	return resp.StatusCode < 400 && c.transport.Classify == nil && (c.policy.MaxRead <= 0 || !successful(resp))
+}
+
+func successful(resp *http.Response) bool { return 200 <= resp.StatusCode && resp.StatusCode <= 299 }
+
+// peek reads what classifying needs of the body, or, under MaxRead, all that the caller will.
+func (c *call) peek(resp *http.Response) {
+	c.standIn = &responseBody{rc: resp.Body, idle: c.policy.IdleTimeout, cancel: c.cancel}
+	switch {
+	case resp.StatusCode >= 400:
+		if inner, ok := AttemptOf(resp); ok {
+			// An inner Transport has peeked already; what it has left is not read twice.
+			c.standIn, c.final = nil, inner.Stop
+			c.attempt.Body, c.attempt.Verdict = inner.Body, inner.Verdict
+			return
+		}
+		c.attempt.Body = c.standIn.peek(resp, peekTime)
+	case c.policy.MaxRead > 0 && successful(resp) && c.repeatable():
+		if err := c.standIn.readWhole(resp, c.policy.MaxRead, c.ctx.Done()); err != nil {
+			c.attempt.Response, c.attempt.Err = nil, err
+		}
+	}
+}
+
+// settled reports whether an inner Transport has said all there is to say. Two of them must not multiply their attempts.
+func (c *call) settled() bool {
+	if c.attempt.Err == nil {
+		return c.final != ""
+	}
+	inner, ok := errors.AsType[*Error](c.attempt.Err)
+	if ok {
+		c.final, c.attempt.Verdict = inner.Stop, inner.Last
+		c.attempt.Verdict.Class = max(c.attempt.Verdict.Class, Permanent)
+	}
+	return ok
+}
+
+// misjudged ends a call whose Classify knows a class that does not exist. The answer's code and tracking ID stay in the
+// error.
+func (c *call) misjudged() {
+	a := &c.attempt
+	err := misjudgement(a)
+	if c.response != nil {
+		c.drop()
+	}
+	a.Response, a.Err = nil, err
+	a.Verdict.Class = Permanent
+}
+
+func (c *call) repeatable() bool { return c.policy.repeatable(c.attempt.Request) }
+
+func (c *call) decide() {
+	a := &c.attempt
+	if a.Verdict.Class == Success && c.final == "" {
+		a.Stop = stopDone
+	} else {
+		a.Wait, a.Stop = c.next()
+	}
+	if a.Stop != "" {
+		a.Wait = 0
+	}
+	if c.standIn != nil {
+		c.standIn.attempt = *a
+	}
+	if c.trace != nil && c.trace.AttemptDone != nil {
+		c.trace.AttemptDone(c.context, *a)
+	}
+}
+
+// next says how long to wait before the next attempt, or why there is none.
+func (c *call) next() (time.Duration, Stop) {
+	v := c.attempt.Verdict
+	switch {
+	case c.final != "":
+		return 0, c.final
+	case v.Class != Permanent && c.over():
+		return 0, stopCancelled
+	}
+	s := situation{
+		attempts:     c.attempt.N - c.free,
+		throttled:    c.throttled,
+		authorizable: c.authorizes() && !c.authorized,
+		replayable:   c.body.replayable(),
+	}
+	if v.Class == Transient {
+		s.repeatable = c.repeatable()
+		s.unsent = !s.repeatable && c.attempt.Err != nil && c.unsent()
+	}
+	if stop := c.policy.permit(v, s); stop != "" {
+		return 0, stop
+	}
+	asked := c.pace(v)
+	wait := asked
+	if v.RetryAfter > 0 {
+		wait = max(asked, spread(v.RetryAfter))
+	}
+	if stop := c.policy.fits(asked, wait, c.remaining(), untilDeadline(c.ctx)); stop != "" {
+		return 0, stop
+	}
+	if c.costs(v) && !c.budget().Wait && !c.budget().Take(c.original) {
+		return 0, stopBudget
+	}
+	if c.policy.free(v, s) {
+		c.free++
+		// A service that asks for a millisecond for ever would be a hot loop.
+		wait = max(wait, 100*time.Millisecond)
+	}
+	if named(v) {
+		c.throttled++
+	}
+	c.authorized = c.authorized || v.Class == Unauthorized
+	return wait, ""
+}
+
+// pace returns the larger of the back-off and the pushback. Only a failure, or a throttling that named no time, makes
+// the back-off grow; new credentials need no wait.
+func (c *call) pace(v Verdict) time.Duration {
+	if v.Class == Unauthorized {
+		return 0
+	}
+	if !named(v) {
+		c.interval = c.nextBackOff()
+		if c.interval == backoff.Stop {
+			return backoff.Stop
+		}
+	}
+	return max(c.interval, v.RetryAfter)
+}
+
+func (c *call) nextBackOff() time.Duration {
+	switch {
+	case c.backOff != nil:
+		return c.backOff.NextBackOff()
+	case c.policy.NewBackOff != nil:
+		c.backOff = c.policy.NewBackOff()
+		if c.backOff != nil {
+			return c.backOff.NextBackOff()
+		}
+	}
+	if c.standard.Clock == nil {
+		c.standard = defaultBackOff()
+	}
+	return c.standard.NextBackOff()
+}
+
+// costs reports whether the repeat is one that successes must pay for. One that the service itself dated is not.
+func (c *call) costs(v Verdict) bool {
+	return v.Class == Transient || v.Class == Throttled && !named(v)
+}
+
+func (c *call) budget() *Budget { return c.transport.budgetOf(c.policy) }
+
+// remaining is what is left of MaxElapsed, negative if it is not set.
+func (c *call) remaining() time.Duration {
+	if c.policy.MaxElapsed <= 0 {
+		return -1
+	}
+	return max(0, c.policy.MaxElapsed-time.Since(c.attempt.Began))
+}
+
+func untilDeadline(ctx context.Context) time.Duration {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return -1
+	}
+	return max(0, time.Until(deadline))
+}
+
+// leaveGates tells the gates what became of the attempt, in reverse order of entering. Each is told exactly once, even
+// if another one panics.
+func (c *call) leaveGates() {
+	if len(c.leaves) == 0 {
+		return
+	}
+	defer c.leaveGates()
+	leave := c.leaves[len(c.leaves)-1]
+	c.leaves = c.leaves[:len(c.leaves)-1]
+	leave(c.attempt)
+}
+
+// wait sits out what the decision asked for, after it has given back all that the attempt held.
+func (c *call) wait() error {
+	wait := c.attempt.Wait
+	c.last = c.attempt
+	c.kept = nil
+	if c.response != nil {
+		c.keepOrDrop()
+	}
+	c.endAttempt(nil)
+	if c.costs(c.last.Verdict) && c.budget().Wait && c.budget().Max >= 0 {
+		asked := time.Now()
+		if err := c.budget().of(c.original).wait(c.bound(), c.original.Cancel); err != nil {
+			return c.interrupted()
+		}
+		// The time on the budget's queue has been a back-off too.
+		wait -= time.Since(asked)
+	}
+	if wait <= 0 {
+		return nil
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-c.ctx.Done():
+	case <-c.original.Cancel:
+	}
+	return c.interrupted()
+}
+
+func (c *call) interrupted() error {
+	if !c.over() {
+		c.why = stopElapsed
+		return &timeoutError{"Policy.MaxElapsed", c.policy.MaxElapsed}
+	}
+	c.why = stopCancelled
+	return cancelCause(c.ctx)
+}
+
+// over reports whether the caller has ended the call.
+func (c *call) over() bool {
+	if c.ctx.Err() != nil {
+		return true
+	}
+	select {
+	case <-c.original.Cancel:
+		return true
+	default:
+		return false
+	}
+}
+
+// bound returns the context that ends when the call must.
+func (c *call) bound() context.Context {
+	if c.bounded != nil {
+		return c.bounded
+	}
+	c.bounded = c.ctx
+	if c.policy.MaxElapsed > 0 {
+		c.bounded, c.unbound = context.WithDeadline(c.bounded, c.attempt.Began.Add(c.policy.MaxElapsed))
+	}
+	if c.original.Cancel != nil {
+		// Gates know contexts only. http.Client sets Cancel for its Timeout.
+		ctx, cancel := context.WithCancel(c.bounded)
+		unbound := c.unbound
+		c.bounded, c.unbound = ctx, func() {
+			cancel()
+			if unbound != nil {
+				unbound()
+			}
+		}
+		go func(cancelled <-chan struct{}) {
+			select {
+			case <-cancelled:
+				cancel()
+			case <-ctx.Done():
+			}
+		}(c.original.Cancel)
+	}
+	return c.bounded
+}
+
+// keepOrDrop keeps an answer that is wholly in memory: if the repeat can't be made after all, it is still the call's
+// last real response. Any other is let go before the wait, so that its connection is free.
+func (c *call) keepOrDrop() {
+	if c.attempt.Err == nil && c.standIn != nil && (c.standIn.whole() || c.response.Body == http.NoBody) {
+		c.standIn.rc.Close()
+		c.standIn.cancel = nil
+		c.kept = c.response
+		return
+	}
+	c.drop()
+}
+
+func (c *call) drop() {
+	if c.standIn == nil {
+		c.standIn = &responseBody{rc: c.response.Body}
+	}
+	c.standIn.discard(c.response)
+	c.standIn, c.response = nil, nil
+}
+
+// endAttempt ends what the attempt has running.
+func (c *call) endAttempt(cause error) {
+	if c.timer != nil {
+		c.timer.Stop()
+		c.timer = nil
+	}
+	if c.cancel != nil {
+		c.cancel(cause)
+		c.cancel = nil
+	}
+}
+
+// finish returns what the last attempt came to.
+func (c *call) finish() (*http.Response, error) {
+	if c.response != nil && c.attempt.Stop != stopCancelled {
+		return c.deliver()
+	}
+	if c.response != nil {
+		c.drop()
+	}
+	err := c.failure()
+	c.endAttempt(nil)
+	c.returned = true
+	c.tellDone()
+	return nil, err
+}
+
+// deliver hands the last response to the caller, as it came but for its body's stand-in.
+func (c *call) deliver() (*http.Response, error) {
+	resp := c.response
+	c.returned = true
+	if resp.Request != c.original {
+		resp.Request = c.original
+	}
+	told := c.trace != nil && c.trace.Done != nil
+	if c.standIn == nil {
+		if !told && c.cancel == nil && c.attempt.N == 1 {
+			return resp, nil
+		}
+		c.standIn = &responseBody{rc: resp.Body, attempt: c.attempt, idle: c.policy.IdleTimeout}
+		if inner, ok := AttemptOf(resp); ok {
+			c.standIn.attempt = inner
+		}
+	}
+	b := c.standIn
+	if b.cancel = c.cancel; b.whole() {
+		c.endAttempt(nil)
+		b.cancel = nil
+		b.rc.Close()
+	}
+	if told {
+		ctx, done := c.ctx, c.trace.Done
+		b.done = func() { done(ctx, b.attempt) }
+	}
+	if resp.Body == http.NoBody {
+		b.end(nil)
+	}
+	resp.Body = b.standIn()
+	return resp, nil
+}
+
+// waiter is a refusal that tells how long the call would have had to wait.
+type waiter interface {
+	error
+	Wait() time.Duration
+}
+
+// abandon ends a call whose next attempt could not be made.
+func (c *call) abandon(err error) (*http.Response, error) {
+	c.giveBack(err)
+	made := c.last
+	made.Stop, made.Wait, made.late = c.why, 0, true
+	made.Request = c.requestOf(made)
+	var wait time.Duration
+	if w, ok := errors.AsType[waiter](err); ok {
+		wait = w.Wait()
+	}
+	c.attempt = made
+	if c.kept != nil && c.why != stopCancelled {
+		c.response = c.kept
+		c.standIn.attempt = made
+		return c.deliver()
+	}
+	if ended, ok := err.(*cancelled); ok {
+		ended.last = made.Err
+	}
+	c.returned = true
+	if made.Err == nil {
+		c.attempt.Err = err
+		c.attempt.Response = nil
+	}
+	c.tellDone()
+	return nil, &Error{Attempts: made.N, Last: made.Verdict, Stop: c.why, Wait: wait, Err: err}
+}
+
+func (c *call) requestOf(made Attempt) *http.Request {
+	if made.Request != nil {
+		return made.Request
+	}
+	return c.original
+}
+
+// giveBack leaves the gates of an attempt that was not made, and closes its body.
+func (c *call) giveBack(err error) {
+	if c.out != nil && c.out.Body != nil && c.out.Body != c.original.Body {
+		c.out.Body.Close()
+	}
+	c.out = nil
+	if len(c.leaves) > 0 {
+		c.attempt.Err = err
+		c.leaveGates()
+	}
+	c.endAttempt(nil)
+}
+
+// failure is the error of a call whose last attempt has no response. A first attempt's error is returned as it is where
+// nothing need be said about it.
+func (c *call) failure() error {
+	a := &c.attempt
+	err := a.Err
+	if a.Stop == stopCancelled {
+		ended := cancelCause(c.ctx).(*cancelled)
+		if a.N == 1 && errors.Is(err, ended.cause) {
+			return err
+		}
+		ended.last = err
+		err = ended
+	} else if a.N == 1 && (c.final != "" || a.Stop == stopPermanent || c.policy.maxAttempts() == 1) {
+		return err
+	}
+	return &Error{Attempts: a.N, Last: a.Verdict, Stop: a.Stop, Err: err}
+}
+
+func (c *call) tellDone() {
+	if c.trace != nil && c.trace.Done != nil {
+		c.trace.Done(c.ctx, c.attempt)
+	}
+}
+
+// end runs on every way out of RoundTrip. On a panic, out of a hook or the base transport, it gives back what the call
+// holds, and lets the panic go on.
+func (c *call) end() {
+	c.body.close()
+	if c.unbound != nil {
+		c.unbound()
+	}
+	if c.returned {
+		return
+	}
+	if c.response != nil {
+		c.response.Body.Close()
+	}
+	c.giveBack(errPanicked)
+}
+
+// leftOrigin reports whether req is a redirect's hop that some hop of its chain has led to another origin. Once it has,
+// the URL is another's choice, even where it points back.
+func leftOrigin(req *http.Request) bool {
+	for hops := 0; req.Response != nil; hops++ {
+		before := req.Response.Request
+		if before == nil || hops > 100 || !sameOrigin(before, req) {
+			return true
+		}
+		req = before
+	}
+	return false
+}
+
+func sameOrigin(a, b *http.Request) bool {
+	return a.URL != nil && b.URL != nil && strings.EqualFold(a.URL.Scheme, b.URL.Scheme) &&
+		strings.EqualFold(a.URL.Hostname(), b.URL.Hostname()) && port(a) == port(b)
+}
+
+func port(req *http.Request) string {
+	if p := req.URL.Port(); p != "" {
+		return p
+	}
+	if strings.EqualFold(req.URL.Scheme, "https") {
+		return "443"
+	}
+	return "80"
+}
+
+func cloneURL(u *url.URL) *url.URL {
+	clone := *u
+	if u.User != nil {
+		user := *u.User
+		clone.User = &user
+	}
+	return &clone
+}

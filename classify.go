@@ -1,0 +1,348 @@
+package steadyhttp
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Class is what an answer means for the question whether to try again.
+type Class uint8
+
+const (
+	_            Class = iota // none yet
+	Success                   // nothing to repair
+	Permanent                 // the same request would fail the same way
+	Transient                 // a fault that may pass; the request may or may not have been carried out
+	Throttled                 // refused for now, and so certainly not carried out
+	Unauthorized              // the credentials were refused; new ones may do
+)
+
+var classNames = [...]string{"none", "success", "permanent", "transient", "throttled", "unauthorized"}
+
+// String returns the class's name in lower case.
+func (c Class) String() string {
+	if int(c) < len(classNames) {
+		return classNames[c]
+	}
+	return "Class(" + strconv.Itoa(int(c)) + ")"
+}
+
+func (c Class) valid() bool { return c >= Success && c <= Unauthorized }
+
+// Verdict is what Classify makes of an attempt.
+type Verdict struct {
+	Class Class
+
+	// Code, Message and Target come from the service's error envelope, "" if there was none. Target is the service's
+	// tracking ID for this one failure, which its support asks for. They are remote data: bounded, and with control
+	// characters escaped.
+	Code, Message, Target string
+
+	// RetryAfter is the wait that the server asked for, 0 if it did not.
+	RetryAfter time.Duration
+}
+
+// Rules classify an answer by the service's error code, then by its status, then by the kind of transport error.
+// The zero value knows the general statuses: 408, 500, 502, 503, 504 and other 5xx are Transient; 401 is
+// Unauthorized; other 4xx, 501 and 505 are Permanent; everything below 400 is Success. 429 is always Throttled.
+//
+// Rules must not be changed while in use. They are safe for concurrent use.
+type Rules struct {
+	// ByCode maps the service's error codes to classes; they are compared exactly. nil: none.
+	ByCode map[string]Class
+
+	// ByStatus maps HTTP statuses to classes, for answers whose code ByCode does not have. nil: none.
+	ByStatus map[int]Class
+
+	// Parse reads the service's error envelope out of an error answer (a.Response, a.Body). A Class it returns is
+	// kept. nil: Microsoft's envelope, {"error":{"code","message","target"}}, and its known variants.
+	Parse func(a Attempt) Verdict
+}
+
+// Validate reports the first entry that makes no sense. A Transport fails a call whose answer meets such an entry;
+// Validate tells so before anything is sent.
+func (r *Rules) Validate() error {
+	for _, code := range slices.Sorted(maps.Keys(r.ByCode)) {
+		switch class := r.ByCode[code]; {
+		case code == "":
+			return errors.New("steadyhttp: Rules.ByCode has the empty code; use ByStatus for answers without one")
+		case !class.valid():
+			return fmt.Errorf("steadyhttp: Rules.ByCode[%q] is %v; use Success, Permanent, Transient, Throttled or Unauthorized", code, class)
+		}
+	}
+	for _, status := range slices.Sorted(maps.Keys(r.ByStatus)) {
+		switch class := r.ByStatus[status]; {
+		case status < 200 || status > 599:
+			return fmt.Errorf("steadyhttp: Rules.ByStatus[%d] is not the status of a final answer; use 200 to 599", status)
+		case !class.valid():
+			return fmt.Errorf("steadyhttp: Rules.ByStatus[%d] is %v; use Success, Permanent, Transient, Throttled or Unauthorized", status, class)
+		case status == http.StatusTooManyRequests && class != Throttled:
+			return fmt.Errorf("steadyhttp: Rules.ByStatus[429] is %v; a 429 is always Throttled: take the entry out", class)
+		}
+	}
+	return nil
+}
+
+// Classify is the default of Transport.Classify. It is a pure function of the rules and the attempt but for
+// Retry-After given as a date, which is read against the clock.
+func (r *Rules) Classify(a Attempt) Verdict {
+	if a.Err != nil {
+		return Verdict{Class: classOfError(a.Err, a.Request)}
+	}
+	status := a.Response.StatusCode
+	if status < 400 {
+		if class, ok := r.ByStatus[status]; ok {
+			return Verdict{Class: class, RetryAfter: pushback(a.Response, class)}
+		}
+		return Verdict{Class: Success}
+	}
+	parse := r.Parse
+	if parse == nil {
+		parse = parseEnvelope
+	}
+	v := parse(a)
+	v.Class = r.class(status, v)
+	v.RetryAfter = max(v.RetryAfter, pushback(a.Response, v.Class))
+	return v
+}
+
+func (r *Rules) class(status int, v Verdict) Class {
+	// A 429 was refused, whatever its code says: Defender's carries the code "429", Graph's "TooManyRequests".
+	if status == http.StatusTooManyRequests {
+		return Throttled
+	}
+	if v.Class != 0 {
+		return v.Class
+	}
+	if class, ok := r.ByCode[v.Code]; ok && v.Code != "" {
+		return class
+	}
+	if class, ok := r.ByStatus[status]; ok {
+		return class
+	}
+	return classOfStatus(status)
+}
+
+func classOfStatus(status int) Class {
+	switch status {
+	case http.StatusTooManyRequests:
+		return Throttled
+	case http.StatusUnauthorized:
+		return Unauthorized
+	case http.StatusRequestTimeout:
+		return Transient
+	case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported:
+		return Permanent
+	}
+	switch {
+	case status < 400:
+		return Success
+	case status < 500:
+		return Permanent
+	}
+	return Transient
+}
+
+// classOfError tells errors that would come again from those that may pass. It goes by type, never by text: texts
+// change between Go versions (go-retryablehttp #201 began to retry untrusted certificates when one did).
+func classOfError(err error, req *http.Request) Class {
+	switch {
+	case is[*tls.CertificateVerificationError](err), is[x509.UnknownAuthorityError](err), is[x509.HostnameError](err),
+		is[x509.CertificateInvalidError](err), is[x509.SystemRootsError](err), is[tls.RecordHeaderError](err),
+		is[*tls.ECHRejectionError](err):
+		return Permanent
+	case errors.Is(err, ErrRefused), errors.Is(err, errBase):
+		return Permanent
+	// net/http reports a bad scheme or header by text only, so we look at the request itself.
+	case req != nil && unsendable(req):
+		return Permanent
+	}
+	if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {
+		return Permanent
+	}
+	return Transient
+}
+
+func is[E error](err error) bool {
+	_, ok := errors.AsType[E](err)
+	return ok
+}
+
+// neverSent reports whether err proves that no byte of the request reached a server: it failed before there was a
+// connection. Only an error that nobody wrapped proves that. A base that repeats on its own tells of its last try
+// alone, and an earlier one may have been carried out; most such bases wrap.
+func neverSent(err error) bool {
+	switch e := err.(type) {
+	case *net.OpError:
+		return e.Op == "dial" || e.Op == "proxyconnect"
+	case *net.DNSError:
+		return true
+	}
+	return false
+}
+
+func unsendable(req *http.Request) bool {
+	if req.URL == nil || req.URL.Host == "" || !token(methodOf(req)) {
+		return true
+	}
+	if s := req.URL.Scheme; s != "http" && s != "https" {
+		return true
+	}
+	for name, values := range req.Header {
+		if !token(name) || slices.ContainsFunc(values, badFieldValue) {
+			return true
+		}
+	}
+	return false
+}
+
+func methodOf(req *http.Request) string {
+	if req.Method == "" {
+		return http.MethodGet
+	}
+	return req.Method
+}
+
+// token follows RFC 9110 section 5.6.2.
+func token(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(r rune) bool {
+		letter := 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9'
+		return !letter && !strings.ContainsRune("!#$%&'*+-.^_`|~", r)
+	})
+}
+
+// badFieldValue finds what RFC 9110 section 5.5 forbids in a field's value: control characters but for the tab.
+func badFieldValue(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' && c != '\t' || c == 0x7f {
+			return true
+		}
+	}
+	return false
+}
+
+// envelope is Microsoft's general error envelope (Azure REST API guidelines, section on errors). encoding/json matches
+// the names without regard to case, which also takes in Graph's two spellings of innerError.
+type envelope struct {
+	Error struct {
+		Code       string `json:"code"`
+		Message    string `json:"message"`
+		Target     string `json:"target"`
+		InnerError struct {
+			RequestID string `json:"request-id"`
+		} `json:"innerError"`
+	} `json:"error"`
+}
+
+// parseEnvelope never fails: an answer that it cannot read is one without a code, and its status decides.
+func parseEnvelope(a Attempt) Verdict {
+	if len(a.Body) == 0 || !looksLikeObject(a.Body) {
+		return Verdict{}
+	}
+	var e envelope
+	if err := json.Unmarshal(a.Body, &e); err != nil || e.Error.Code == "" {
+		return parseLoosely(a.Body)
+	}
+	if e.Error.Target == "" {
+		// Graph has no target. Its request-id serves the same end.
+		e.Error.Target = e.Error.InnerError.RequestID
+	}
+	return Verdict{
+		Code:    clean(e.Error.Code, maxCode),
+		Message: clean(e.Error.Message, maxMessage),
+		Target:  clean(e.Error.Target, maxTarget),
+	}
+}
+
+// parseLoosely reads the envelopes that break the rule: a code that is a number, an "error" that is a string (OAuth,
+// RFC 6749 section 5.2), or no "error" object at all, as gateways answer. Odd fields are passed over, not fatal.
+func parseLoosely(body []byte) Verdict {
+	var outer map[string]json.RawMessage
+	if json.Unmarshal(body, &outer) != nil {
+		return Verdict{}
+	}
+	inner := outer
+	if raw, ok := outer["error"]; ok {
+		if code := scalar(raw); code != "" {
+			return Verdict{Code: clean(code, maxCode), Message: clean(scalar(outer["error_description"]), maxMessage)}
+		}
+		inner = nil
+		if json.Unmarshal(raw, &inner) != nil {
+			return Verdict{}
+		}
+	}
+	return Verdict{
+		Code:    clean(scalar(inner["code"]), maxCode),
+		Message: clean(scalar(inner["message"]), maxMessage),
+		Target:  clean(scalar(inner["target"]), maxTarget),
+	}
+}
+
+// scalar returns a JSON string's or number's text, "" for anything else.
+func scalar(raw json.RawMessage) string {
+	var s string
+	if json.Unmarshal(raw, &s) == nil {
+		return s
+	}
+	var n json.Number
+	if json.Unmarshal(raw, &n) == nil {
+		return n.String()
+	}
+	return ""
+}
+
+func looksLikeObject(body []byte) bool {
+	for _, c := range body {
+		switch c {
+		case ' ', '\t', '\r', '\n':
+		default:
+			return c == '{'
+		}
+	}
+	return false
+}
+
+// Bounds on what a service may make us repeat in logs, spans and errors, in bytes.
+const (
+	maxCode      = 128
+	maxTarget    = 128
+	maxMessage   = 1024
+	maxErrorText = 4096
+)
+
+// clean makes remote text safe to print on one line: it escapes what is not printable and cuts at max bytes. Text that
+// is clean already, as nearly all is, costs no allocation.
+func clean(s string, max int) string {
+	cut := len(s) > max
+	if cut {
+		s = s[:max]
+		// At most three bytes of a rune can be left over at the cut.
+		for range utf8.UTFMax - 1 {
+			if r, size := utf8.DecodeLastRuneInString(s); r == utf8.RuneError && size == 1 {
+				s = s[:len(s)-1]
+			}
+		}
+	}
+	if strings.ContainsFunc(s, unprintable) {
+		quoted := strconv.Quote(s)
+		s = strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
+	}
+	if cut {
+		s += "…"
+	}
+	return s
+}
+
+func unprintable(r rune) bool { return r == utf8.RuneError || !unicode.IsPrint(r) }

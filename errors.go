@@ -1,0 +1,268 @@
+package steadyhttp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+)
+
+// ErrRefused is matched by the errors of calls that a Gate said no to: they were not sent.
+var ErrRefused = errors.New("refused before it was sent")
+
+// errBase is matched by what a base transport does that no RoundTripper may.
+var errBase = errors.New("a RoundTripper must return either a response or an error")
+
+// errPanicked is what gates are told became of an attempt during which a hook or the base transport panicked.
+var errPanicked = errors.New("steadyhttp: panic during the attempt")
+
+func baseError(base http.RoundTripper) error {
+	return fmt.Errorf("steadyhttp: Transport.Base (%T) returned neither: %w", base, errBase)
+}
+
+func misjudgement(a *Attempt) error {
+	answer := "a transport error"
+	if a.Response != nil {
+		answer = fmt.Sprintf("status %d, code %q, target %q", a.Response.StatusCode, a.Verdict.Code, a.Verdict.Target)
+	}
+	err := fmt.Errorf("steadyhttp: Transport.Classify gave %v for %s; use Success, Permanent, Transient, Throttled or Unauthorized (Rules.Validate names the entry)", a.Verdict.Class, answer)
+	if a.Err != nil {
+		err = fmt.Errorf("%w: %w", err, a.Err)
+	}
+	return err
+}
+
+// Error is what RoundTrip returns when there is no response to return, unless the first attempt failed in a way that
+// nothing need be added to: then it is the base transport's own error.
+type Error struct {
+	Attempts int           // made, 0 if the call was refused before the first
+	Last     Verdict       // on the last answer, if there was one
+	Stop     Stop          // why the call ended
+	Wait     time.Duration // how long it would have had to wait on, if a wait was what ended it
+	Err      error         // what ended it; it wraps the last attempt's error too
+}
+
+// Error returns one line. URLs in it have lost their userinfo and the values of their queries.
+func (e *Error) Error() string {
+	var b strings.Builder
+	b.WriteString("steadyhttp: ")
+	b.WriteString(plural(e.Attempts, "attempt"))
+	if e.Stop != stopPermanent && e.Stop != "" {
+		b.WriteString(", " + string(e.Stop))
+	}
+	if e.Wait > 0 {
+		b.WriteString(" (" + round(e.Wait).String() + ")")
+	}
+	if e.Last.Code != "" {
+		b.WriteString(", last answer " + e.Last.Code)
+	}
+	if e.Last.Target != "" {
+		b.WriteString(", target " + e.Last.Target)
+	}
+	if e.Err != nil {
+		b.WriteString(": " + redactError(e.Err))
+	}
+	return b.String()
+}
+
+// Unwrap returns Err.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Timeout reports whether a timeout ended the call: an attempt's, MaxElapsed or the context's deadline.
+func (e *Error) Timeout() bool {
+	if e.Stop == stopElapsed || errors.Is(e.Err, context.DeadlineExceeded) {
+		return true
+	}
+	var t interface{ Timeout() bool }
+	return errors.As(e.Err, &t) && t.Timeout()
+}
+
+// ServiceError is an answer of the service that says no, as Check makes it.
+type ServiceError struct {
+	StatusCode            int
+	Code, Message, Target string        // from its error envelope, "" if it had none
+	RetryAfter            time.Duration // asked for by the server, 0 if not
+	Attempts              int           // made, 0 if a wrapper hides how many
+	Stop                  Stop          // why there was no further one, "" if a wrapper hides it
+}
+
+// Error returns one line with the code, the status, the attempts and the tracking ID.
+func (e *ServiceError) Error() string {
+	var b strings.Builder
+	b.WriteString("steadyhttp: ")
+	switch {
+	case e.Code != "":
+		fmt.Fprintf(&b, "%s (%d)", e.Code, e.StatusCode)
+	case http.StatusText(e.StatusCode) != "":
+		fmt.Fprintf(&b, "%s (%d)", http.StatusText(e.StatusCode), e.StatusCode)
+	default:
+		fmt.Fprintf(&b, "status %d", e.StatusCode)
+	}
+	if e.Attempts > 0 {
+		b.WriteString(" after " + plural(e.Attempts, "attempt"))
+	}
+	if e.Stop != "" && e.Stop != stopPermanent && e.Stop != stopDone {
+		b.WriteString(", " + string(e.Stop))
+	}
+	if e.RetryAfter > 0 {
+		b.WriteString(", retry after " + round(e.RetryAfter).String())
+	}
+	if e.Target != "" {
+		b.WriteString(", target " + e.Target)
+	}
+	if e.Message != "" {
+		b.WriteString(": " + e.Message)
+	}
+	return b.String()
+}
+
+// Check returns nil for a response below 400, else a *ServiceError. It does not close the body, and what it reads of it
+// can be read again, so it works behind any wrapper. Of a response that did not come from a Transport, or whose
+// wrapper hides that, it reads at most 64 KiB, for at most a second.
+func Check(resp *http.Response) error {
+	if resp == nil {
+		return errors.New("steadyhttp: Check of a nil response; check the error of Do first")
+	}
+	if resp.StatusCode < 400 {
+		return nil
+	}
+	e := &ServiceError{StatusCode: resp.StatusCode}
+	var v Verdict
+	if a, ok := AttemptOf(resp); ok {
+		v, e.Attempts, e.Stop = a.Verdict, a.N, a.Stop
+	} else {
+		if resp.Body == nil {
+			resp.Body = http.NoBody
+		}
+		body := &responseBody{rc: resp.Body}
+		v = (&Rules{}).Classify(Attempt{Request: resp.Request, Response: resp, Body: body.peek(resp, peekTime)})
+		resp.Body = body.standIn()
+	}
+	e.Code, e.Message, e.Target, e.RetryAfter = v.Code, v.Message, v.Target, v.RetryAfter
+	return e
+}
+
+// cancelled is the error of a call that its caller ended: the context's cause first, and what the last attempt failed
+// of, so that neither hides the other.
+type cancelled struct {
+	cause error // context.Cause
+	ctx   error // context.Canceled or context.DeadlineExceeded
+	last  error // the last attempt's, nil if there was none
+}
+
+func (e *cancelled) Error() string {
+	if e.last == nil || errors.Is(e.last, e.ctx) || errors.Is(e.last, e.cause) {
+		return e.cause.Error()
+	}
+	return e.cause.Error() + "; before that: " + redactError(e.last)
+}
+
+func (e *cancelled) Unwrap() []error {
+	if e.last == nil {
+		return []error{e.cause, e.ctx}
+	}
+	return []error{e.cause, e.ctx, e.last}
+}
+
+// cancelCause tells why ctx ended. A context that has not ended stands for a Request.Cancel that was closed.
+func cancelCause(ctx context.Context) error {
+	if ctx.Err() == nil {
+		return &cancelled{cause: errRequestCancel, ctx: context.Canceled}
+	}
+	return &cancelled{cause: context.Cause(ctx), ctx: ctx.Err()}
+}
+
+var errRequestCancel = errors.New("request cancelled by its Cancel channel")
+
+// timeoutError is what one of our own bounds ends with. It is a timeout to net.Error and to errors.Is, as net/http's own
+// are; the caller's context is told from it by asking the context, never by asking the error.
+type timeoutError struct {
+	bound string
+	after time.Duration
+}
+
+func (e *timeoutError) Error() string   { return e.bound + " of " + e.after.String() + " exceeded" }
+func (e *timeoutError) Timeout() bool   { return true }
+func (e *timeoutError) Temporary() bool { return true }
+func (e *timeoutError) Is(target error) bool {
+	return target == context.DeadlineExceeded || target == os.ErrDeadlineExceeded
+}
+
+func plural(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+func round(d time.Duration) time.Duration {
+	if d > 10*time.Second {
+		return d.Round(time.Second)
+	}
+	return d.Round(time.Millisecond)
+}
+
+// redactError returns err's text without the secrets of a URL in it. A base transport that is a client of its own puts
+// the whole URL into its *url.Error, and API keys live in queries (CVE-2024-6104).
+func redactError(err error) string {
+	text := err.Error()
+	if inner, ok := errors.AsType[*url.Error](err); ok && inner.URL != "" {
+		safe := redactString(inner.URL)
+		// *url.Error prints the URL quoted.
+		text = strings.ReplaceAll(text, quoteInner(inner.URL), safe)
+		text = strings.ReplaceAll(text, inner.URL, safe)
+	}
+	// Some of net/http's errors quote what the server sent.
+	return clean(text, maxErrorText)
+}
+
+func quoteInner(s string) string {
+	quoted := fmt.Sprintf("%q", s)
+	return quoted[1 : len(quoted)-1]
+}
+
+func redactString(s string) string {
+	u, err := url.Parse(s)
+	if err != nil {
+		// What does not parse cannot be told apart: keep what is before any secret.
+		s, _, _ = strings.Cut(s, "?")
+		s, _, _ = strings.Cut(s, "#")
+		if at := strings.LastIndexByte(s, '@'); at >= 0 {
+			s = "REDACTED" + s[at:]
+		}
+		return clean(s, maxMessage)
+	}
+	return redact(u)
+}
+
+// redact returns u for people to read: without userinfo and fragment, and with the names but not the values of its
+// query. It is all of the URL that ever enters a log line or an error of ours.
+func redact(u *url.URL) string {
+	if u == nil {
+		return ""
+	}
+	shown := url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path, RawPath: u.RawPath}
+	if u.Opaque != "" {
+		shown.Opaque = "REDACTED"
+	}
+	text := shown.String()
+	if u.RawQuery != "" {
+		var names []string
+		for pair := range strings.SplitSeq(u.RawQuery, "&") {
+			name, _, ok := strings.Cut(pair, "=")
+			if !ok {
+				// A pair without "=" may be a bare token.
+				name = "REDACTED"
+			} else {
+				name += "=REDACTED"
+			}
+			names = append(names, name)
+		}
+		text += "?" + strings.Join(names, "&")
+	}
+	return clean(text, maxMessage)
+}

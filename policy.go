@@ -1,0 +1,252 @@
+package steadyhttp
+
+import (
+	"context"
+	"math"
+	"math/rand/v2"
+	"net/http"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+)
+
+// Policy says how often, how long and what to repeat. The zero value is the default policy. A Policy is read-only
+// once its Transport is in use.
+type Policy struct {
+	// MaxAttempts bounds the attempts of a call in all, the first included. 0: 4. 1 or negative: never repeat.
+	MaxAttempts int
+
+	// MaxThrottled is the number of repeats after a 429 that named a time which come over and above MaxAttempts:
+	// such a call was refused, not failed. 0: none. Negative: any number.
+	MaxThrottled int
+
+	// MaxElapsed bounds the whole call until its response headers, gates and waits included. 0: only the context does.
+	MaxElapsed time.Duration
+
+	// MaxWait is the longest single back-off or pushback of the call; a service that asks for more gets no repeat, and
+	// its answer is returned. It does not bound the wait at a gate. 0: 1 minute.
+	MaxWait time.Duration
+
+	// AttemptTimeout bounds each attempt until its response headers. Unlike http.Client.Timeout it leaves the waits
+	// between attempts and the reading of the body alone. 0: none.
+	AttemptTimeout time.Duration
+
+	// IdleTimeout bounds each Read of the returned body: a connection that died silently does not hang the reader for
+	// ever. 0: none.
+	IdleTimeout time.Duration
+
+	// NewBackOff makes the back-off of one call, at its first repeat: a backoff.BackOff has state and must not be
+	// shared. backoff.Stop ends the call. Do not hand out one that is wrapped in backoff.WithContext: the call has its
+	// own context. nil: 500 ms doubling to 30 s, each ±50 % at random.
+	NewBackOff func() backoff.BackOff
+
+	// Repeatable reports whether doing req twice does no harm. It is asked about a request whose fate is unknown, not
+	// about one that was refused (429) or never sent. nil: GET, HEAD, OPTIONS, TRACE, PUT and DELETE (RFC 9110 section
+	// 9.2.2), and whatever has an Idempotency-Key or X-Idempotency-Key field, as net/http has it.
+	Repeatable func(req *http.Request) bool
+
+	// IdempotencyKey gives each call that has no key and is not idempotent by method one of its own, the same on all
+	// its attempts, and so makes it repeatable. Set it only for services that know the field: to the others a repeat
+	// is a second order.
+	IdempotencyKey bool
+
+	// MaxBuffer is the size in bytes up to which a request body without GetBody is read into memory before it is sent,
+	// to be able to repeat it. A longer one is sent once. 0: never.
+	MaxBuffer int64
+
+	// MaxRead is the size in bytes up to which the body of a 2xx is read before it is returned; if it breaks off, the
+	// request is repeated as after a lost connection. A longer one is returned as it streams. 0: never.
+	MaxRead int64
+
+	// Budget pays for repeats; share one between Transports that call the same service. nil: the Transport's own, with
+	// the defaults. &Budget{Max: -1}: none.
+	Budget *Budget
+}
+
+// Batch returns a policy for jobs that would rather wait than lose an item: it waits for the budget instead of giving
+// up, makes up to 20 attempts, does not count repeats that the service asked for with a time, and waits up to 75
+// minutes, which is longer than any hourly quota needs. Use one per Transport: its Budget is shared by the
+// Transport's calls.
+func Batch() Policy {
+	return Policy{
+		MaxAttempts:  20,
+		MaxThrottled: -1,
+		MaxWait:      75 * time.Minute,
+		// One probe a second goes out while everything fails; a job's send rate is bounded by its workers anyway.
+		Budget: &Budget{PerSecond: 1, Wait: true},
+	}
+}
+
+const (
+	defaultMaxAttempts = 4
+	defaultMaxWait     = time.Minute
+)
+
+func (p *Policy) maxAttempts() int {
+	if p.MaxAttempts == 0 {
+		return defaultMaxAttempts
+	}
+	return max(1, p.MaxAttempts)
+}
+
+func (p *Policy) maxWait() time.Duration {
+	if p.MaxWait == 0 {
+		return defaultMaxWait
+	}
+	return p.MaxWait
+}
+
+func (p *Policy) repeatable(req *http.Request) bool {
+	// A CONNECT or an upgrade turns the request's body into one side of a tunnel.
+	if req.Method == http.MethodConnect || len(req.Header["Upgrade"]) > 0 {
+		return false
+	}
+	if p.Repeatable != nil {
+		return p.Repeatable(req)
+	}
+	return idempotent(req.Method) || hasKey(req)
+}
+
+func idempotent(method string) bool {
+	switch method {
+	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
+		return true
+	}
+	return false
+}
+
+// hasKey tests for the fields as net/http does (Request.isReplayable): their presence counts, not their value.
+func hasKey(req *http.Request) bool {
+	_, key := req.Header["Idempotency-Key"]
+	_, xKey := req.Header["X-Idempotency-Key"]
+	return key || xKey
+}
+
+// defaultBackOff returns what a nil NewBackOff stands for: 500 ms, 1 s, 2 s, 4 s, 8 s, 16 s, 30 s and so on, each ±50 %.
+// It is a value, so that a call can keep it without an allocation.
+func defaultBackOff() backoff.ExponentialBackOff {
+	b := backoff.ExponentialBackOff{
+		InitialInterval:     500 * time.Millisecond,
+		RandomizationFactor: 0.5,
+		Multiplier:          2,
+		MaxInterval:         30 * time.Second,
+		MaxElapsedTime:      0, // its own bound of 15 minutes would end the wait for an hourly quota
+		Stop:                backoff.Stop,
+		Clock:               frozenClock{},
+	}
+	b.Reset()
+	return b
+}
+
+// frozenClock spares the clock readings that only MaxElapsedTime, which is off, would need.
+type frozenClock struct{}
+
+func (frozenClock) Now() time.Time { return time.Time{} }
+
+// situation is all that a decision depends on beside the policy and the verdict.
+type situation struct {
+	attempts     int  // made so far, without those that MaxThrottled pays for
+	throttled    int  // repeats so far after a 429 that named a time
+	repeatable   bool // doing the request twice does no harm
+	unsent       bool // it provably never left
+	replayable   bool // its body can be sent again
+	authorizable bool // Prepare can fetch new credentials, and has not been asked to yet
+}
+
+// permit says whether the call may go on at all: "" if it may.
+func (p *Policy) permit(v Verdict, s situation) Stop {
+	switch {
+	case v.Class == Success:
+		return stopDone
+	case v.Class == Permanent, v.Class == Unauthorized && !s.authorizable:
+		return stopPermanent
+	case s.attempts >= p.maxAttempts() && !p.free(v, s):
+		return stopAttempts
+	case v.Class == Transient && !s.repeatable && !s.unsent:
+		return stopNotRepeatable
+	case !s.replayable:
+		return stopBody
+	}
+	return ""
+}
+
+// free reports whether the repeat comes over and above MaxAttempts.
+func (p *Policy) free(v Verdict, s situation) bool {
+	if !named(v) || p.maxAttempts() == 1 {
+		return false
+	}
+	return p.MaxThrottled < 0 || s.throttled < p.MaxThrottled
+}
+
+// named reports whether the verdict is a throttling that told its time.
+func named(v Verdict) bool { return v.Class == Throttled && v.RetryAfter > 0 }
+
+// fits says whether a wait is worth beginning: "" if it is. Sleeping into a deadline would turn an answer that the
+// caller could read into an error that tells him nothing, and a repeat before the server's time is refused anyway.
+// asked is the wait without the jitter that spread added: a Retry-After of exactly MaxWait is within it. remaining and
+// untilDeadline are negative where there is no bound.
+func (p *Policy) fits(asked, wait, remaining, untilDeadline time.Duration) Stop {
+	switch {
+	case asked == backoff.Stop:
+		return stopAttempts
+	case asked > p.maxWait():
+		return stopWait
+	case remaining >= 0 && wait >= remaining:
+		return stopElapsed
+	case untilDeadline >= 0 && wait >= untilDeadline:
+		return stopDeadline
+	}
+	return ""
+}
+
+// spread adds a little to a time that the server named, so that all its clients do not come back at once. It never
+// takes anything off: an early repeat is another 429.
+func spread(d time.Duration) time.Duration {
+	if d <= 0 {
+		return 0
+	}
+	return d + rand.N(min(d/10, time.Second)+1)
+}
+
+// saturate keeps the sum of two durations from wrapping around.
+func saturate(a, b time.Duration) time.Duration {
+	if a > math.MaxInt64-b {
+		return math.MaxInt64
+	}
+	return a + b
+}
+
+// settings is what a context carries for the calls made with it.
+type settings struct {
+	edits []func(*Policy)
+	trace *Trace
+}
+
+type settingsKey struct{}
+
+func settingsOf(ctx context.Context) *settings {
+	s, _ := ctx.Value(settingsKey{}).(*settings)
+	return s
+}
+
+// with returns a context whose settings are a changed copy of ctx's.
+func withSettings(ctx context.Context, change func(*settings)) context.Context {
+	var s settings
+	if outer := settingsOf(ctx); outer != nil {
+		s = settings{edits: outer.edits[:len(outer.edits):len(outer.edits)], trace: outer.trace}
+	}
+	change(&s)
+	return context.WithValue(ctx, settingsKey{}, &s)
+}
+
+// WithPolicy returns a context for one call, or for several, that edits a copy of the Transport's Policy:
+//
+//	ctx = steadyhttp.WithPolicy(ctx, func(p *steadyhttp.Policy) { p.MaxAttempts = 1 })
+//
+// Edits of enclosing contexts come first. edit must be safe for concurrent use.
+func WithPolicy(ctx context.Context, edit func(*Policy)) context.Context {
+	if edit == nil {
+		return ctx
+	}
+	return withSettings(ctx, func(s *settings) { s.edits = append(s.edits, edit) })
+}

@@ -1,0 +1,164 @@
+package steadyhttp
+
+import (
+	"math"
+	"net/http"
+	"net/textproto"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// pushback returns how long the server asked us to wait, 0 if it did not. Every form is read, and the largest valid
+// one wins; a form that breaks its grammar is ignored (facts: nine peers read only one form, and one of them waited
+// 55 years for a number that overflowed).
+//
+// It looks at answers of the classes Transient and Throttled only: Retry-After also comes with a 202 or a redirect,
+// where repeating the request would do it twice (RFC 9110 section 10.2.3).
+func pushback(resp *http.Response, class Class) time.Duration {
+	if class != Transient && class != Throttled || len(resp.Header) == 0 {
+		return 0
+	}
+	h := resp.Header
+	var longest time.Duration
+	for _, value := range fieldValues(h, "Retry-After") {
+		longest = max(longest, retryAfter(value, h))
+	}
+	for _, name := range [...]string{"Retry-After-Ms", "X-Ms-Retry-After-Ms"} {
+		for _, value := range fieldValues(h, name) {
+			longest = max(longest, decimal(value, time.Millisecond))
+		}
+	}
+	if longest > 0 {
+		// The rate limit fields tell of a window; Retry-After tells of this client, and takes precedence
+		// (draft-ietf-httpapi-ratelimit-headers, section on Retry-After).
+		return longest
+	}
+	for _, value := range fieldValues(h, "RateLimit") {
+		longest = max(longest, resetParameter(value))
+	}
+	for _, name := range [...]string{"Ratelimit-Reset", "X-Ratelimit-Reset"} {
+		for _, value := range fieldValues(h, name) {
+			longest = max(longest, resetTime(value, h))
+		}
+	}
+	return longest
+}
+
+// maxPushback is what any longer request saturates to. The Policy refuses it anyway; what matters is that it stays
+// positive when jitter or a clock reading is added.
+const maxPushback = 365 * 24 * time.Hour
+
+// fieldValues is h.Values without canonicalising the name, for names that are canonical as written.
+func fieldValues(h http.Header, name string) []string { return h[name] }
+
+func retryAfter(value string, h http.Header) time.Duration {
+	value = textproto.TrimString(value)
+	if date, ok := parseDate(value); ok {
+		return until(date, h)
+	}
+	// Some gateways fold two fields into one list.
+	var longest time.Duration
+	for part := range strings.SplitSeq(value, ",") {
+		longest = max(longest, decimal(textproto.TrimString(part), time.Second))
+	}
+	return longest
+}
+
+// decimal reads 1*DIGIT, with an optional fraction that the grammar does not have but servers do send, in the given
+// unit and rounded up to the next nanosecond. Signs, exponents, hexadecimal and everything else are not numbers.
+func decimal(s string, unit time.Duration) time.Duration {
+	whole, fraction, dotted := strings.Cut(s, ".")
+	if !digits(whole) || dotted && !digits(fraction) {
+		return 0
+	}
+	if len(strings.TrimLeft(whole, "0")) > 15 {
+		return maxPushback
+	}
+	f, err := strconv.ParseFloat(s, 64)
+	if err != nil {
+		return 0
+	}
+	if f *= float64(unit); f >= float64(maxPushback) {
+		return maxPushback
+	}
+	return time.Duration(math.Ceil(f))
+}
+
+func digits(s string) bool {
+	return s != "" && strings.IndexFunc(s, func(r rune) bool { return r < '0' || r > '9' }) < 0
+}
+
+// parseDate takes the three forms of RFC 9110 section 5.6.7. http.ParseTime knows them, but it pivots two-digit years
+// at 69 instead of 50 years from now, and it lets no leap second pass.
+func parseDate(s string) (time.Time, bool) {
+	if len(s) < len(time.ANSIC) || s[0] < 'A' {
+		return time.Time{}, false
+	}
+	leap := strings.Contains(s, ":60")
+	if leap {
+		s = strings.Replace(s, ":60", ":59", 1)
+	}
+	t, err := http.ParseTime(s)
+	if err != nil {
+		return time.Time{}, false
+	}
+	if leap {
+		t = t.Add(time.Second)
+	}
+	// "a timestamp that appears to be more than 50 years in the future" is the most recent past year of those digits.
+	if strings.Contains(s, "-") && t.Year() > time.Now().Year()+50 {
+		t = t.AddDate(-100, 0, 0)
+	}
+	return t, true
+}
+
+// until measures from the server's own Date where it sent one, which takes the difference of the two clocks out. A Date
+// with an Age is a cache's memory and no clock.
+func until(date time.Time, h http.Header) time.Duration {
+	now := time.Now()
+	if len(h["Age"]) == 0 {
+		for _, value := range fieldValues(h, "Date") {
+			if t, ok := parseDate(textproto.TrimString(value)); ok {
+				now = t
+			}
+		}
+	}
+	return min(max(0, date.Sub(now)), maxPushback)
+}
+
+// resetTime reads X-RateLimit-Reset: seconds from now, or, as GitHub sends it, a Unix time. No window lasts 30 years, so
+// the size tells them apart.
+func resetTime(value string, h http.Header) time.Duration {
+	const epochs = 1_000_000_000
+	value = textproto.TrimString(value)
+	d := decimal(value, time.Second)
+	if d < maxPushback {
+		return d
+	}
+	if seconds, err := strconv.ParseInt(value, 10, 64); err == nil && seconds >= epochs && seconds < 1<<40 {
+		return until(time.Unix(seconds, 0), h)
+	}
+	return 0
+}
+
+// resetParameter reads the t of `RateLimit: "default";r=0;t=30`, for the items that have nothing remaining. A malformed
+// field must be ignored (draft-ietf-httpapi-ratelimit-headers-10, section 4).
+func resetParameter(value string) time.Duration {
+	var longest time.Duration
+	for item := range strings.SplitSeq(value, ",") {
+		var remaining, reset string
+		for parameter := range strings.SplitSeq(item, ";") {
+			switch name, v, _ := strings.Cut(textproto.TrimString(parameter), "="); name {
+			case "r":
+				remaining = v
+			case "t":
+				reset = v
+			}
+		}
+		if remaining == "0" && digits(reset) {
+			longest = max(longest, decimal(reset, time.Second))
+		}
+	}
+	return longest
+}

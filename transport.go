@@ -1,0 +1,152 @@
+// Package steadyhttp keeps calls to a rate-limited API steady. Its Transport is an http.RoundTripper to drop into any
+// http.Client:
+//
+//	client := &http.Client{Transport: &steadyhttp.Transport{}}
+//
+// It classifies each answer by the service's own error code, repeats what can be repeated, fails fast on what cannot,
+// never sends faster than its gates allow, and tells why it stopped and which tracking ID the service gave the failure.
+//
+// # What is repeated
+//
+// A 429 was refused, so any request whose body can be sent again is repeated after it, at the time the server names. A
+// fault that may pass (500, 502, 503, 504, 408, a lost connection) is repeated only where doing the request twice does
+// no harm, or where it provably never left. A 401 is repeated once, if Transport.Prepare can bring new credentials.
+// Everything else is final at once. Repeats back off, and are paid for by successes (see Budget).
+//
+// # The contract of net/http
+//
+// When attempts end, the last real response is returned with a nil error, its body readable to the byte; Check turns
+// it into an error. The caller's request is never changed, and its body is closed on every path. Bodies stream: but
+// for Policy.MaxRead, only the first 64 KiB of an error answer are read ahead.
+//
+// # Layers
+//
+// Put the Transport outside of what signs or traces single attempts, and let nobody else repeat:
+//
+//	SDK (its own retries off) -> steadyhttp.Transport -> otelhttp or oauth2 transports -> http.Transport
+package steadyhttp
+
+import (
+	"errors"
+	"net/http"
+)
+
+// Transport is an http.RoundTripper that repeats, limits and explains the attempts of its base transport. The zero value
+// is ready to use. Its fields must not be changed after the first use; it is safe for concurrent use, and must not be
+// copied.
+type Transport struct {
+	// Base makes each attempt. nil: http.DefaultTransport.
+	Base http.RoundTripper
+
+	// Policy says how often, how long and what to repeat. zero: the default policy.
+	Policy Policy
+
+	// Classify says what an answer means. It must be a pure function, safe for concurrent use. nil: (&Rules{}).Classify.
+	Classify func(a Attempt) Verdict
+
+	// Prepare is called with each attempt's own clone of the request just before it is sent, after all waiting, so that
+	// a token or a signature is fresh; prev is the attempt before, nil on the first. It is not called on a redirect to
+	// another origin, so that what it adds does not leave its own, and never again after one. It runs inside the gates:
+	// it must not call back through the same Transport. An error ends the call. nil: none.
+	Prepare func(req *http.Request, prev *Attempt) error
+
+	// Gates are entered in order before every attempt, and left in reverse. Put the one with the longest wait first:
+	// a place in a gate is held while the next is waited for.
+	Gates []Gate
+
+	// Trace is told what happens. nil: nobody is.
+	Trace *Trace
+
+	budget Budget // unless the policy brings one
+}
+
+// RoundTrip sends req until there is an answer worth returning. See the package comment for what that is.
+func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	if err := check(req); err != nil {
+		if req.Body != nil {
+			req.Body.Close()
+		}
+		return nil, err
+	}
+	if t.untouched(req) {
+		// Nearly all calls succeed at once with nobody looking on: they pay for one glance at the answer.
+		resp, err := t.base().RoundTrip(req)
+		if err == nil && resp != nil && resp.Body != nil && resp.StatusCode < 400 {
+			t.budgetOf(&t.Policy).pay(req)
+			return resp, nil
+		}
+		return t.steady(req, &answer{resp, err})
+	}
+	return t.steady(req, nil)
+}
+
+// steady makes the attempts of one call. first is the answer to an attempt that was made already, nil if none was.
+func (t *Transport) steady(req *http.Request, first *answer) (*http.Response, error) {
+	c := call{transport: t, original: req, ctx: req.Context(), policy: &t.Policy, trace: t.Trace, first: first}
+	defer c.end()
+	if err := c.begin(); err != nil {
+		return c.abandon(err)
+	}
+	for {
+		if err := c.enterGates(); err != nil {
+			return c.abandon(err)
+		}
+		if err := c.prepare(); err != nil {
+			return c.abandon(err)
+		}
+		c.send()
+		c.classify()
+		c.decide()
+		c.leaveGates()
+		if c.attempt.Stop != "" {
+			return c.finish()
+		}
+		if err := c.wait(); err != nil {
+			return c.abandon(err)
+		}
+	}
+}
+
+// CloseIdleConnections forwards to the base transport; without it, http.Client.CloseIdleConnections would do nothing.
+func (t *Transport) CloseIdleConnections() {
+	if base, ok := t.base().(interface{ CloseIdleConnections() }); ok {
+		base.CloseIdleConnections()
+	}
+}
+
+// Unwrap returns the base transport.
+func (t *Transport) Unwrap() http.RoundTripper { return t.base() }
+
+func (t *Transport) base() http.RoundTripper {
+	if t.Base != nil {
+		return t.Base
+	}
+	return http.DefaultTransport
+}
+
+// untouched reports whether the first attempt is the caller's request as it is, and a success of it the caller's answer.
+func (t *Transport) untouched(req *http.Request) bool {
+	p, ctx := &t.Policy, req.Context()
+	return len(t.Gates) == 0 && t.Trace == nil && t.Prepare == nil && t.Classify == nil &&
+		p.AttemptTimeout <= 0 && p.IdleTimeout <= 0 && p.MaxElapsed <= 0 && p.MaxRead <= 0 && !p.IdempotencyKey &&
+		(req.Body == nil || req.GetBody != nil && len(req.Trailer) == 0) &&
+		ctx.Err() == nil && settingsOf(ctx) == nil
+}
+
+func (t *Transport) budgetOf(p *Policy) *Budget {
+	if p.Budget != nil {
+		return p.Budget
+	}
+	return &t.budget
+}
+
+// check refuses what no base transport could send, before anything is counted for it.
+func check(req *http.Request) error {
+	switch {
+	case req.URL == nil:
+		return errors.New("steadyhttp: Request.URL is nil; make requests with http.NewRequestWithContext")
+	case req.Header == nil:
+		return errors.New("steadyhttp: Request.Header is nil; set it to make(http.Header)")
+	}
+	return nil
+}
