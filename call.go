@@ -22,8 +22,8 @@ type call struct {
 	policy    *Policy
 	trace     *Trace
 	body      requestBody
-	key       string  // the Idempotency-Key made for this call, "" if none
-	first     *answer // to an attempt that was made before the call's state was needed; nil: none, or it was taken
+	key       string // the Idempotency-Key made for this call, "" if none
+	first     answer // to an attempt that was made before the call's state was needed
 
 	attempt  Attempt                 // the present one
 	out      *http.Request           // as the base transport gets it; nil once that has it
@@ -52,12 +52,13 @@ type call struct {
 
 // answer is what a base transport returned.
 type answer struct {
-	resp *http.Response
-	err  error
+	resp  *http.Response
+	err   error
+	ready bool // false: the attempt is still to be made
 }
 
 func (c *call) begin() error {
-	if c.first != nil {
+	if c.first.ready {
 		// There were no settings to apply and nobody to tell, or the first attempt would not have been made like that.
 		c.body = requestBody{original: c.original.Body, getBody: c.original.GetBody, handed: true}
 		return nil
@@ -143,7 +144,7 @@ func (c *call) refused(err error) error {
 
 // prepare makes the attempt's request, always from the caller's pristine one.
 func (c *call) prepare() error {
-	if c.first != nil {
+	if c.first.ready {
 		return nil
 	}
 	c.context, c.cancel, c.sends, c.timer = c.ctx, nil, nil, nil
@@ -244,9 +245,9 @@ func (c *call) send() {
 }
 
 func (c *call) roundTrip() (*http.Response, error) {
-	if first := c.first; first != nil {
-		c.first = nil
-		return first.resp, first.err
+	if c.first.ready {
+		c.first.ready = false
+		return c.first.resp, c.first.err
 	}
 	c.limitAttempt()
 	if c.sends != nil {
@@ -261,13 +262,13 @@ func (c *call) roundTrip() (*http.Response, error) {
 
 // limitAttempt starts the clock of AttemptTimeout, or of what is left of MaxElapsed, if that is less.
 func (c *call) limitAttempt() {
-	limit, expired := c.policy.AttemptTimeout, &timeoutError{"Policy.AttemptTimeout", c.policy.AttemptTimeout}
+	limit, expired := c.policy.AttemptTimeout, timeoutError{"Policy.AttemptTimeout", c.policy.AttemptTimeout}
 	if left := c.remaining(); left >= 0 && (limit <= 0 || left < limit) {
-		limit, expired = max(left, 1), &timeoutError{"Policy.MaxElapsed", c.policy.MaxElapsed}
+		limit, expired = max(left, 1), timeoutError{"Policy.MaxElapsed", c.policy.MaxElapsed}
 	}
 	if limit > 0 {
-		cancel := c.cancel
-		c.timer = time.AfterFunc(limit, func() { cancel(expired) })
+		cancel, cause := c.cancel, &timeoutError{expired.bound, expired.after}
+		c.timer = time.AfterFunc(limit, func() { cancel(cause) })
 	}
 }
 
@@ -345,6 +346,9 @@ func successful(resp *http.Response) bool { return 200 <= resp.StatusCode && res
 
 // peek reads what classifying needs of the body, or, under MaxRead, all that the caller will.
 func (c *call) peek(resp *http.Response) {
+	if resp.Body == http.NoBody {
+		return
+	}
 	c.standIn = &responseBody{rc: resp.Body, idle: c.policy.IdleTimeout, cancel: c.cancel}
 	switch {
 	case resp.StatusCode >= 400:
@@ -604,9 +608,13 @@ func (c *call) bound() context.Context {
 // keepOrDrop keeps an answer that is wholly in memory: if the repeat can't be made after all, it is still the call's
 // last real response. Any other is let go before the wait, so that its connection is free.
 func (c *call) keepOrDrop() {
-	if c.attempt.Err == nil && c.standIn != nil && (c.standIn.whole() || c.response.Body == http.NoBody) {
+	switch {
+	case c.attempt.Err != nil:
+	case c.response.Body == http.NoBody:
+		c.kept = c.response
+		return
+	case c.standIn != nil && c.standIn.whole():
 		c.standIn.rc.Close()
-		c.standIn.cancel = nil
 		c.kept = c.response
 		return
 	}
@@ -657,11 +665,14 @@ func (c *call) deliver() (*http.Response, error) {
 	}
 	told := c.trace != nil && c.trace.Done != nil
 	if c.standIn == nil {
-		if !told && c.cancel == nil && c.attempt.N == 1 {
+		if !told && c.cancel == nil && c.attempt.N == 1 && c.attempt.Stop == stopDone {
 			return resp, nil
 		}
 		c.standIn = &responseBody{rc: resp.Body, attempt: c.attempt, idle: c.policy.IdleTimeout}
 		if inner, ok := AttemptOf(resp); ok {
+			if !told && c.cancel == nil {
+				return resp, nil
+			}
 			c.standIn.attempt = inner
 		}
 	}
@@ -701,7 +712,9 @@ func (c *call) abandon(err error) (*http.Response, error) {
 	c.attempt = made
 	if c.kept != nil && c.why != stopCancelled {
 		c.response = c.kept
-		c.standIn.attempt = made
+		if c.standIn != nil {
+			c.standIn.attempt = made
+		}
 		return c.deliver()
 	}
 	if ended, ok := err.(*cancelled); ok {

@@ -3,7 +3,6 @@ package steadyhttp
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -13,8 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 )
 
 // Class is what an answer means for the question whether to try again.
@@ -232,117 +229,3 @@ func badFieldValue(s string) bool {
 	}
 	return false
 }
-
-// envelope is Microsoft's general error envelope (Azure REST API guidelines, section on errors). encoding/json matches
-// the names without regard to case, which also takes in Graph's two spellings of innerError.
-type envelope struct {
-	Error struct {
-		Code       string `json:"code"`
-		Message    string `json:"message"`
-		Target     string `json:"target"`
-		InnerError struct {
-			RequestID string `json:"request-id"`
-		} `json:"innerError"`
-	} `json:"error"`
-}
-
-// parseEnvelope never fails: an answer that it cannot read is one without a code, and its status decides.
-func parseEnvelope(a Attempt) Verdict {
-	if len(a.Body) == 0 || !looksLikeObject(a.Body) {
-		return Verdict{}
-	}
-	var e envelope
-	if err := json.Unmarshal(a.Body, &e); err != nil || e.Error.Code == "" {
-		return parseLoosely(a.Body)
-	}
-	if e.Error.Target == "" {
-		// Graph has no target. Its request-id serves the same end.
-		e.Error.Target = e.Error.InnerError.RequestID
-	}
-	return Verdict{
-		Code:    clean(e.Error.Code, maxCode),
-		Message: clean(e.Error.Message, maxMessage),
-		Target:  clean(e.Error.Target, maxTarget),
-	}
-}
-
-// parseLoosely reads the envelopes that break the rule: a code that is a number, an "error" that is a string (OAuth,
-// RFC 6749 section 5.2), or no "error" object at all, as gateways answer. Odd fields are passed over, not fatal.
-func parseLoosely(body []byte) Verdict {
-	var outer map[string]json.RawMessage
-	if json.Unmarshal(body, &outer) != nil {
-		return Verdict{}
-	}
-	inner := outer
-	if raw, ok := outer["error"]; ok {
-		if code := scalar(raw); code != "" {
-			return Verdict{Code: clean(code, maxCode), Message: clean(scalar(outer["error_description"]), maxMessage)}
-		}
-		inner = nil
-		if json.Unmarshal(raw, &inner) != nil {
-			return Verdict{}
-		}
-	}
-	return Verdict{
-		Code:    clean(scalar(inner["code"]), maxCode),
-		Message: clean(scalar(inner["message"]), maxMessage),
-		Target:  clean(scalar(inner["target"]), maxTarget),
-	}
-}
-
-// scalar returns a JSON string's or number's text, "" for anything else.
-func scalar(raw json.RawMessage) string {
-	var s string
-	if json.Unmarshal(raw, &s) == nil {
-		return s
-	}
-	var n json.Number
-	if json.Unmarshal(raw, &n) == nil {
-		return n.String()
-	}
-	return ""
-}
-
-func looksLikeObject(body []byte) bool {
-	for _, c := range body {
-		switch c {
-		case ' ', '\t', '\r', '\n':
-		default:
-			return c == '{'
-		}
-	}
-	return false
-}
-
-// Bounds on what a service may make us repeat in logs, spans and errors, in bytes.
-const (
-	maxCode      = 128
-	maxTarget    = 128
-	maxMessage   = 1024
-	maxErrorText = 4096
-)
-
-// clean makes remote text safe to print on one line: it escapes what is not printable and cuts at max bytes. Text that
-// is clean already, as nearly all is, costs no allocation.
-func clean(s string, max int) string {
-	cut := len(s) > max
-	if cut {
-		s = s[:max]
-		// At most three bytes of a rune can be left over at the cut.
-		for range utf8.UTFMax - 1 {
-			if r, size := utf8.DecodeLastRuneInString(s); r == utf8.RuneError && size == 1 {
-				s = s[:len(s)-1]
-			}
-		}
-	}
-	if strings.ContainsFunc(s, unprintable) {
-		quoted := strconv.Quote(s)
-		s = strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
-	}
-	if cut {
-		s += "…"
-	}
-	return s
-}
-
-func unprintable(r rune) bool { return r == utf8.RuneError || !unicode.IsPrint(r) }

@@ -135,12 +135,13 @@ func Check(resp *http.Response) error {
 	if a, ok := AttemptOf(resp); ok {
 		v, e.Attempts, e.Stop = a.Verdict, a.N, a.Stop
 	} else {
-		if resp.Body == nil {
-			resp.Body = http.NoBody
+		a := Attempt{Request: resp.Request, Response: resp}
+		if resp.Body != nil && resp.Body != http.NoBody {
+			body := &responseBody{rc: resp.Body}
+			a.Body = body.peek(resp, peekTime)
+			resp.Body = body.standIn()
 		}
-		body := &responseBody{rc: resp.Body}
-		v = (&Rules{}).Classify(Attempt{Request: resp.Request, Response: resp, Body: body.peek(resp, peekTime)})
-		resp.Body = body.standIn()
+		v = (&Rules{}).Classify(a)
 	}
 	e.Code, e.Message, e.Target, e.RetryAfter = v.Code, v.Message, v.Target, v.RetryAfter
 	return e

@@ -75,13 +75,13 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 			t.budgetOf(&t.Policy).pay(req)
 			return resp, nil
 		}
-		return t.steady(req, &answer{resp, err})
+		return t.steady(req, answer{resp, err, true})
 	}
-	return t.steady(req, nil)
+	return t.steady(req, answer{})
 }
 
-// steady makes the attempts of one call. first is the answer to an attempt that was made already, nil if none was.
-func (t *Transport) steady(req *http.Request, first *answer) (*http.Response, error) {
+// steady makes the attempts of one call, of which the first may have been made already.
+func (t *Transport) steady(req *http.Request, first answer) (*http.Response, error) {
 	c := call{transport: t, original: req, ctx: req.Context(), policy: &t.Policy, trace: t.Trace, first: first}
 	defer c.end()
 	if err := c.begin(); err != nil {
