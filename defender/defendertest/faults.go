@@ -1,0 +1,200 @@
+package defendertest
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"time"
+)
+
+// Faults are what goes wrong, each a share from 0 to 1 of the calls that pass
+// token and quota. A call is rolled for once, so it meets at most one of them,
+// and all shares together must not exceed 1. The zero value is no fault at all.
+// A faulted call counts toward the quota as any other.
+//
+// A processed call isn't always a success: what the tenant refuses, as with a
+// 404, is refused with or without a fault, and the ledger says so.
+type Faults struct {
+	Error500    float64 // InternalServerError with an envelope; its message is empty, as documented; not processed
+	Bare500     float64 // 500 with an empty body; not processed
+	After500    float64 // processed, then answered as Error500: the ambiguous case
+	Error503    float64 // ServiceUnavailable with an envelope; not processed
+	ResetBefore float64 // connection reset; not processed
+	ResetAfter  float64 // processed, then reset without an answer
+
+	// BreakBody is processed, and the body of the answer breaks off half way.
+	// An answer without a body, such as a 204, becomes a 200 with a broken "{}".
+	BreakBody float64
+
+	Slow    float64       // processed at once; answered after SlowFor
+	SlowFor time.Duration // 0: 1 s
+}
+
+// A share is one field of Faults.
+type share struct {
+	name string
+	of   float64
+}
+
+// shares lists the fields in the order in which they divide the dice's range.
+func (f Faults) shares() []share {
+	return []share{
+		{"Error500", f.Error500},
+		{"Bare500", f.Bare500},
+		{"After500", f.After500},
+		{"Error503", f.Error503},
+		{"ResetBefore", f.ResetBefore},
+		{"ResetAfter", f.ResetAfter},
+		{"BreakBody", f.BreakBody},
+		{"Slow", f.Slow},
+	}
+}
+
+// check panics on shares that can't be meant; prefix says where they come from.
+func (f Faults) check(prefix string) {
+	sum := 0.0
+	for _, s := range f.shares() {
+		if !(s.of >= 0 && s.of <= 1) { // false for NaN too
+			panic(fmt.Sprintf("defendertest: %s.%s is %v: use a share from 0 to 1", prefix, s.name, s.of))
+		}
+		sum += s.of
+	}
+	// Ten shares of 0.1 add up to a little more or less than 1.
+	if sum > 1+1e-9 {
+		panic(fmt.Sprintf("defendertest: %s has shares of %v in sum: use at most 1", prefix, sum))
+	}
+	if f.SlowFor < 0 {
+		panic(fmt.Sprintf("defendertest: %s.SlowFor is %v: use a positive duration, or 0 for 1 s", prefix, f.SlowFor))
+	}
+}
+
+// pick returns the name of the fault at a point from 0 to 1, or "".
+func (f Faults) pick(point float64) string {
+	// What lies beyond all shares is the lucky rest.
+	for _, s := range f.shares() {
+		if point < s.of {
+			return s.name
+		}
+		point -= s.of
+	}
+	return ""
+}
+
+// slowFor resolves the default.
+func (f Faults) slowFor() time.Duration {
+	if f.SlowFor == 0 {
+		return time.Second
+	}
+	return f.SlowFor
+}
+
+// dice decide which fault a call meets. They are guarded by Server.mu.
+type dice struct {
+	faults Faults
+	source *rand.Rand
+}
+
+// newDice uses PCG, whose sequence for a seed is part of its definition: a test
+// that fails with a seed fails with it under the next version of Go too.
+func newDice(c Config) *dice {
+	seed := c.Seed
+	if seed == 0 {
+		seed = 1
+	}
+	return &dice{faults: c.Faults, source: rand.New(rand.NewPCG(seed, 0))}
+}
+
+// roll advances the dice even when there are no faults, so that a call's
+// number alone tells its point.
+func (d *dice) roll() string { return d.faults.pick(d.source.Float64()) }
+
+// failBefore lets those faults strike that keep a request from being processed,
+// and reports whether one did.
+func (s *Server) failBefore(w http.ResponseWriter, at arrival) bool {
+	switch seq := at.seq; at.fault {
+	case "Error500":
+		s.reply(w, seq, *errInternal().answer())
+	case "Bare500":
+		s.reply(w, seq, answer{status: http.StatusInternalServerError})
+	case "Error503":
+		// No body of a 503 is documented; its code is that of the status.
+		s.reply(w, seq, *problem{http.StatusServiceUnavailable, "ServiceUnavailable", ""}.answer())
+	case "ResetBefore":
+		reset(w)
+	default:
+		return false
+	}
+	return true
+}
+
+// failAfter sends the answer of a processed request, or what the fault leaves of
+// it. To the caller of a change these are the hard cases: it was done, and he can't
+// know.
+func (s *Server) failAfter(w http.ResponseWriter, r *http.Request, at arrival, result answer) {
+	switch seq := at.seq; at.fault {
+	case "After500":
+		s.reply(w, seq, *errInternal().answer())
+	case "ResetAfter":
+		reset(w)
+	case "BreakBody":
+		s.breakOff(w, seq, result)
+	case "Slow":
+		if !s.pause(r, at.slowFor) {
+			reset(w)
+			return
+		}
+		s.reply(w, seq, result)
+	default:
+		s.reply(w, seq, result)
+	}
+}
+
+// breakOff announces the whole body and sends half of it. net/http then closes the
+// connection by itself, since it can't be used for a next answer. The status has
+// arrived, which is the point: a client who looks no further believes all is well.
+func (s *Server) breakOff(w http.ResponseWriter, seq int, result answer) {
+	if len(result.body) == 0 {
+		result.status, result.body = http.StatusOK, []byte("{}")
+	}
+	s.mu.Lock()
+	s.ledger.answered(seq, result)
+	s.mu.Unlock()
+	result.write(w, len(result.body)/2)
+}
+
+// pause waits, and reports false if the caller or the server went first. A Close
+// that waited for slow answers could take an hour, if that is what a test is about.
+func (s *Server) pause(r *http.Request, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-r.Context().Done():
+		return false
+	case <-s.closed:
+		return false
+	}
+}
+
+// reset ends the connection with a TCP reset where it can, and panics with
+// http.ErrAbortHandler where the connection can't be taken over. The panic alone
+// would end the connection in good order: a client then reads an end of file, which
+// net/http treats otherwise than a reset.
+func reset(w http.ResponseWriter) {
+	connection, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	under := connection
+	if wrapped, ok := under.(interface{ NetConn() net.Conn }); ok { // TLS
+		under = wrapped.NetConn()
+	}
+	if socket, ok := under.(*net.TCPConn); ok {
+		// Without lingering, closing discards what is unsent and resets.
+		socket.SetLinger(0)
+	}
+	// The socket itself is closed: TLS would say goodbye in order first.
+	under.Close()
+}
