@@ -139,4 +139,3 @@ func BenchmarkErrorAnswer(b *testing.B) {
 	b.Run("bare", func(b *testing.B) { bench(b, base, get(b)) })
 	b.Run("steady", func(b *testing.B) { bench(b, &steadyhttp.Transport{Base: base}, get(b)) })
 }
-

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
 // Gate is the one seam for "may this attempt go, and here is how it went": limits, quotas, breakers, bulkheads. Every
@@ -47,7 +49,7 @@ func (l *limit) Enter(ctx context.Context, _ Attempt) (func(Attempt), error) {
 		if l.limiter != nil {
 			if err := l.limiter.Wait(ctx); err != nil {
 				l.pause.leave(epoch, Attempt{})
-				return nil, err
+				return nil, l.explain(ctx, err)
 			}
 		}
 		if l.pause.current(epoch) {
@@ -56,6 +58,21 @@ func (l *limit) Enter(ctx context.Context, _ Attempt) (func(Attempt), error) {
 		// Another attempt was throttled while this one waited for the limiter.
 		l.pause.leave(epoch, Attempt{})
 	}
+}
+
+// explain adds to a rate.Limiter's refusal what it knows and does not say: how long the wait would have been.
+func (l *limit) explain(ctx context.Context, err error) error {
+	limiter, ok := l.limiter.(*rate.Limiter)
+	deadline, limited := ctx.Deadline()
+	if !ok || !limited || ctx.Err() != nil {
+		return err
+	}
+	asked := limiter.Reserve()
+	if !asked.OK() {
+		return err // its burst is 0: no wait would be long enough
+	}
+	defer asked.Cancel()
+	return &deadlineError{wait: asked.Delay(), left: time.Until(deadline)}
 }
 
 const (

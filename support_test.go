@@ -192,4 +192,3 @@ func errorOf(t testing.TB, err error) *steadyhttp.Error {
 	}
 	return e
 }
-

@@ -1,0 +1,244 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/steadyhttp/steadyhttp"
+)
+
+const (
+	workers    = 16
+	pageSize   = 50
+	batchSize  = 500 // the most that indicators/import takes
+	indicators = 10 * batchSize
+	pollEvery  = 100 * time.Millisecond
+)
+
+// batch is what a connector does in a night: it knows of no quota, no fault and no steadyhttp. Only its http.Client does.
+type batch struct {
+	base     string
+	machines []string // that the company knows to have
+	client   *http.Client
+	progress progress
+
+	mu       sync.Mutex // guards outcomes
+	outcomes []outcome
+}
+
+// outcome is what became of one call.
+type outcome struct {
+	call  string // method and path
+	wrong bool   // it was meant to be refused
+	err   error  // nil: answered
+}
+
+// run makes the calls in a connector's order. A failed one does not end it: what can be done is done.
+func (b *batch) run(ctx context.Context) {
+	b.progress.expect(2*len(b.machines) + len(b.machines)/pageSize + indicators/batchSize + 10)
+	b.listMachines(ctx)
+	forEach(ctx, b.machines, func(id string) {
+		b.get(ctx, "/api/machines/"+url.PathEscape(id)+"/vulnerabilities", nil)
+	})
+	forEach(ctx, b.machines, func(id string) {
+		b.get(ctx, "/api/machines/"+url.PathEscape(id), nil)
+	})
+	b.importIndicators(ctx)
+	b.post(ctx, "/api/advancedqueries/run", map[string]string{"Query": "DeviceInfo | summarize count() by OSPlatform"}, nil)
+	for _, id := range b.machines[:2] {
+		b.isolate(ctx, id)
+	}
+	b.makeMistakes(ctx)
+}
+
+// listMachines follows the pages to the end.
+func (b *batch) listMachines(ctx context.Context) {
+	next := fmt.Sprintf("%s/api/machines?$top=%d", b.base, pageSize)
+	for next != "" {
+		var page struct {
+			NextLink string `json:"@odata.nextLink"`
+		}
+		if !b.call(ctx, http.MethodGet, next, nil, &page, false) {
+			return // nobody knows where the next page is
+		}
+		next = page.NextLink
+	}
+}
+
+func (b *batch) importIndicators(ctx context.Context) {
+	var batches [][]indicator
+	for at := 0; at < indicators; at += batchSize {
+		batches = append(batches, newIndicators(at, batchSize))
+	}
+	forEach(ctx, batches, func(batch []indicator) {
+		b.post(ctx, "/api/indicators/import", map[string]any{"Indicators": batch}, nil)
+	})
+}
+
+type indicator struct {
+	Value       string `json:"indicatorValue"`
+	Type        string `json:"indicatorType"`
+	Action      string `json:"action"`
+	Title       string `json:"title"`
+	Severity    string `json:"severity"`
+	Description string `json:"description"`
+}
+
+func newIndicators(from, n int) []indicator {
+	list := make([]indicator, n)
+	for i := range list {
+		list[i] = indicator{
+			Value: fmt.Sprintf("host%05d.example.com", from+i), Type: "DomainName", Action: "Alert",
+			Title: "demo", Severity: "Low", Description: "made by steady demo",
+		}
+	}
+	return list
+}
+
+// action is the part of a machine action that a connector looks at.
+type action struct {
+	ID     string `json:"id"`
+	Status string `json:"status"`
+}
+
+// isolate orders an isolation exactly once, and waits until it has succeeded. If the answer to the order is lost, the
+// order may still stand: it is looked for before it is given again.
+func (b *batch) isolate(ctx context.Context, id string) {
+	var ordered action
+	for range 5 {
+		if b.post(ctx, "/api/machines/"+url.PathEscape(id)+"/isolate", map[string]string{"Comment": "demo", "IsolationType": "Full"}, &ordered) {
+			break
+		}
+		var found struct {
+			Value []action `json:"value"`
+		}
+		filter := fmt.Sprintf("machineId eq '%s' and type eq 'isolate'", id)
+		if b.get(ctx, "/api/machineactions?$filter="+url.QueryEscape(filter), &found) && len(found.Value) > 0 {
+			b.recovered()
+			ordered = found.Value[0]
+			break
+		}
+	}
+	for ordered.ID != "" && ordered.Status != "Succeeded" && ctx.Err() == nil {
+		pause(ctx, pollEvery)
+		if !b.get(ctx, "/api/machineactions/"+url.PathEscape(ordered.ID), &ordered) {
+			return
+		}
+	}
+}
+
+// recovered takes back the failure of an order that turned out to stand.
+func (b *batch) recovered() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for i := len(b.outcomes) - 1; i >= 0; i-- {
+		if o := &b.outcomes[i]; strings.HasSuffix(o.call, "/isolate") && o.err != nil {
+			o.err = nil
+			return
+		}
+	}
+}
+
+// makeMistakes makes calls that no repeat can help.
+func (b *batch) makeMistakes(ctx context.Context) {
+	wrong := func(method, path string, body any) {
+		b.call(ctx, method, b.base+path, body, nil, true)
+	}
+	wrong(http.MethodGet, "/api/machines/123123123", nil)
+	wrong(http.MethodPost, "/api/machines/m0001/runAntiVirusScan", map[string]string{"comment": "wrong case", "ScanType": "Quick"})
+	wrong(http.MethodPost, "/api/advancedqueries/run", json.RawMessage(`{"Query": DeviceInfo}`))
+	wrong(http.MethodPost, "/api/indicators/import", map[string]any{"Indicators": newIndicators(0, batchSize+1)})
+}
+
+func (b *batch) get(ctx context.Context, path string, answer any) bool {
+	return b.call(ctx, http.MethodGet, b.base+path, nil, answer, false)
+}
+
+func (b *batch) post(ctx context.Context, path string, body, answer any) bool {
+	return b.call(ctx, http.MethodPost, b.base+path, body, answer, false)
+}
+
+// call makes one call, notes what became of it, and reports whether it was answered.
+func (b *batch) call(ctx context.Context, method, target string, body, answer any, wrong bool) bool {
+	err := b.exchange(ctx, method, target, body, answer)
+	u, _ := url.Parse(target)
+	b.mu.Lock()
+	b.outcomes = append(b.outcomes, outcome{call: method + " " + u.Path, wrong: wrong, err: err})
+	b.mu.Unlock()
+	b.progress.step()
+	return err == nil
+}
+
+func (b *batch) exchange(ctx context.Context, method, target string, body, answer any) error {
+	var content []byte
+	switch body := body.(type) {
+	case nil:
+	case json.RawMessage:
+		content = body // as it is, for it may be broken on purpose
+	default:
+		var err error
+		if content, err = json.Marshal(body); err != nil {
+			return err
+		}
+	}
+	req, err := http.NewRequestWithContext(ctx, method, target, bytes.NewReader(content))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := b.client.Do(req)
+	if err != nil {
+		// The URL is in the outcome already.
+		if inner, ok := errors.AsType[*url.Error](err); ok {
+			err = inner.Err
+		}
+		return err
+	}
+	defer resp.Body.Close()
+	if err := steadyhttp.Check(resp); err != nil {
+		return err
+	}
+	if answer == nil {
+		answer = new(json.RawMessage)
+	}
+	if err := json.NewDecoder(resp.Body).Decode(answer); err != nil {
+		return fmt.Errorf("the answer's body broke off: %w", err)
+	}
+	return nil
+}
+
+// forEach works through items with all workers.
+func forEach[T any](ctx context.Context, items []T, do func(T)) {
+	queue := make(chan T)
+	var group sync.WaitGroup
+	for range workers {
+		group.Go(func() {
+			for item := range queue {
+				do(item)
+			}
+		})
+	}
+	for _, item := range items {
+		if ctx.Err() != nil {
+			break
+		}
+		queue <- item
+	}
+	close(queue)
+	group.Wait()
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+}

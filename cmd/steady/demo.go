@@ -1,0 +1,142 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/steadyhttp/steadyhttp"
+	"github.com/steadyhttp/steadyhttp/defender"
+	"github.com/steadyhttp/steadyhttp/defender/defendertest"
+)
+
+// The demo's minute and hour. Its waits are told in whole seconds, as the service tells them.
+const (
+	demoMinute = time.Second
+	demoHour   = 10 * time.Second
+)
+
+// demoOptions are the flags of steady demo.
+type demoOptions struct {
+	machines int
+	faults   float64
+	seed     uint64
+	all      bool
+}
+
+func parseDemo(args []string, progress io.Writer) (demoOptions, error) {
+	var o demoOptions
+	flags := flag.NewFlagSet("steady demo", flag.ContinueOnError)
+	flags.SetOutput(progress)
+	flags.IntVar(&o.machines, "machines", 300, "machines in the simulated tenant; each costs two calls")
+	flags.Float64Var(&o.faults, "faults", 0.05, "share of the calls that meet a 500, a 503, a lost connection or a broken body")
+	flags.Uint64Var(&o.seed, "seed", 1, "of the faults")
+	flags.BoolVar(&o.all, "all", false, "list every call that the plain client lost")
+	if err := flags.Parse(args); err != nil {
+		return o, usageError{err}
+	}
+	switch {
+	case flags.NArg() > 0:
+		return o, usageError{fmt.Errorf("demo takes no arguments, got %q", flags.Arg(0))}
+	case o.machines < 2 || o.machines > 10_000:
+		return o, usageError{fmt.Errorf("-machines is %d; use 2 to 10000", o.machines)}
+	case !(o.faults >= 0 && o.faults <= 0.5):
+		return o, usageError{fmt.Errorf("-faults is %v; use 0 to 0.5", o.faults)}
+	}
+	return o, nil
+}
+
+// demo runs the same batch twice, each against a fresh server: through a plain http.Client, and through steadyhttp.
+func demo(ctx context.Context, args []string, out, progress io.Writer) error {
+	o, err := parseDemo(args, progress)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "A connector's batch against a simulated Defender API: %d machines, quotas with a minute of %v, %.3g %% faults.\n\n",
+		o.machines, demoMinute, 100*o.faults)
+
+	plain, err := runBatch(ctx, o, "plain http.Client", progress, func(*tally) http.RoundTripper {
+		return http.DefaultTransport.(*http.Transport).Clone()
+	})
+	if err != nil {
+		return err
+	}
+	steady, err := runBatch(ctx, o, "steadyhttp", progress, func(t *tally) http.RoundTripper {
+		return defender.New(defender.Config{
+			Policy: steadyhttp.Batch(),
+			Gates:  []steadyhttp.Gate{limits()},
+			Trace:  t.trace(),
+		})
+	})
+	if err != nil {
+		return err
+	}
+	report(out, plain, steady, o.all)
+	return steady.verdict()
+}
+
+// limits keeps each endpoint family within its quota: 90 % of the rate and a tenth of it as a burst add up to the
+// quota in any minute, as a token bucket must be set.
+func limits() steadyhttp.Gate {
+	quotas := defendertest.DefaultQuotas()
+	return steadyhttp.PerKey(family, func(key string) steadyhttp.Gate {
+		perMinute := quotas[key].PerMinute
+		if perMinute == 0 {
+			return nil
+		}
+		burst := max(1, perMinute/10)
+		return steadyhttp.Limit(rate.NewLimiter(rate.Limit(float64(perMinute-burst)/demoMinute.Seconds()), burst))
+	}, 0)
+}
+
+// runBatch runs the batch against a server of its own, through the transport that client makes.
+func runBatch(ctx context.Context, o demoOptions, name string, progress io.Writer, client func(*tally) http.RoundTripper) (*result, error) {
+	server := defendertest.NewServer(defendertest.Config{
+		Machines: o.machines,
+		Minute:   demoMinute,
+		Hour:     demoHour,
+		Seed:     o.seed,
+		Faults:   spreadFaults(o.faults),
+	})
+	defer server.Close()
+
+	var t tally
+	b := &batch{
+		base: server.URL, machines: server.MachineIDs(),
+		client: &http.Client{Transport: client(&t)}, progress: newProgress(progress, name),
+	}
+	defer b.client.CloseIdleConnections()
+	began := time.Now()
+	b.run(ctx)
+	b.progress.finish()
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	return &result{name: name, took: time.Since(began), outcomes: b.outcomes, tally: &t, server: server}, nil
+}
+
+// spreadFaults divides a share among all kinds of faults, those after which nobody knows whether the call was carried
+// out among them.
+func spreadFaults(share float64) defendertest.Faults {
+	return defendertest.Faults{
+		Error500:    0.2 * share,
+		Bare500:     0.2 * share,
+		Error503:    0.2 * share,
+		After500:    0.1 * share,
+		ResetBefore: 0.1 * share,
+		ResetAfter:  0.1 * share,
+		BreakBody:   0.1 * share,
+	}
+}
+
+// errLost and errTwice are what the demo must never come to.
+var (
+	errLost  = errors.New("a call that could be answered was lost")
+	errTwice = errors.New("an action was carried out twice")
+)

@@ -1,0 +1,83 @@
+// Command steady shows what package steadyhttp does, and does it for programs that are not written in Go.
+//
+//	steady demo     a batch against a simulated Defender API, with and without steadyhttp
+//
+// Each command explains its flags with -h.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// command is one of steady's sub-commands.
+type command struct {
+	name, summary string
+	run           func(ctx context.Context, args []string, out, progress io.Writer) error
+}
+
+func commands() []command {
+	return []command{
+		{"demo", "a batch against a simulated Defender API, with and without steadyhttp", demo},
+	}
+}
+
+// run returns the exit code: 0 done, 1 failed, 2 for a command line that makes no sense, 130 interrupted.
+func run(ctx context.Context, args []string, out, progress io.Writer) int {
+	if len(args) == 0 {
+		usage(progress)
+		return 2
+	}
+	switch args[0] {
+	case "help", "-h", "-help", "--help":
+		usage(out)
+		return 0
+	}
+	for _, c := range commands() {
+		if c.name == args[0] {
+			return exitCode(ctx, c.run(ctx, args[1:], out, progress), progress)
+		}
+	}
+	fmt.Fprintf(progress, "steady: there is no command %q\n\n", args[0])
+	usage(progress)
+	return 2
+}
+
+// usageError is a command line that makes no sense.
+type usageError struct{ error }
+
+func exitCode(ctx context.Context, err error, progress io.Writer) int {
+	var misuse usageError
+	switch {
+	case err == nil, errors.Is(err, flag.ErrHelp):
+		return 0
+	case ctx.Err() != nil:
+		fmt.Fprintln(progress, "steady: interrupted")
+		return 130
+	}
+	fmt.Fprintln(progress, "steady:", err)
+	if errors.As(err, &misuse) {
+		return 2
+	}
+	return 1
+}
+
+func usage(w io.Writer) {
+	fmt.Fprintln(w, "usage: steady <command> [flags]")
+	fmt.Fprintln(w)
+	for _, c := range commands() {
+		fmt.Fprintf(w, "  %-10s %s\n", c.name, c.summary)
+	}
+}

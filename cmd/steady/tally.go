@@ -1,0 +1,46 @@
+package main
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/steadyhttp/steadyhttp"
+)
+
+// tally counts what steadyhttp does about a call. What was sent and what came back is in the server's ledger.
+type tally struct {
+	repeats       atomic.Int64
+	waited, gated atomic.Int64 // nanoseconds, summed over all calls
+}
+
+// trace returns the hooks that count.
+func (t *tally) trace() *steadyhttp.Trace {
+	return &steadyhttp.Trace{
+		AttemptDone: func(_ context.Context, a steadyhttp.Attempt) {
+			if a.Stop == "" {
+				t.repeats.Add(1)
+				t.waited.Add(int64(a.Wait))
+			}
+		},
+		Gated: func(_ context.Context, _ steadyhttp.Attempt, held time.Duration) { t.gated.Add(int64(held)) },
+	}
+}
+
+// family returns the endpoint family whose quota a request counts against, in the words of defendertest.DefaultQuotas.
+func family(req *http.Request) string {
+	segments := strings.Split(strings.TrimPrefix(req.URL.Path, "/api/"), "/")
+	switch {
+	case len(segments) < 2 || segments[0] == "machineactions":
+		return segments[0]
+	case segments[0] == "machines" && len(segments) == 2:
+		return "machines/{id}"
+	case segments[0] == "machines" && segments[2] == "vulnerabilities":
+		return "machines/{id}/vulnerabilities"
+	case segments[0] == "machines":
+		return "machines/{id}/action"
+	}
+	return strings.Join(segments, "/")
+}

@@ -1,0 +1,106 @@
+package defender
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/steadyhttp/steadyhttp"
+)
+
+// Rules returns the error codes that Defender documents, and those that were seen, with what they mean for a repeat. The
+// codes are the English ones of the wire; the translated pages translate them as well.
+//
+// On top of the class, the wait is read from where a 429 tells it: the Retry-After header, the sentence "You can send
+// requests again in 8 seconds." in its body, the longer of the two, or nowhere.
+func Rules() *steadyhttp.Rules {
+	return &steadyhttp.Rules{ByCode: classes(), Parse: parse}
+}
+
+// classes lists the codes in the order of the documentation's table ("Common REST API error codes"), and below them those
+// that other pages and clients name.
+func classes() map[string]steadyhttp.Class {
+	return map[string]steadyhttp.Class{
+		"BadRequest":                steadyhttp.Permanent,
+		"ODataError":                steadyhttp.Permanent,
+		"InvalidInput":              steadyhttp.Permanent,
+		"InvalidRequestBody":        steadyhttp.Permanent,
+		"InvalidHashValue":          steadyhttp.Permanent,
+		"InvalidDomainName":         steadyhttp.Permanent,
+		"InvalidIpAddress":          steadyhttp.Permanent,
+		"InvalidUrl":                steadyhttp.Permanent,
+		"MaximumBatchSizeExceeded":  steadyhttp.Permanent,
+		"MissingRequiredParameter":  steadyhttp.Permanent,
+		"OsPlatformNotSupported":    steadyhttp.Permanent,
+		"ClientVersionNotSupported": steadyhttp.Permanent,
+		"Unauthorized":              steadyhttp.Unauthorized,
+		"Forbidden":                 steadyhttp.Permanent,
+		"DisabledFeature":           steadyhttp.Permanent,
+		"DisallowedOperation":       steadyhttp.Permanent,
+		"NotFound":                  steadyhttp.Permanent,
+		"ResourceNotFound":          steadyhttp.Permanent,
+		"InternalServerError":       steadyhttp.Transient,
+		"TooManyRequests":           steadyhttp.Throttled,
+
+		// What a 429 of Defender really carries as its code.
+		"429": steadyhttp.Throttled,
+		// The action is under way already: ask for it, do not order it again.
+		"ActiveRequestAlreadyExists": steadyhttp.Permanent,
+		// Graph's words for a tenant or an application that lacks something.
+		"Authentication_MSGraphPermissionMissing":               steadyhttp.Permanent,
+		"Authentication_RequestFromNonPremiumTenantOrB2CTenant": steadyhttp.Permanent,
+	}
+}
+
+// caseHint is what the documentation says of two codes, and what those who meet them need to know.
+const caseHint = "body parameters are case-sensitive"
+
+// parse reads the envelope as the root package does, and adds what only Defender means by it.
+func parse(a steadyhttp.Attempt) steadyhttp.Verdict {
+	v := (&steadyhttp.Rules{}).Classify(a)
+	v.Class = 0 // for the codes to decide
+	switch {
+	case a.Response.StatusCode == http.StatusTooManyRequests || v.Code == "429" || v.Code == "TooManyRequests":
+		v.RetryAfter = max(v.RetryAfter, sentence(v.Message))
+	case v.Code == "InvalidRequestBody" || v.Code == "MissingRequiredParameter":
+		v.Message = withHint(v.Message, caseHint)
+	case a.Response.StatusCode == http.StatusUnauthorized && licence(v.Message):
+		v.Class = steadyhttp.Permanent
+	}
+	return v
+}
+
+func withHint(message, hint string) string {
+	if message == "" {
+		return hint
+	}
+	return message + " (" + hint + ")"
+}
+
+// licence finds a 401 that no new token helps against: the tenant lacks a licence.
+func licence(message string) bool {
+	message = strings.ToLower(message)
+	return strings.Contains(message, "no tvm license") || strings.Contains(message, "account mode is inactive")
+}
+
+// sentence reads the wait out of "You can send requests again in 8 seconds.". The message is free text that may change,
+// so that every other wording is no wait, and leads to a back-off.
+func sentence(message string) time.Duration {
+	const before = "again in "
+	at := strings.Index(strings.ToLower(message), before)
+	if at < 0 {
+		return 0
+	}
+	rest := message[at+len(before):]
+	end := strings.IndexFunc(rest, func(r rune) bool { return r < '0' || r > '9' })
+	if end < 0 || !strings.HasPrefix(rest[end:], " second") {
+		return 0
+	}
+	// No window of Defender's is longer than a day; more digits than that has are no wait of its.
+	seconds, err := strconv.ParseUint(rest[:end], 10, 20)
+	if err != nil {
+		return 0
+	}
+	return time.Duration(seconds) * time.Second
+}
