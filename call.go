@@ -533,7 +533,7 @@ func (c *call) wait() error {
 	c.endAttempt(nil)
 	if c.costs(c.last.Verdict) && c.budget().Wait && c.budget().Max >= 0 {
 		asked := time.Now()
-		if err := c.budget().of(c.original).wait(c.bound(), c.original.Cancel); err != nil {
+		if err := c.budget().of(c.original).wait(c.bound(), c.legacyCancel()); err != nil {
 			return c.interrupted()
 		}
 		// The time on the budget's queue has been a back-off too.
@@ -548,7 +548,7 @@ func (c *call) wait() error {
 	case <-timer.C:
 		return nil
 	case <-c.ctx.Done():
-	case <-c.original.Cancel:
+	case <-c.legacyCancel():
 	}
 	return c.interrupted()
 }
@@ -562,13 +562,19 @@ func (c *call) interrupted() error {
 	return cancelCause(c.ctx)
 }
 
+// legacyCancel is the channel that http.Client still uses for its Timeout.
+func (c *call) legacyCancel() <-chan struct{} {
+	//lint:ignore SA1019 a RoundTripper must obey it as long as http.Client sets it
+	return c.original.Cancel
+}
+
 // over reports whether the caller has ended the call.
 func (c *call) over() bool {
 	if c.ctx.Err() != nil {
 		return true
 	}
 	select {
-	case <-c.original.Cancel:
+	case <-c.legacyCancel():
 		return true
 	default:
 		return false
@@ -584,8 +590,8 @@ func (c *call) bound() context.Context {
 	if c.policy.MaxElapsed > 0 {
 		c.bounded, c.unbound = context.WithDeadline(c.bounded, c.attempt.Began.Add(c.policy.MaxElapsed))
 	}
-	if c.original.Cancel != nil {
-		// Gates know contexts only. http.Client sets Cancel for its Timeout.
+	if c.legacyCancel() != nil {
+		// Gates know contexts only.
 		ctx, cancel := context.WithCancel(c.bounded)
 		unbound := c.unbound
 		c.bounded, c.unbound = ctx, func() {
@@ -600,7 +606,7 @@ func (c *call) bound() context.Context {
 				cancel()
 			case <-ctx.Done():
 			}
-		}(c.original.Cancel)
+		}(c.legacyCancel())
 	}
 	return c.bounded
 }

@@ -50,7 +50,7 @@ func parseEnvelope(a Attempt) Verdict {
 func parseExactly(body []byte) (Verdict, bool) {
 	var v Verdict
 	s := scanner{rest: body}
-	if !s.symbol('{') || s.text() != "error" || !s.symbol(':') || !s.symbol('{') {
+	if !s.symbols('{') || s.text() != "error" || !s.symbols(':', '{') {
 		return v, false
 	}
 	for {
@@ -76,7 +76,7 @@ func parseExactly(body []byte) (Verdict, bool) {
 			break
 		}
 	}
-	if !s.symbol('}') || !s.symbol('}') || !s.empty() {
+	if !s.symbols('}', '}') || !s.empty() {
 		return v, false
 	}
 	return v, v.Code != "" && v.Target != "" && len(v.Code) <= maxCode && len(v.Message) <= maxMessage && len(v.Target) <= maxTarget
@@ -97,6 +97,16 @@ func (s *scanner) space() {
 func (s *scanner) empty() bool {
 	s.space()
 	return len(s.rest) == 0
+}
+
+// symbols reads single characters, with space before each.
+func (s *scanner) symbols(all ...byte) bool {
+	for _, c := range all {
+		if !s.symbol(c) {
+			return false
+		}
+	}
+	return true
 }
 
 func (s *scanner) symbol(c byte) bool {

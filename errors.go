@@ -51,9 +51,7 @@ func (e *Error) Error() string {
 	var b strings.Builder
 	b.WriteString("steadyhttp: ")
 	b.WriteString(plural(e.Attempts, "attempt"))
-	if e.Stop != stopPermanent && e.Stop != "" {
-		b.WriteString(", " + string(e.Stop))
-	}
+	b.WriteString(reason(e.Stop))
 	if e.Wait > 0 {
 		b.WriteString(" (" + round(e.Wait).String() + ")")
 	}
@@ -105,9 +103,7 @@ func (e *ServiceError) Error() string {
 	if e.Attempts > 0 {
 		b.WriteString(" after " + plural(e.Attempts, "attempt"))
 	}
-	if e.Stop != "" && e.Stop != stopPermanent && e.Stop != stopDone {
-		b.WriteString(", " + string(e.Stop))
-	}
+	b.WriteString(reason(e.Stop))
 	if e.RetryAfter > 0 {
 		b.WriteString(", retry after " + round(e.RetryAfter).String())
 	}
@@ -191,6 +187,23 @@ func (e *timeoutError) Timeout() bool   { return true }
 func (e *timeoutError) Temporary() bool { return true }
 func (e *timeoutError) Is(target error) bool {
 	return target == context.DeadlineExceeded || target == os.ErrDeadlineExceeded
+}
+
+// reason is how a Stop reads within a sentence. It contains the Stop, to be found by it.
+func reason(s Stop) string {
+	switch s {
+	case "", stopDone, stopPermanent:
+		return "" // the code says it
+	case stopAttempts:
+		return ", no attempts left"
+	case stopBudget:
+		return ", budget spent"
+	case stopElapsed:
+		return ", time elapsed"
+	case stopPrepare:
+		return ", prepare failed"
+	}
+	return ", " + string(s)
 }
 
 func plural(n int, noun string) string {

@@ -2,7 +2,6 @@ package steadyhttp
 
 import (
 	"context"
-	"math"
 	"math/rand/v2"
 	"net/http"
 	"time"
@@ -206,14 +205,6 @@ func spread(d time.Duration) time.Duration {
 		return 0
 	}
 	return d + rand.N(min(d/10, time.Second)+1)
-}
-
-// saturate keeps the sum of two durations from wrapping around.
-func saturate(a, b time.Duration) time.Duration {
-	if a > math.MaxInt64-b {
-		return math.MaxInt64
-	}
-	return a + b
 }
 
 // settings is what a context carries for the calls made with it.

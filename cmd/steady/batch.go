@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"strings"
 	"sync"
 	"time"
 
@@ -120,12 +119,14 @@ func (b *batch) isolate(ctx context.Context, id string) {
 		var found struct {
 			Value []action `json:"value"`
 		}
-		filter := fmt.Sprintf("machineId eq '%s' and type eq 'isolate'", id)
+		filter := fmt.Sprintf("machineId eq '%s' and type eq 'Isolate'", id)
 		if b.get(ctx, "/api/machineactions?$filter="+url.QueryEscape(filter), &found) && len(found.Value) > 0 {
-			b.recovered()
 			ordered = found.Value[0]
 			break
 		}
+	}
+	if ordered.ID != "" {
+		b.stands("POST /api/machines/" + id + "/isolate")
 	}
 	for ordered.ID != "" && ordered.Status != "Succeeded" && ctx.Err() == nil {
 		pause(ctx, pollEvery)
@@ -135,14 +136,13 @@ func (b *batch) isolate(ctx context.Context, id string) {
 	}
 }
 
-// recovered takes back the failure of an order that turned out to stand.
-func (b *batch) recovered() {
+// stands takes back the failures of an order that has come to stand after all.
+func (b *batch) stands(call string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for i := len(b.outcomes) - 1; i >= 0; i-- {
-		if o := &b.outcomes[i]; strings.HasSuffix(o.call, "/isolate") && o.err != nil {
-			o.err = nil
-			return
+	for i := range b.outcomes {
+		if b.outcomes[i].call == call {
+			b.outcomes[i].err = nil
 		}
 	}
 }

@@ -58,6 +58,8 @@ func run(ctx context.Context, args []string, out, progress io.Writer) int {
 // usageError is a command line that makes no sense.
 type usageError struct{ error }
 
+func (e usageError) Unwrap() error { return e.error }
+
 func exitCode(ctx context.Context, err error, progress io.Writer) int {
 	var misuse usageError
 	switch {
