@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"reflect"
 	"strings"
 	"time"
 
@@ -66,16 +67,15 @@ func (c *call) begin() error {
 	if s := settingsOf(c.ctx); s != nil {
 		c.apply(s)
 	}
-	if c.ctx.Err() != nil {
-		c.why = stopCancelled
-		return cancelCause(c.ctx)
-	}
 	if c.watched() || c.policy.MaxElapsed > 0 {
 		c.attempt.Began = time.Now()
 	}
-	c.attempt.Request = c.original
 	if c.trace != nil && c.trace.Start != nil {
 		c.ctx = orContext(c.trace.Start(c.ctx, c.original), c.ctx)
+	}
+	if c.over() {
+		c.why = stopCancelled
+		return cancelCause(c.ctx)
 	}
 	if c.policy.IdempotencyKey && !idempotent(c.original.Method) && !hasKey(c.original) && !leftOrigin(c.original) {
 		// A Structured Field string, hence the quotes (draft-ietf-httpapi-idempotency-key-header).
@@ -161,7 +161,7 @@ func (c *call) prepare() error {
 		return &bodyError{err}
 	}
 	c.out = c.original
-	if changed || c.context != c.original.Context() || c.touches() {
+	if changed || c.watched() || c.cancel != nil || c.touches() {
 		c.out = c.original.WithContext(c.context)
 		if changed {
 			c.out.Body, c.out.GetBody = body, c.body.getBody
@@ -182,13 +182,18 @@ func (c *call) prepare() error {
 		}
 	}
 	if c.trace != nil && c.trace.AttemptStart != nil {
-		if ctx := c.trace.AttemptStart(c.context, c.attempt); ctx != nil && ctx != c.context {
+		if ctx := c.trace.AttemptStart(c.context, c.attempt); ctx != nil && !sameContext(ctx, c.context) {
 			c.context = ctx
 			c.out = c.out.WithContext(ctx)
 			c.attempt.Request = c.out
 		}
 	}
 	return nil
+}
+
+// sameContext compares without the panic that a context of an incomparable type would cause.
+func sameContext(a, b context.Context) bool {
+	return reflect.TypeOf(a) == reflect.TypeOf(b) && reflect.TypeOf(a).Comparable() && a == b
 }
 
 // touches reports whether anybody may set header fields on the attempt's request.
@@ -664,11 +669,8 @@ func (c *call) finish() (*http.Response, error) {
 
 // deliver hands the last response to the caller, as it came but for its body's stand-in.
 func (c *call) deliver() (*http.Response, error) {
-	resp := c.response
+	resp := answering(c.response, c.original)
 	c.returned = true
-	if resp.Request != c.original {
-		resp.Request = c.original
-	}
 	told := c.trace != nil && c.trace.Done != nil
 	if c.standIn == nil {
 		if !told && c.cancel == nil && c.attempt.N == 1 && c.attempt.Stop == stopDone {

@@ -97,7 +97,7 @@ func (p *Policy) maxWait() time.Duration {
 
 func (p *Policy) repeatable(req *http.Request) bool {
 	// A CONNECT or an upgrade turns the request's body into one side of a tunnel.
-	if req.Method == http.MethodConnect || len(req.Header["Upgrade"]) > 0 {
+	if tunnel(req) {
 		return false
 	}
 	if p.Repeatable != nil {

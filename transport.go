@@ -73,7 +73,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		resp, err := t.base().RoundTrip(req)
 		if err == nil && resp != nil && resp.Body != nil && resp.StatusCode < 400 {
 			t.budgetOf(&t.Policy).pay(req)
-			return resp, nil
+			return answering(resp, req), nil
 		}
 		return t.steady(req, answer{resp, err, true})
 	}
@@ -122,6 +122,14 @@ func (t *Transport) base() http.RoundTripper {
 		return t.Base
 	}
 	return http.DefaultTransport
+}
+
+// answering makes resp the answer to the caller's own request, and not to a clone of it (golang/go#39533).
+func answering(resp *http.Response, req *http.Request) *http.Response {
+	if resp.Request != req {
+		resp.Request = req
+	}
+	return resp
 }
 
 // untouched reports whether the first attempt is the caller's request as it is, and a success of it the caller's answer.
