@@ -43,7 +43,8 @@ type Attempt struct {
 	// Stop says why there is no next attempt; "" if there is one.
 	Stop Stop
 
-	late bool // Stop was set after AttemptDone had been told of a repeat, which then could not be made
+	log  *sendLog // nil where nobody looks
+	late bool     // Stop was set after AttemptDone had been told of a repeat, which then could not be made
 }
 
 // Stop is the reason why a call went no further. It is one of
@@ -82,29 +83,35 @@ const (
 // effort: a RoundTripper that wraps the body again hides it. It reports false for a call that succeeded at the first
 // try, of which there is nothing to tell.
 func AttemptOf(resp *http.Response) (Attempt, bool) {
-	if resp == nil {
-		return Attempt{}, false
-	}
-	var b *responseBody
-	switch body := resp.Body.(type) {
-	case *responseBody:
-		b = body
-	case upgradedBody:
-		b = body.responseBody
-	default:
+	b := standInOf(resp)
+	if b == nil || b.attempt.N == 0 {
 		return Attempt{}, false
 	}
 	firstTry := b.attempt.N == 1 && b.attempt.Stop == stopDone
 	return b.attempt, !firstTry
 }
 
+func standInOf(resp *http.Response) *responseBody {
+	if resp == nil {
+		return nil
+	}
+	switch body := resp.Body.(type) {
+	case *responseBody:
+		return body
+	case upgradedBody:
+		return body.responseBody
+	}
+	return nil
+}
+
 // sendLog notes when request headers really went out. The grant of a gate is not the send: Prepare may fetch a token
 // in between, and net/http may send one request several times. Its hooks run on net/http's goroutines, also after
 // RoundTrip has returned.
 type sendLog struct {
-	mu    sync.Mutex
-	first time.Time
-	sends int
+	mu        sync.Mutex // guards what follows
+	first     time.Time
+	sends     int
+	observers []Observer
 }
 
 func (l *sendLog) trace() *httptrace.ClientTrace {
@@ -114,15 +121,44 @@ func (l *sendLog) trace() *httptrace.ClientTrace {
 func (l *sendLog) wroteHeaders() {
 	now := time.Now()
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	if l.sends == 0 {
 		l.first = now
 	}
 	l.sends++
+	observers := l.observers // nobody joins once the attempt is being made
+	l.mu.Unlock()
+	for _, o := range observers {
+		o.Sent(now)
+	}
+}
+
+func (l *sendLog) answered(resp *http.Response) {
+	for _, o := range l.observers {
+		o.Answered(resp)
+	}
 }
 
 func (l *sendLog) read() (first time.Time, sends int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.first, l.sends
+}
+
+// Observer is told of an attempt while it is under way. Its methods are called on net/http's goroutines, possibly after the
+// attempt has ended, and must not block.
+type Observer interface {
+	Sent(at time.Time)            // the request's headers went out; again each time net/http replays it
+	Answered(resp *http.Response) // the response's headers have come; its body must not be read
+}
+
+// Observe tells an observer what becomes of an attempt as it happens. A Gate calls it in Enter: what it is told on leaving
+// is complete, but late. It reports false for an attempt that is not about to be made.
+func (a Attempt) Observe(o Observer) bool {
+	if a.log == nil {
+		return false
+	}
+	a.log.mu.Lock()
+	defer a.log.mu.Unlock()
+	a.log.observers = append(a.log.observers, o)
+	return true
 }

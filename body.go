@@ -23,7 +23,7 @@ const (
 
 var (
 	errReadAfterClose = errors.New("steadyhttp: read of a request body whose attempt is over")
-	errBodyUsed       = errors.New("steadyhttp: request body is used up")
+	errReadEnded      = errors.New("steadyhttp: the response's body had not ended yet")
 )
 
 // requestBody gives each attempt of a call a body of its own. Two attempts never share a reader: net/http may still be
@@ -38,7 +38,7 @@ type requestBody struct {
 
 // newRequestBody wraps nothing that can be replayed: net/http looks at a body's type to tell an empty one, and to send a
 // file by the system.
-func newRequestBody(ctx context.Context, req *http.Request, p *Policy) (requestBody, error) {
+func newRequestBody(bound func() context.Context, req *http.Request, p *Policy) (requestBody, error) {
 	b := requestBody{original: req.Body, getBody: req.GetBody}
 	switch {
 	case req.Body == nil || req.Body == http.NoBody:
@@ -52,7 +52,7 @@ func newRequestBody(ctx context.Context, req *http.Request, p *Policy) (requestB
 	case b.getBody != nil:
 		return b, nil
 	case p.MaxBuffer > 0:
-		return b.buffer(ctx, p.MaxBuffer)
+		return b.buffer(bound(), p.MaxBuffer, req.ContentLength)
 	}
 	b.once = &onceBody{rc: req.Body}
 	return b, nil
@@ -72,26 +72,24 @@ func unsetTrailer(req *http.Request) bool {
 }
 
 // buffer reads the body up to limit. One that is longer is sent from memory first, and then as it comes.
-func (b requestBody) buffer(ctx context.Context, limit int64) (requestBody, error) {
-	stop := context.AfterFunc(ctx, func() { b.original.Close() })
-	defer stop()
-	var buffered bytes.Buffer
-	n, err := io.Copy(&buffered, io.LimitReader(b.original, limit+1))
-	if err != nil {
+func (b requestBody) buffer(ctx context.Context, limit, length int64) (requestBody, error) {
+	b.final = true
+	ahead := newReadAhead(b.original, int(min(limit, math.MaxInt-1))+1, length)
+	if !ahead.run(0, ctx.Done(), nil) {
 		b.original.Close()
-		b.final = true
-		if ctx.Err() != nil {
-			return b, cancelCause(ctx)
-		}
-		return b, &bodyError{err}
+		return b, context.Cause(ctx)
 	}
-	if n > limit {
-		b.once = &onceBody{rc: &joinedBody{Reader: io.MultiReader(&buffered, b.original), Closer: b.original}}
+	content := ahead.buffer
+	switch {
+	case ahead.err == nil:
+		b.final = false
+		b.once = &onceBody{rc: &joinedBody{Reader: io.MultiReader(bytes.NewReader(content), b.original), Closer: b.original}}
 		return b, nil
+	case ahead.err != io.EOF:
+		b.original.Close()
+		return b, &bodyError{ahead.err}
 	}
 	b.original.Close()
-	b.final = true
-	content := buffered.Bytes()
 	b.getBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil }
 	return b, nil
 }
@@ -129,6 +127,10 @@ func (b *requestBody) replayable() bool {
 	return b.original == nil || b.getBody != nil && b.once == nil || b.once != nil && b.once.untouched()
 }
 
+// claim takes the body from the attempt before, for the one that was decided on: an attempt whose answer came early may
+// still be about to read it. It reports false if it has read some of it by now.
+func (b *requestBody) claim() bool { return b.once == nil || b.once.claim() }
+
 // close closes what the base transport was not given to close.
 func (b *requestBody) close() {
 	switch {
@@ -161,9 +163,6 @@ type onceAttempt struct {
 func (b *onceBody) attempt() io.ReadCloser {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.current != nil {
-		b.current.over = true
-	}
 	b.current = &onceAttempt{body: b}
 	return b.current
 }
@@ -172,6 +171,18 @@ func (b *onceBody) untouched() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return !b.read && !b.closed
+}
+
+func (b *onceBody) claim() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.read || b.closed {
+		return false
+	}
+	if b.current != nil {
+		b.current.over = true
+	}
+	return true
 }
 
 // release says that there will be no further attempt. If the last one still reads, its Close closes the body.
@@ -243,25 +254,25 @@ func (b *responseBody) standIn() io.ReadCloser {
 
 // peek reads the beginning of an error answer's body, for at most the given time, and returns it. What was read, and a
 // read that is still under way, is kept for the caller.
-func (b *responseBody) peek(resp *http.Response, limit time.Duration) []byte {
+func (b *responseBody) peek(resp *http.Response, limit time.Duration, ends ...<-chan struct{}) []byte {
 	if eventStream(resp) {
 		return nil
 	}
-	b.ahead = newReadAhead(b.rc, peekSize, resp.ContentLength)
-	if b.ahead.run(limit, nil) {
+	b.ahead = newReadAhead(bodySource{b}, peekSize, resp.ContentLength)
+	if b.ahead.run(limit, ends...) {
 		return b.ahead.buffer
 	}
 	return b.ahead.snapshot()
 }
 
 // readWhole reads a body of up to limit bytes into memory, and reports how that failed. A longer one has not failed.
-func (b *responseBody) readWhole(resp *http.Response, limit int64, cancel <-chan struct{}) error {
+func (b *responseBody) readWhole(resp *http.Response, limit int64, ends ...<-chan struct{}) error {
 	if eventStream(resp) {
 		return nil
 	}
 	b.ahead = newReadAhead(bodySource{b}, int(min(limit, math.MaxInt)), resp.ContentLength)
-	if !b.ahead.run(0, cancel) {
-		return context.Canceled
+	if !b.ahead.run(0, ends...) {
+		return errReadEnded
 	}
 	if b.ahead.err == io.EOF {
 		return nil
@@ -282,10 +293,14 @@ func (b *responseBody) whole() bool {
 
 func (b *responseBody) Read(p []byte) (int, error) {
 	if b.ahead != nil {
-		<-b.ahead.done // a read that outlasted the peek is the caller's now; Close ends it
-		if b.offset < len(b.ahead.buffer) {
-			n := copy(p, b.ahead.buffer[b.offset:])
-			b.offset += n
+		n := b.ahead.copy(p, b.offset)
+		if n == 0 && len(p) > 0 {
+			<-b.ahead.done // a read that outlasted the peek is the caller's now; Close ends it
+			b.ahead.finished()
+			n = b.ahead.copy(p, b.offset)
+		}
+		b.offset += n
+		if n > 0 || len(p) == 0 {
 			return n, nil
 		}
 		if err := b.ahead.err; err != nil {
@@ -325,10 +340,10 @@ func (b *responseBody) expire() {
 	b.rc.Close()
 }
 
-func (b *responseBody) Close() error {
-	// What is told at the end is told before a Close that may block.
-	b.end(nil)
-	return b.rc.Close()
+func (b *responseBody) Close() (err error) {
+	defer func() { err = b.rc.Close() }()
+	b.end(nil) // what is told at the end is told before a Close that may block
+	return nil
 }
 
 // end is called when there is nothing more to read. A failed body's attempt is not cancelled before its error was
@@ -340,11 +355,11 @@ func (b *responseBody) end(err error) {
 	if err != nil && err != io.EOF && b.attempt.Err == nil {
 		b.attempt.Err = err
 	}
+	if b.cancel != nil {
+		defer b.cancel(nil)
+	}
 	if b.done != nil {
 		b.done()
-	}
-	if b.cancel != nil {
-		b.cancel(nil)
 	}
 }
 
@@ -353,11 +368,12 @@ type readAhead struct {
 	rc    io.Reader
 	limit int
 	stop  atomic.Bool
-	done  chan struct{} // closed when the goroutine has ended; then buffer and err may be read
+	done  chan struct{} // closed when the goroutine has ended; then all fields may be read
 
-	mu     sync.Mutex // guards buffer while the goroutine runs
-	buffer []byte
-	err    error // what ended the body: io.EOF or a failure; nil if it goes on
+	mu       sync.Mutex // guards buffer while the goroutine runs
+	buffer   []byte
+	err      error // what ended the body: io.EOF or a failure; nil if it goes on
+	panicked any   // what the body's Read panicked with, nil if it did not
 }
 
 func newReadAhead(rc io.Reader, limit int, length int64) *readAhead {
@@ -369,8 +385,9 @@ func newReadAhead(rc io.Reader, limit int, length int64) *readAhead {
 	return &readAhead{rc: rc, limit: limit, done: make(chan struct{}), buffer: make([]byte, 0, min(size, limit))}
 }
 
-// run reads until the end, the limit, the timeout (0: none) or cancel. It reports whether the goroutine has ended.
-func (r *readAhead) run(timeout time.Duration, cancel <-chan struct{}) bool {
+// run reads until the end, the limit, the timeout (0: none) or one of up to two channels' end. It reports whether the
+// goroutine has ended.
+func (r *readAhead) run(timeout time.Duration, ends ...<-chan struct{}) bool {
 	go r.read()
 	// Nearly all bodies that are read ahead came in one packet with their headers. They need no clock.
 	if runtime.Gosched(); r.finished() {
@@ -382,11 +399,13 @@ func (r *readAhead) run(timeout time.Duration, cancel <-chan struct{}) bool {
 		defer timer.Stop()
 		expired = timer.C
 	}
+	var end [2]<-chan struct{}
+	copy(end[:], ends)
 	select {
 	case <-r.done:
-		return true
 	case <-expired:
-	case <-cancel:
+	case <-end[0]:
+	case <-end[1]:
 	}
 	r.stop.Store(true)
 	return r.finished()
@@ -395,6 +414,9 @@ func (r *readAhead) run(timeout time.Duration, cancel <-chan struct{}) bool {
 func (r *readAhead) finished() bool {
 	select {
 	case <-r.done:
+		if r.panicked != nil {
+			panic(r.panicked)
+		}
 		return true
 	default:
 		return false
@@ -402,7 +424,10 @@ func (r *readAhead) finished() bool {
 }
 
 func (r *readAhead) read() {
-	defer close(r.done)
+	defer func() {
+		r.panicked = recover() // for whoever waits: a panic here could be caught by nobody
+		close(r.done)
+	}()
 	for !r.stop.Load() && len(r.buffer) < r.limit {
 		if len(r.buffer) == cap(r.buffer) {
 			r.grow()
@@ -427,6 +452,13 @@ func (r *readAhead) grow() {
 	r.mu.Unlock()
 }
 
+// copy copies what was read so far, from an offset on.
+func (r *readAhead) copy(p []byte, offset int) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return copy(p, r.buffer[offset:])
+}
+
 // snapshot returns a copy of what was read so far.
 func (r *readAhead) snapshot() []byte {
 	r.mu.Lock()
@@ -437,9 +469,9 @@ func (r *readAhead) snapshot() []byte {
 // discard reads what is left of a response, within bounds, so that its connection can be used again, and closes it. The
 // bound counts decoded bytes: a gzip bomb is cut off with the rest (CVE-2026-21441). What was peeked in vain is not
 // worth a second look.
-func (b *responseBody) discard(resp *http.Response) {
+func (b *responseBody) discard(resp *http.Response, ends ...<-chan struct{}) {
 	if b.ahead == nil && resp.Body != http.NoBody {
-		newReadAhead(b.rc, peekSize, resp.ContentLength).run(drainTime, nil)
+		newReadAhead(b.rc, peekSize, resp.ContentLength).run(drainTime, ends...)
 	}
 	b.rc.Close()
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,8 +31,9 @@ type Budget struct {
 	Wait bool
 
 	last     atomic.Pointer[balance] // most clients talk to one origin
-	mu       sync.Mutex              // guards balances
+	mu       sync.Mutex              // guards what follows
 	balances map[origin]*balance
+	others   *balance // of all the origins beyond maxOrigins
 }
 
 type origin struct{ scheme, host string }
@@ -62,14 +64,19 @@ func (b *Budget) find(o origin) *balance {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	found := b.balances[o]
-	if found == nil {
-		if len(b.balances) >= maxOrigins && !b.forgetFull() {
-			o = origin{}
-			found = b.balances[o]
+	switch {
+	case found != nil:
+	case len(b.balances) < maxOrigins || b.forgetFull():
+		if b.balances == nil {
+			b.balances = make(map[origin]*balance)
 		}
-		if found == nil {
-			found = b.open(o)
+		found = b.open(o)
+		b.balances[o] = found
+	default:
+		if b.others == nil {
+			b.others = b.open(origin{})
 		}
+		return b.others
 	}
 	b.last.Store(found)
 	return found
@@ -92,9 +99,6 @@ func (b *Budget) forgetFull() bool {
 }
 
 func (b *Budget) open(o origin) *balance {
-	if b.balances == nil {
-		b.balances = make(map[origin]*balance)
-	}
 	opened := &balance{
 		origin:     o,
 		max:        orDefault(b.Max, 10),
@@ -105,7 +109,6 @@ func (b *Budget) open(o origin) *balance {
 	if opened.perSuccess > 0 {
 		opened.enough = int64(min(math.Ceil(opened.max/opened.perSuccess), 1<<40))
 	}
-	b.balances[o] = opened
 	return opened
 }
 
@@ -193,8 +196,11 @@ func (a *balance) leave(d *debtor) {
 	defer a.mu.Unlock()
 	for i, other := range a.queue {
 		if other == d {
-			a.queue = append(a.queue[:i], a.queue[i+1:]...)
+			a.queue = slices.Delete(a.queue, i, i+1)
 			a.waiting.Store(int64(len(a.queue)))
+			if i == 0 {
+				a.serve() // the timer was this one's
+			}
 			return
 		}
 	}
@@ -220,8 +226,9 @@ func (a *balance) serve() {
 		a.timer = nil
 	}
 	if len(a.queue) > 0 && a.perSecond > 0 {
-		missing := (1 - a.amount) / a.perSecond
-		a.timer = time.AfterFunc(time.Duration(math.Ceil(missing*float64(time.Second))), func() {
+		missing := (1 - a.amount) / a.perSecond * float64(time.Second)
+		// A tiny trickle would overflow, and make the timer a hot loop.
+		a.timer = time.AfterFunc(time.Duration(min(math.Ceil(missing), math.MaxInt64/2)), func() {
 			a.mu.Lock()
 			defer a.mu.Unlock()
 			a.serve()

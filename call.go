@@ -64,6 +64,7 @@ func (c *call) begin() error {
 		c.body = requestBody{original: c.original.Body, getBody: c.original.GetBody, handed: true}
 		return nil
 	}
+	c.body.original = c.original.Body // to be closed, however early the call ends
 	if s := settingsOf(c.ctx); s != nil {
 		c.apply(s)
 	}
@@ -84,14 +85,15 @@ func (c *call) begin() error {
 	if c.original.Body == nil {
 		return nil
 	}
-	body, err := newRequestBody(c.ctx, c.original, c.policy)
+	body, err := newRequestBody(c.bound, c.original, c.policy)
 	c.body = body
-	if err != nil {
-		c.why = stopBody
-		if c.ctx.Err() != nil {
-			c.why = stopCancelled
-		}
+	if err == nil {
+		return nil
 	}
+	if c.over() || c.bound().Err() != nil {
+		return c.interrupted()
+	}
+	c.why = stopBody
 	return err
 }
 
@@ -112,6 +114,10 @@ func (c *call) watched() bool { return c.trace != nil || len(c.transport.Gates) 
 
 func (c *call) enterGates() error {
 	c.attempt = Attempt{N: c.attempt.N + 1, Began: c.attempt.Began, Request: c.original}
+	if c.watched() {
+		c.sends = new(sendLog)
+		c.attempt.log = c.sends
+	}
 	for _, gate := range c.transport.Gates {
 		asked := time.Now()
 		leave, err := gate.Enter(c.bound(), c.attempt)
@@ -147,12 +153,11 @@ func (c *call) prepare() error {
 	if c.first.ready {
 		return nil
 	}
-	c.context, c.cancel, c.sends, c.timer = c.ctx, nil, nil, nil
+	c.context, c.cancel, c.timer = c.ctx, nil, nil
 	if c.policy.AttemptTimeout > 0 || c.policy.IdleTimeout > 0 || c.policy.MaxElapsed > 0 {
 		c.context, c.cancel = context.WithCancelCause(c.context)
 	}
-	if c.watched() {
-		c.sends = new(sendLog)
+	if c.sends != nil {
 		c.context = httptrace.WithClientTrace(c.context, c.sends.trace())
 	}
 	body, changed, err := c.body.next(c.attempt.N)
@@ -193,7 +198,7 @@ func (c *call) prepare() error {
 
 // sameContext compares without the panic that a context of an incomparable type would cause.
 func sameContext(a, b context.Context) bool {
-	return reflect.TypeOf(a) == reflect.TypeOf(b) && reflect.TypeOf(a).Comparable() && a == b
+	return reflect.TypeOf(a) == reflect.TypeOf(b) && reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
 }
 
 // touches reports whether anybody may set header fields on the attempt's request.
@@ -292,6 +297,7 @@ func (c *call) account() {
 	a := &c.attempt
 	if a.Response != nil {
 		a.Answered = time.Now()
+		c.sends.answered(a.Response)
 	}
 	if sent, sends := c.sends.read(); sends > 0 || a.Response == nil && c.unsent() {
 		a.Sent, a.Sends = sent, sends
@@ -363,9 +369,9 @@ func (c *call) peek(resp *http.Response) {
 			c.attempt.Body, c.attempt.Verdict = inner.Body, inner.Verdict
 			return
 		}
-		c.attempt.Body = c.standIn.peek(resp, peekTime)
+		c.attempt.Body = c.standIn.peek(resp, peekTime, c.ctx.Done(), c.legacyCancel())
 	case c.policy.MaxRead > 0 && successful(resp) && c.repeatable():
-		if err := c.standIn.readWhole(resp, c.policy.MaxRead, c.ctx.Done()); err != nil {
+		if err := c.standIn.readWhole(resp, c.policy.MaxRead, c.ctx.Done(), c.legacyCancel()); err != nil {
 			c.attempt.Response, c.attempt.Err = nil, err
 		}
 	}
@@ -440,7 +446,7 @@ func (c *call) next() (time.Duration, Stop) {
 	}
 	asked := c.pace(v)
 	wait := asked
-	if v.RetryAfter > 0 {
+	if v.RetryAfter > 0 && v.Class != Unauthorized {
 		wait = max(asked, spread(v.RetryAfter))
 	}
 	if stop := c.policy.fits(asked, wait, c.remaining(), untilDeadline(c.ctx)); stop != "" {
@@ -448,6 +454,9 @@ func (c *call) next() (time.Duration, Stop) {
 	}
 	if c.costs(v) && !c.budget().Wait && !c.budget().Take(c.original) {
 		return 0, stopBudget
+	}
+	if !c.body.claim() {
+		return 0, stopBody
 	}
 	if c.policy.free(v, s) {
 		c.free++
@@ -636,7 +645,7 @@ func (c *call) drop() {
 	if c.standIn == nil {
 		c.standIn = &responseBody{rc: c.response.Body}
 	}
-	c.standIn.discard(c.response)
+	c.standIn.discard(c.response, c.ctx.Done(), c.legacyCancel())
 	c.standIn, c.response = nil, nil
 }
 
@@ -676,7 +685,7 @@ func (c *call) deliver() (*http.Response, error) {
 		if !told && c.cancel == nil && c.attempt.N == 1 && c.attempt.Stop == stopDone {
 			return resp, nil
 		}
-		c.standIn = &responseBody{rc: resp.Body, attempt: c.attempt, idle: c.policy.IdleTimeout}
+		c.standIn = &responseBody{rc: resp.Body, attempt: c.attempt, idle: c.policy.IdleTimeout, cancel: c.cancel}
 		if inner, ok := AttemptOf(resp); ok {
 			if !told && c.cancel == nil {
 				return resp, nil
@@ -685,9 +694,8 @@ func (c *call) deliver() (*http.Response, error) {
 		}
 	}
 	b := c.standIn
-	if b.cancel = c.cancel; b.whole() {
+	if b.whole() {
 		c.endAttempt(nil)
-		b.cancel = nil
 		b.rc.Close()
 	}
 	if told {
@@ -727,6 +735,8 @@ func (c *call) abandon(err error) (*http.Response, error) {
 	}
 	if ended, ok := err.(*cancelled); ok {
 		ended.last = made.Err
+	} else if made.Err != nil {
+		err = &lateError{err, made.Err}
 	}
 	c.returned = true
 	if made.Err == nil {
@@ -794,7 +804,17 @@ func (c *call) end() {
 	if c.response != nil {
 		c.response.Body.Close()
 	}
+	closeBodies(c.original, c.attempt.Request)
 	c.giveBack(errPanicked)
+}
+
+// closeBodies closes request bodies after a panic, when nobody knows whether the base transport has done so.
+func closeBodies(requests ...*http.Request) {
+	for _, req := range requests {
+		if req != nil && req.Body != nil {
+			req.Body.Close()
+		}
+	}
 }
 
 // leftOrigin reports whether req is a redirect's hop that some hop of its chain has led to another origin. Once it has,

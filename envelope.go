@@ -202,22 +202,21 @@ func clean(s string, max int) string {
 	}
 	cut := len(s) > max
 	if cut {
-		s = s[:max]
-		// At most three bytes of a rune can be left over at the cut.
-		for range utf8.UTFMax - 1 {
-			if r, size := utf8.DecodeLastRuneInString(s); r == utf8.RuneError && size == 1 {
-				s = s[:len(s)-1]
-			}
-		}
+		s = s[:max] // the last rune may be broken now, and is cut off below
 	}
 	if strings.ContainsFunc(s, unprintable) {
 		quoted := strconv.Quote(s)
 		s = strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
 	}
-	if cut {
-		s += "…"
+	if !cut && len(s) <= max {
+		return s
 	}
-	return s
+	const ellipsis = "…"
+	end := min(len(s), max-len(ellipsis))
+	for end > 0 && !utf8.RuneStart(s[min(end, len(s)-1)]) {
+		end--
+	}
+	return s[:end] + ellipsis
 }
 
 func plainASCII(s string) bool {

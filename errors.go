@@ -17,6 +17,22 @@ var ErrRefused = errors.New("refused before it was sent")
 // errBase is matched by what a base transport does that no RoundTripper may.
 var errBase = errors.New("a RoundTripper must return either a response or an error")
 
+// examine classifies a response by its own, and keeps the verdict with it for the next Check.
+func examine(resp *http.Response) Verdict {
+	if known := standInOf(resp); known != nil {
+		return known.attempt.Verdict
+	}
+	a := Attempt{Request: resp.Request, Response: resp}
+	if resp.Body == nil || resp.Body == http.NoBody {
+		return (&Rules{}).Classify(a)
+	}
+	body := &responseBody{rc: resp.Body}
+	a.Body = body.peek(resp, peekTime)
+	body.attempt.Verdict = (&Rules{}).Classify(a)
+	resp.Body = body.standIn()
+	return body.attempt.Verdict
+}
+
 // errPanicked is what gates are told became of an attempt during which a hook or the base transport panicked.
 var errPanicked = errors.New("steadyhttp: panic during the attempt")
 
@@ -131,13 +147,7 @@ func Check(resp *http.Response) error {
 	if a, ok := AttemptOf(resp); ok {
 		v, e.Attempts, e.Stop = a.Verdict, a.N, a.Stop
 	} else {
-		a := Attempt{Request: resp.Request, Response: resp}
-		if resp.Body != nil && resp.Body != http.NoBody {
-			body := &responseBody{rc: resp.Body}
-			a.Body = body.peek(resp, peekTime)
-			resp.Body = body.standIn()
-		}
-		v = (&Rules{}).Classify(a)
+		v = examine(resp)
 	}
 	e.Code, e.Message, e.Target, e.RetryAfter = v.Code, v.Message, v.Target, v.RetryAfter
 	return e
@@ -164,6 +174,12 @@ func (e *cancelled) Unwrap() []error {
 	}
 	return []error{e.cause, e.ctx, e.last}
 }
+
+// lateError is why a repeat could not be made, and what it would have been a repeat of.
+type lateError struct{ err, last error }
+
+func (e *lateError) Error() string   { return e.err.Error() + "; before that: " + redactError(e.last) }
+func (e *lateError) Unwrap() []error { return []error{e.err, e.last} }
 
 // cancelCause tells why ctx ended. A context that has not ended stands for a Request.Cancel that was closed.
 func cancelCause(ctx context.Context) error {
@@ -220,18 +236,38 @@ func round(d time.Duration) time.Duration {
 	return d.Round(time.Millisecond)
 }
 
-// redactError returns err's text without the secrets of a URL in it. A base transport that is a client of its own puts
-// the whole URL into its *url.Error, and API keys live in queries (CVE-2024-6104).
+// redactError returns err's text, on one line, without the secrets of a URL in it. A base transport that is a client of
+// its own puts the whole URL into its *url.Error, and API keys live in queries (CVE-2024-6104).
 func redactError(err error) string {
 	text := err.Error()
-	if inner, ok := errors.AsType[*url.Error](err); ok && inner.URL != "" {
-		safe := redactString(inner.URL)
+	for _, secret := range urlsIn(err, nil) {
+		safe := redactString(secret)
 		// *url.Error prints the URL quoted.
-		text = strings.ReplaceAll(text, quoteInner(inner.URL), safe)
-		text = strings.ReplaceAll(text, inner.URL, safe)
+		text = strings.ReplaceAll(text, quoteInner(secret), safe)
+		text = strings.ReplaceAll(text, secret, safe)
 	}
 	// Some of net/http's errors quote what the server sent.
 	return clean(text, maxErrorText)
+}
+
+// urlsIn collects the URLs of all errors that err wraps.
+func urlsIn(err error, urls []string) []string {
+	if inner, ok := err.(*url.Error); ok && inner.URL != "" {
+		urls = append(urls, inner.URL)
+	}
+	switch wrapper := err.(type) {
+	case interface{ Unwrap() error }:
+		if inner := wrapper.Unwrap(); inner != nil {
+			urls = urlsIn(inner, urls)
+		}
+	case interface{ Unwrap() []error }:
+		for _, inner := range wrapper.Unwrap() {
+			if inner != nil {
+				urls = urlsIn(inner, urls)
+			}
+		}
+	}
+	return urls
 }
 
 func quoteInner(s string) string {
@@ -242,15 +278,25 @@ func quoteInner(s string) string {
 func redactString(s string) string {
 	u, err := url.Parse(s)
 	if err != nil {
-		// What does not parse cannot be told apart: keep what is before any secret.
-		s, _, _ = strings.Cut(s, "?")
-		s, _, _ = strings.Cut(s, "#")
-		if at := strings.LastIndexByte(s, '@'); at >= 0 {
-			s = "REDACTED" + s[at:]
-		}
-		return clean(s, maxMessage)
+		return redactUnparsable(s)
 	}
 	return redact(u)
+}
+
+// redactUnparsable keeps what can't be a secret however s is read: nothing from a query on, and nothing before an "@". With
+// an "@" behind the first "?" or "#", nobody knows whether that is a query or a password.
+func redactUnparsable(s string) string {
+	head := s
+	if end := strings.IndexAny(s, "?#"); end >= 0 {
+		if strings.Contains(s[end:], "@") {
+			return "REDACTED"
+		}
+		head = s[:end]
+	}
+	if at := strings.LastIndexByte(head, '@'); at >= 0 {
+		head = "REDACTED" + head[at:]
+	}
+	return clean(head, maxMessage)
 }
 
 // redact returns u for people to read: without userinfo and fragment, and with the names but not the values of its

@@ -46,18 +46,25 @@ func (l *limit) Enter(ctx context.Context, _ Attempt) (func(Attempt), error) {
 		if err != nil {
 			return nil, err
 		}
-		if l.limiter != nil {
-			if err := l.limiter.Wait(ctx); err != nil {
-				l.pause.leave(epoch, Attempt{})
-				return nil, l.explain(ctx, err)
-			}
+		if current, err := l.wait(ctx, epoch); err != nil || current {
+			return func(a Attempt) { l.pause.leave(epoch, a) }, err
 		}
-		if l.pause.current(epoch) {
-			return func(a Attempt) { l.pause.leave(epoch, a) }, nil
-		}
-		// Another attempt was throttled while this one waited for the limiter.
-		l.pause.leave(epoch, Attempt{})
 	}
+}
+
+// wait passes the limiter. It reports false if another attempt was throttled meanwhile, and the pause must be sat out too.
+func (l *limit) wait(ctx context.Context, epoch int) (current bool, err error) {
+	defer func() {
+		if !current {
+			l.pause.leave(epoch, Attempt{}) // also if the limiter panics
+		}
+	}()
+	if l.limiter != nil {
+		if err := l.limiter.Wait(ctx); err != nil {
+			return false, l.explain(ctx, err)
+		}
+	}
+	return l.pause.current(epoch), nil
 }
 
 // explain adds to a rate.Limiter's refusal what it knows and does not say: how long the wait would have been.
@@ -92,8 +99,14 @@ type pause struct {
 	window float64    // how many attempts of this epoch may be under way at once; 0: any number
 	out    int        // how many are
 	failed int        // probes in a row that were throttled
-	queue  list.List  // of chan struct{}, first come, first served
+	queue  list.List  // of *turn, first come, first served
 	timer  *time.Timer
+}
+
+// turn is a place in the queue. Its epoch is that of the grant: by the time the caller wakes, there may be another.
+type turn struct {
+	granted chan struct{}
+	epoch   int // set before granted is closed
 }
 
 func (p *pause) enter(ctx context.Context) (epoch int, err error) {
@@ -110,23 +123,25 @@ func (p *pause) enter(ctx context.Context) (epoch int, err error) {
 		defer p.mu.Unlock()
 		return 0, &deadlineError{wait: time.Until(p.until), left: time.Until(deadline)}
 	}
-	turn := make(chan struct{})
-	place := p.queue.PushBack(turn)
+	t := &turn{granted: make(chan struct{})}
+	place := p.queue.PushBack(t)
 	p.serve()
 	p.mu.Unlock()
 
 	select {
-	case <-turn:
+	case <-t.granted:
 	case <-ctx.Done():
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	select {
-	case <-turn:
+	case <-t.granted:
 		if ctx.Err() == nil {
-			return p.epoch, nil
+			return t.epoch, nil
 		}
-		p.out--
+		if t.epoch == p.epoch {
+			p.out--
+		}
 	default:
 		p.queue.Remove(place)
 	}
@@ -184,7 +199,9 @@ func (p *pause) open() bool {
 func (p *pause) serve() {
 	for p.queue.Len() > 0 && p.open() {
 		p.out++
-		close(p.queue.Remove(p.queue.Front()).(chan struct{}))
+		t := p.queue.Remove(p.queue.Front()).(*turn)
+		t.epoch = p.epoch
+		close(t.granted)
 	}
 	if p.timer != nil {
 		p.timer.Stop()

@@ -34,11 +34,14 @@ func pushback(resp *http.Response, class Class) time.Duration {
 		// (draft-ietf-httpapi-ratelimit-headers, section on Retry-After).
 		return longest
 	}
-	for _, value := range fieldValues(h, "RateLimit") {
+	for _, value := range fieldValues(h, "Ratelimit") {
 		longest = max(longest, resetParameter(value))
 	}
-	for _, name := range [...]string{"Ratelimit-Reset", "X-Ratelimit-Reset"} {
-		for _, value := range fieldValues(h, name) {
+	for _, prefix := range [...]string{"Ratelimit-", "X-Ratelimit-"} {
+		if left := h.Get(prefix + "Remaining"); left != "" && left != "0" {
+			continue // the window has calls left: its end is not what we were refused for
+		}
+		for _, value := range fieldValues(h, prefix+"Reset") {
 			longest = max(longest, resetTime(value, h))
 		}
 	}
@@ -95,9 +98,12 @@ func parseDate(s string) (time.Time, bool) {
 	if len(s) < len(time.ANSIC) || s[0] < 'A' {
 		return time.Time{}, false
 	}
-	leap := strings.Contains(s, ":60")
+	if strings.Contains(s, ",") && !strings.HasSuffix(s, " GMT") {
+		return time.Time{}, false // http.ParseTime takes the dates of RFC 850 in any zone
+	}
+	leap := strings.Contains(s, ":60 ")
 	if leap {
-		s = strings.Replace(s, ":60", ":59", 1)
+		s = strings.Replace(s, ":60 ", ":59 ", 1)
 	}
 	t, err := http.ParseTime(s)
 	if err != nil {
@@ -106,11 +112,21 @@ func parseDate(s string) (time.Time, bool) {
 	if leap {
 		t = t.Add(time.Second)
 	}
-	// "a timestamp that appears to be more than 50 years in the future" is the most recent past year of those digits.
-	if strings.Contains(s, "-") && t.Year() > time.Now().Year()+50 {
-		t = t.AddDate(-100, 0, 0)
+	if strings.Contains(s, "-") {
+		t = withCentury(t)
 	}
 	return t, true
+}
+
+// withCentury gives a date of two digits its year: "a timestamp that appears to be more than 50 years in the future" is
+// the most recent past one with those digits.
+func withCentury(t time.Time) time.Time {
+	now := time.Now()
+	t = t.AddDate(now.Year()/100*100-t.Year()/100*100, 0, 0)
+	if t.After(now.AddDate(50, 0, 0)) {
+		t = t.AddDate(-100, 0, 0)
+	}
+	return t
 }
 
 // until measures from the server's own Date where it sent one, which takes the difference of the two clocks out. A Date

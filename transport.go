@@ -70,7 +70,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	if t.untouched(req) {
 		// Nearly all calls succeed at once with nobody looking on: they pay for one glance at the answer.
-		resp, err := t.base().RoundTrip(req)
+		resp, err := t.first(req)
 		if err == nil && resp != nil && resp.Body != nil && resp.StatusCode < 400 {
 			t.budgetOf(&t.Policy).pay(req)
 			return answering(resp, req), nil
@@ -78,6 +78,19 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return t.steady(req, answer{resp, err, true})
 	}
 	return t.steady(req, answer{})
+}
+
+// first makes an attempt of the request as it is.
+func (t *Transport) first(req *http.Request) (*http.Response, error) {
+	returned := false
+	defer func() {
+		if !returned {
+			closeBodies(req)
+		}
+	}()
+	resp, err := t.base().RoundTrip(req)
+	returned = true
+	return resp, err
 }
 
 // steady makes the attempts of one call, of which the first may have been made already.

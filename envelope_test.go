@@ -1,0 +1,210 @@
+package steadyhttp_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/steadyhttp/steadyhttp"
+)
+
+// The service's documented codes, each with its status.
+var documentedCodes = []struct {
+	code   string
+	status int
+}{
+	{"BadRequest", 400}, {"ODataError", 400}, {"InvalidInput", 400}, {"InvalidRequestBody", 400}, {"InvalidHashValue", 400},
+	{"InvalidDomainName", 400}, {"InvalidIpAddress", 400}, {"InvalidUrl", 400}, {"MaximumBatchSizeExceeded", 400},
+	{"MissingRequiredParameter", 400}, {"OsPlatformNotSupported", 400}, {"ClientVersionNotSupported", 400},
+	{"Unauthorized", 401}, {"Forbidden", 403}, {"DisabledFeature", 403}, {"DisallowedOperation", 403}, {"NotFound", 404},
+	{"ResourceNotFound", 404}, {"TooManyRequests", 429}, {"InternalServerError", 500},
+}
+
+func TestDocumentedCodes(t *testing.T) {
+	for _, c := range documentedCodes {
+		message := "about " + c.code
+		if c.code == "InternalServerError" {
+			message = "" // documented as having none
+		}
+		got := (&steadyhttp.Rules{}).Classify(answered(c.status, envelope(c.code, message, "43f4cb08-8fac-4b65-9db1-745c2ae65f3a")))
+		want := steadyhttp.Verdict{
+			Class: (&steadyhttp.Rules{}).Classify(answered(c.status, "")).Class,
+			Code:  c.code, Message: message, Target: "43f4cb08-8fac-4b65-9db1-745c2ae65f3a",
+		}
+		if got != want {
+			t.Errorf("%s: %+v, want %+v", c.code, got, want)
+		}
+	}
+}
+
+func TestEnvelopeVariants(t *testing.T) {
+	const graph = `"innerError":{"date":"2021-04-01T00:00:00","request-id":"r-1","client-request-id":"c-1"}`
+	tests := []struct {
+		name, body            string
+		code, message, target string
+	}{
+		// The documented one, however it is written.
+		{"documented", `{"error":{"code":"A","message":"m","target":"t"}}`, "A", "m", "t"},
+		{"white space", " \r\n\t{ \"error\" : {\n\"code\" : \"A\" ,\t\"message\":\"m\" , \"target\":\"t\" } } \n", "A", "m", "t"},
+		{"other order", `{"error":{"target":"t","message":"m","code":"A"}}`, "A", "m", "t"},
+		{"escapes", `{"error":{"code":"A","message":"say \"no\" to C:\\x","target":"t"}}`, "A", `say "no" to C:\x`, "t"},
+		{"unicode escapes", `{"error":{"code":"\u0041","message":"\u00e9","target":"t"}}`, "A", "é", "t"},
+		{"other fields", `{"error":{"code":"A","message":"m","target":"t","details":[{"code":"B"}]},"code":"C"}`, "A", "m", "t"},
+		{"letter case", `{"Error":{"Code":"A","MESSAGE":"m","tArGeT":"t"}}`, "A", "m", "t"},
+		{"a code that comes twice", `{"error":{"code":"A","code":"B","message":"m","target":"t"}}`, "B", "m", "t"},
+		{"no message", `{"error":{"code":"A","target":"t"}}`, "A", "", "t"},
+		{"empty message", `{"error":{"code":"A","message":"","target":"t"}}`, "A", "", "t"},
+		{"no target", `{"error":{"code":"A","message":"m"}}`, "A", "m", ""},
+		{"null target", `{"error":{"code":"A","message":"m","target":null}}`, "A", "m", ""},
+		{"null message", `{"error":{"code":"A","message":null,"target":"t"}}`, "A", "", "t"},
+		{"no code", `{"error":{"message":"m","target":"t"}}`, "", "m", "t"},
+		{"empty code", `{"error":{"code":"","message":"m","target":"t"}}`, "", "m", "t"},
+
+		// A target is whatever the service says. Do not validate as a GUID.
+		{"hierarchical target", `{"error":{"code":"A","message":"m","target":"|3f2a9c1d."}}`, "A", "m", "|3f2a9c1d."},
+		{"target that is no GUID", `{"error":{"code":"A","message":"m","target":"TENANT_ID"}}`, "A", "m", "TENANT_ID"},
+		{"target that is a number", `{"error":{"code":"A","message":"m","target":17}}`, "A", "m", "17"},
+		{"target that is an object", `{"error":{"code":"A","message":"m","target":{"id":1}}}`, "A", "m", ""},
+
+		// Graph.
+		{"Graph", `{"error":{"code":"TooManyRequests","message":"m",` + graph + `}}`, "TooManyRequests", "m", "r-1"},
+		{"Graph, other spelling", `{"error":{"code":"A","message":"m","innererror":{"request-id":"r-1"}}}`, "A", "m", "r-1"},
+		{"Graph, nested", `{"error":{"code":"A","message":"m","innerError":{"code":"B","request-id":"r-1","innererror":{"request-id":"r-2"}}}}`, "A", "m", "r-1"},
+		{"Graph with null target and details", `{"error":{"code":"A","message":"m","target":null,"details":[],` + graph + `}}`, "A", "m", "r-1"},
+		{"target before request-id", `{"error":{"code":"A","message":"m","target":"t",` + graph + `}}`, "A", "m", "t"},
+		{"innerError that is a string", `{"error":{"code":"A","message":"m","target":"t","innerError":"x"}}`, "A", "m", "t"},
+		{"innerError that is null", `{"error":{"code":"A","message":"m","innerError":null}}`, "A", "m", ""},
+
+		// What others send.
+		{"numeric code", `{"error":{"code":429,"message":"m","target":"t"}}`, "429", "m", "t"},
+		{"negative code", `{"error":{"code":-1,"message":"m"}}`, "-1", "m", ""},
+		{"OAuth", `{"error":"invalid_grant","error_description":"expired"}`, "invalid_grant", "expired", ""},
+		{"OAuth without a description", `{"error":"invalid_grant"}`, "invalid_grant", "", ""},
+		{"gateway", `{"statusCode":404,"message":"Resource not found"}`, "", "Resource not found", ""},
+		{"bare code and message", `{"code":"A","message":"m","target":"t"}`, "A", "m", "t"},
+		{"message that is an object", `{"error":{"code":"A","message":{"lang":"en","value":"m"}}}`, "A", "", ""},
+		{"code that is a boolean", `{"error":{"code":true,"message":"m"}}`, "", "m", ""},
+
+		// What is no envelope at all has no code: the status decides.
+		{"nothing", ``, "", "", ""},
+		{"white space only", " \n", "", "", ""},
+		{"plain text", `Too Many Requests`, "", "", ""},
+		{"XML", `<?xml version="1.0"?><Error><Code>AuthenticationFailed</Code><Message>m</Message></Error>`, "", "", ""},
+		{"HTML", `<html><body><h1>502 Bad Gateway</h1></body></html>`, "", "", ""},
+		{"truncated", `{"error":{"code":"A","message":"m","target":"t"`, "", "", ""},
+		{"truncated in a string", `{"error":{"code":"A","mess`, "", "", ""},
+		{"trailing garbage", `{"error":{"code":"A","message":"m","target":"t"}}x`, "", "", ""},
+		{"two values", `{"error":{"code":"A","message":"m","target":"t"}}{}`, "", "", ""},
+		{"array", `[{"error":{"code":"A"}}]`, "", "", ""},
+		{"string", `"A"`, "", "", ""},
+		{"number", `429`, "", "", ""},
+		{"null", `null`, "", "", ""},
+		{"empty object", `{}`, "", "", ""},
+		{"null error", `{"error":null}`, "", "", ""},
+		{"null error beside a code", `{"error":null,"code":"A"}`, "", "", ""},
+		{"empty error", `{"error":{}}`, "", "", ""},
+		{"error that is an array", `{"error":[1]}`, "", "", ""},
+		{"error that is a boolean", `{"error":true}`, "", "", ""},
+		{"missing comma", `{"error":{"code":"A" "message":"m"}}`, "", "", ""},
+		{"trailing comma", `{"error":{"code":"A","message":"m","target":"t",}}`, "", "", ""},
+		{"single quotes", `{'error':{'code':'A'}}`, "", "", ""},
+		{"raw newline in a string", "{\"error\":{\"code\":\"A\",\"message\":\"m\nn\",\"target\":\"t\"}}", "", "", ""},
+		{"deeply nested", `{"error":` + strings.Repeat(`{"innerError":`, 20_000) + `1` + strings.Repeat(`}`, 20_001), "", "", ""},
+		{"deeply nested arrays", `{"error":{"code":"A","details":` + strings.Repeat(`[`, 30_000) + strings.Repeat(`]`, 30_000) + `}}`, "", "", ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got := (&steadyhttp.Rules{}).Classify(answered(400, tt.body))
+			want := steadyhttp.Verdict{Class: steadyhttp.Permanent, Code: tt.code, Message: tt.message, Target: tt.target}
+			if got != want {
+				t.Errorf("got %+v, want %+v", got, want)
+			}
+		})
+	}
+}
+
+// reliability V05: what the service says can be printed on one line of a log, whatever it is.
+func TestHostileEnvelope(t *testing.T) {
+	quote := func(s string) string {
+		// As JSON, by hand: invalid UTF-8 must arrive as sent.
+		return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`, "\r", `\r`, "\x00", `\u0000`, "\x1b", `\u001b`).Replace(s) + `"`
+	}
+	hostile := map[string]string{
+		"newline":           "a\nlevel=ERROR msg=forged",
+		"carriage return":   "a\r\nSet-Cookie: x",
+		"ANSI":              "a\x1b[31mred\x1b[0m",
+		"NUL":               "a\x00b",
+		"DEL":               "a\x7fb",
+		"C1":                "a\u0085b\u009bc",
+		"line separator":    "a\u2028b\u2029c",
+		"bidi override":     "a\u202egnp.exe",
+		"bidi isolate":      "a\u2066b\u2069",
+		"zero width":        "a\u200bb\ufeff",
+		"invalid UTF-8":     "a\xff\xfeb",
+		"lone surrogate":    "a\xed\xa0\x80b",
+		"private use":       "a\ue000b",
+		"tag characters":    "a\U000e0041b",
+		"huge":              strings.Repeat("x", 60_000),
+		"huge and hostile":  strings.Repeat("\u202e", 20_000),
+		"cut inside a rune": strings.Repeat("x", 127) + "é",
+		"cut in a big rune": strings.Repeat("x", 1023) + "😀",
+		"quotes":            `a "b" \c`,
+	}
+	for name, s := range hostile {
+		t.Run(name, func(t *testing.T) {
+			body := fmt.Sprintf(`{"error":{"code":%[1]s,"message":%[1]s,"target":%[1]s}}`, quote(s))
+			v := (&steadyhttp.Rules{}).Classify(answered(400, body))
+			if v.Code == "" || v.Message == "" || v.Target == "" {
+				t.Fatalf("nothing is left: %+v", v)
+			}
+			for field, got := range map[string]string{"Code": v.Code, "Message": v.Message, "Target": v.Target} {
+				assertPrintable(t, field, got)
+			}
+		})
+	}
+}
+
+// reliability V05: "IDs <= 128 B". The bound is on what we make others print, so it holds after escaping too.
+func TestLengthOfRemoteText(t *testing.T) {
+	for name, s := range map[string]string{
+		"plain":    strings.Repeat("x", 5000),
+		"escaped":  strings.Repeat(`\u202e`, 5000),
+		"at limit": strings.Repeat("x", 128),
+	} {
+		v := (&steadyhttp.Rules{}).Classify(answered(400, fmt.Sprintf(`{"error":{"code":"%[1]s","message":"%[1]s","target":"%[1]s"}}`, s)))
+		for field, f := range map[string]struct {
+			got string
+			max int
+		}{"Code": {v.Code, 128}, "Target": {v.Target, 128}, "Message": {v.Message, 1024}} {
+			if len(f.got) > f.max {
+				t.Errorf("%s: %s has %d bytes, more than %d", name, field, len(f.got), f.max)
+			}
+			if len(f.got) < min(len(s), f.max)/2 {
+				t.Errorf("%s: %s has been cut to %d bytes", name, field, len(f.got))
+			}
+		}
+	}
+}
+
+// A text that was cut says so.
+func TestCutTextEndsInAnEllipsis(t *testing.T) {
+	v := (&steadyhttp.Rules{}).Classify(answered(400, envelope("A", strings.Repeat("x", 5000), "t")))
+	if !strings.HasSuffix(v.Message, "x…") {
+		t.Errorf("ends in %q", v.Message[len(v.Message)-10:])
+	}
+}
+
+func assertPrintable(t testing.TB, what, s string) {
+	t.Helper()
+	if !utf8.ValidString(s) {
+		t.Errorf("%s is not valid UTF-8: %q", what, s)
+	}
+	for _, r := range s {
+		if !unicode.IsPrint(r) {
+			t.Errorf("%s has %U: %q", what, r, s)
+			return
+		}
+	}
+}

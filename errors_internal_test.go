@@ -1,0 +1,154 @@
+package steadyhttp
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"testing"
+	"unicode"
+	"unicode/utf8"
+)
+
+func TestClean(t *testing.T) {
+	tests := []struct {
+		name, in string
+		max      int
+		want     string
+	}{
+		{"plain", "Machine 1 was not found", 100, "Machine 1 was not found"},
+		{"empty", "", 100, ""},
+		{"exactly max", "abcde", 5, "abcde"},
+		{"letters of other scripts", "Nicht gefunden: ä 機械 😀", 100, "Nicht gefunden: ä 機械 😀"},
+		{"newline", "a\nb", 100, `a\nb`},
+		{"carriage return", "a\r\nb", 100, `a\r\nb`},
+		{"tab", "a\tb", 100, `a\tb`},
+		{"NUL", "a\x00b", 100, `a\x00b`},
+		{"escape", "a\x1b[31m", 100, `a\x1b[31m`},
+		{"DEL", "a\x7f", 100, `a\x7f`},
+		{"C1", "a\u0085", 100, `a\u0085`},
+		{"line separator", "a\u2028b", 100, `a\u2028b`},
+		{"bidi override", "a\u202eb", 100, `a\u202eb`},
+		{"bidi isolate", "a\u2066b", 100, `a\u2066b`},
+		{"zero width", "a\u200bb", 100, `a\u200bb`},
+		{"byte order mark", "\ufeffa", 100, `\ufeffa`},
+		{"invalid UTF-8", "a\xffb", 100, `a\xffb`},
+		{"quotes stay quotes", "say \"no\"\n", 100, `say "no"\n`},
+		{"quotes alone", `say "no"`, 100, `say "no"`},
+	}
+	for _, tt := range tests {
+		if got := clean(tt.in, tt.max); got != tt.want {
+			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}
+
+// A cut never leaves half a rune, which would be escaped as if the service had sent it.
+func TestCleanCutsBetweenRunes(t *testing.T) {
+	for _, r := range []string{"x", "é", "機", "😀"} {
+		for max := 4; max < 24; max++ {
+			got := clean(strings.Repeat(r, 30), max)
+			if kept := strings.TrimSuffix(got, "…"); kept == got || strings.Trim(kept, r) != "" {
+				t.Errorf("%s at %d: %q", r, max, got)
+			}
+		}
+	}
+}
+
+// Bounded and printable, whatever comes in.
+func TestCleanBounds(t *testing.T) {
+	for _, in := range []string{strings.Repeat("\x00", 10_000), strings.Repeat("\u202e", 10_000), strings.Repeat("\U000e0041", 10_000), strings.Repeat("\xff", 10_000), strings.Repeat("\\\n", 5000)} {
+		for _, max := range []int{maxCode, maxMessage, maxErrorText} {
+			got := clean(in, max)
+			if len(got) > max {
+				t.Errorf("%q...: %d bytes of at most %d", in[:6], len(got), max)
+			}
+			if !utf8.ValidString(got) || strings.ContainsFunc(got, func(r rune) bool { return !unicode.IsPrint(r) }) {
+				t.Errorf("%q...: not printable", in[:6])
+			}
+		}
+	}
+}
+
+// peers D125, D127: what of a URL people may read.
+func TestRedactString(t *testing.T) {
+	tests := []struct{ in, want string }{
+		{"https://api.example/machines/1", "https://api.example/machines/1"},
+		{"https://api.example:8443/a%2Fb", "https://api.example:8443/a%2Fb"},
+		{"https://user:secret@api.example/x", "https://api.example/x"},
+		{"https://token@api.example/x", "https://api.example/x"},
+		{"https://api.example/x?key=secret", "https://api.example/x?key=REDACTED"},
+		{"https://api.example/x?a=1&key=secret&a=2", "https://api.example/x?a=REDACTED&key=REDACTED&a=REDACTED"},
+		{"https://api.example/x?secret", "https://api.example/x?REDACTED"},
+		{"https://api.example/x?a=1&secret", "https://api.example/x?a=REDACTED&REDACTED"},
+		{"https://api.example/x?sig=a%2Bb%3D&se=2026", "https://api.example/x?sig=REDACTED&se=REDACTED"},
+		{"https://api.example/x?key=sec=ret", "https://api.example/x?key=REDACTED"},
+		{"https://api.example/x?key=", "https://api.example/x?key=REDACTED"},
+		{"https://api.example/x?", "https://api.example/x"},
+		{"https://api.example/x?a=1;key=secret", "https://api.example/x?a=REDACTED"},
+		{"https://api.example/x#access_token=secret", "https://api.example/x"},
+		{"https://api.example/x?k=v#secret", "https://api.example/x?k=REDACTED"},
+		{"mailto:secret@api.example", "mailto:REDACTED"},
+		{"", ""},
+		// What does not parse is cut before any secret.
+		{"https://user:secret@api.example:bad/x?key=secret", "REDACTED@api.example:bad/x"},
+		{"https://user:sec ret@api.example/%zz", "REDACTED@api.example/%zz"},
+		{"https://api.example/%zz?key=secret", "https://api.example/%zz"},
+		{"https://api.example/%zz#secret", "https://api.example/%zz"},
+		{"https://api.example/x\n", `https://api.example/x\n`},
+	}
+	for _, tt := range tests {
+		if got := redactString(tt.in); got != tt.want {
+			t.Errorf("%q: %q, want %q", tt.in, got, tt.want)
+		}
+	}
+}
+
+// A password with a character that nobody has escaped makes the URL unreadable. It is a password still.
+func TestRedactUnescapedPassword(t *testing.T) {
+	for _, c := range "?#/@ %:[\\" {
+		in := fmt.Sprintf("https://user:canary1%ccanary2@api.example/x", c)
+		if got := redactString(in); strings.Contains(got, "canary1") || strings.Contains(got, "canary2") {
+			t.Errorf("%q: %q", in, got)
+		}
+	}
+}
+
+func TestRedactNilURL(t *testing.T) {
+	if got := redact(nil); got != "" {
+		t.Errorf("got %q", got)
+	}
+}
+
+// peers D125, D127: a base transport that is a client of its own puts the whole URL into its error.
+func TestRedactError(t *testing.T) {
+	const raw = "https://user:canary1@api.example/x?key=canary2"
+	inner := &url.Error{Op: "Get", URL: raw, Err: errors.New("EOF")}
+	for name, err := range map[string]error{
+		"bare":             inner,
+		"wrapped":          fmt.Errorf("token: %w", inner),
+		"twice":            fmt.Errorf("giving up on %s: %w", raw, inner),
+		"nested, same URL": &url.Error{Op: "Get", URL: raw, Err: inner},
+		"nested":           &url.Error{Op: "Post", URL: "https://other.example/y?z=canary3", Err: inner},
+		"joined":           errors.Join(inner, &url.Error{Op: "Post", URL: "https://other.example/y?z=canary3", Err: errors.New("EOF")}),
+		"quotable":         &url.Error{Op: "Get", URL: `https://api.example/x?key="canary1"`, Err: errors.New("EOF")},
+		"unparsable":       &url.Error{Op: "parse", URL: "https://user:canary1@api.example/%zz?key=canary2", Err: errors.New("bad")},
+		"unprintable":      &url.Error{Op: "parse", URL: "https://user:canary1@api.example/\x7f?key=canary2", Err: errors.New("bad")},
+	} {
+		got := redactError(err)
+		if strings.Contains(got, "canary") {
+			t.Errorf("%s: %s", name, got)
+		}
+		if !strings.Contains(got, "api.example") {
+			t.Errorf("%s has lost what it is about: %s", name, got)
+		}
+	}
+}
+
+// Some of net/http's errors quote what the server sent: one line, and not a megabyte of it.
+func TestRedactErrorIsOneBoundedLine(t *testing.T) {
+	got := redactError(errors.New("malformed HTTP response \"" + strings.Repeat("a\nb\x1b", 100_000)))
+	if len(got) > maxErrorText || strings.ContainsFunc(got, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		t.Errorf("%d bytes: %.100q", len(got), got)
+	}
+}
