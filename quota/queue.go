@@ -1,0 +1,177 @@
+package quota
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/steadyhttp/steadyhttp"
+)
+
+// caller is somebody who waits. There are many of them: what each costs is a channel and this.
+type caller struct {
+	class      class
+	began      time.Time // of its call: a repeat keeps its place
+	ready      chan struct{}
+	ticket     *ticket // once it may go
+	next, prev *caller
+}
+
+// queue is a list of callers of one class in the order in which their calls began.
+type queue struct {
+	first, last *caller
+	length      int
+}
+
+// insert puts w in its place. New calls belong at the end, and repeats near the front, so both ends are searched at once.
+func (q *queue) insert(w *caller) {
+	q.length++
+	back, front := q.last, q.first
+	for {
+		switch {
+		case back == nil || !back.began.After(w.began):
+			q.after(back, w)
+			return
+		case front.began.After(w.began):
+			q.after(front.prev, w)
+			return
+		}
+		back, front = back.prev, front.next
+	}
+}
+
+// after puts w behind another, or in front of all if that is nil.
+func (q *queue) after(other, w *caller) {
+	w.prev = other
+	if other == nil {
+		w.next, q.first = q.first, w
+	} else {
+		w.next, other.next = other.next, w
+	}
+	if w.next == nil {
+		q.last = w
+	} else {
+		w.next.prev = w
+	}
+}
+
+func (q *queue) remove(w *caller) {
+	q.length--
+	if w.prev == nil {
+		q.first = w.next
+	} else {
+		w.prev.next = w.next
+	}
+	if w.next == nil {
+		q.last = w.prev
+	} else {
+		w.next.prev = w.prev
+	}
+}
+
+func (q *Quota) waitingCallers() int { return q.queues[normal].length + q.queues[high].length }
+
+func (q *Quota) nobodyBefore(c class) bool {
+	return q.queues[high].length == 0 && (c == high || q.queues[normal].length == 0)
+}
+
+// enqueue puts a caller in line, unless its turn would come too late.
+func (q *Quota) enqueue(ctx context.Context, c class, a steadyhttp.Attempt, now instant) (*caller, error) {
+	if limit := q.MaxQueue; limit != 0 && q.waitingCallers() >= max(0, limit) {
+		return nil, fmt.Errorf("%w: quota: %d callers wait already; Quota.MaxQueue is %d", steadyhttp.ErrRefused, q.waitingCallers(), limit)
+	}
+	w := &caller{class: c, began: a.Began}
+	if w.began.IsZero() {
+		w.began = q.base.Add(time.Duration(now))
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		ahead := q.queues[high].length
+		if last := q.queues[normal].last; c == normal && (last == nil || !last.began.After(w.began)) {
+			ahead += q.queues[normal].length
+		}
+		needs, left := time.Duration(q.bound(c, ahead, now)-now), time.Until(deadline)
+		if needs > left {
+			return nil, &DeadlineError{needs, left}
+		}
+	}
+	w.ready = make(chan struct{})
+	q.queues[c].insert(w)
+	q.serve(now)
+	return w, nil
+}
+
+// await blocks until it is w's turn. A caller who gives up leaves nothing behind.
+func (q *Quota) await(ctx context.Context, w *caller) (*ticket, error) {
+	select {
+	case <-w.ready:
+		if ctx.Err() == nil {
+			return w.ticket, nil
+		}
+	case <-ctx.Done():
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if w.ticket == nil {
+		first := q.queues[w.class].first == w
+		q.queues[w.class].remove(w)
+		if first {
+			q.serve(q.now()) // the timer was set for this one
+		}
+		return nil, context.Cause(ctx)
+	}
+	now := q.now()
+	q.advance(now)
+	q.refund(w.ticket)
+	if w.ticket.epoch == q.pause.epoch {
+		q.pause.out--
+	}
+	q.serve(now)
+	return nil, context.Cause(ctx)
+}
+
+// serve lets those go whose turn it is, and sets the one timer for the next.
+func (q *Quota) serve(now instant) {
+	q.advance(now)
+	for {
+		c := high
+		if q.queues[high].length == 0 {
+			c = normal
+		}
+		w := q.queues[c].first
+		if w == nil {
+			q.disarm()
+			return
+		}
+		if !q.mayGo(c, now) {
+			q.arm(q.bound(c, 0, now), now)
+			return
+		}
+		q.queues[c].remove(w)
+		w.ticket = q.take(c, now)
+		close(w.ready)
+	}
+}
+
+// arm sets the timer. Nothing is set where only an event can help: an answer to the probe.
+func (q *Quota) arm(at, now instant) {
+	if at <= now {
+		q.disarm()
+		return
+	}
+	wait := time.Duration(at - now)
+	if q.timer == nil {
+		q.timer = time.AfterFunc(wait, func() {
+			q.mu.Lock()
+			defer q.mu.Unlock()
+			q.serve(q.now())
+		})
+		return
+	}
+	q.timer.Reset(wait)
+}
+
+func (q *Quota) disarm() {
+	if q.timer != nil {
+		q.timer.Stop()
+	}
+}

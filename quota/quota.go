@@ -1,0 +1,425 @@
+// Package quota keeps calls within several limits at once, "100 a minute and 1500 an hour", exactly: never more than N calls
+// in any interval of length W as the server counts them, and no slower than that.
+//
+//	transport := &steadyhttp.Transport{Gates: []steadyhttp.Gate{&quota.Quota{Windows: []quota.Window{
+//		{N: 100, Per: time.Minute},
+//		{N: 1500, Per: time.Hour},
+//	}}}}
+//
+// # How it counts
+//
+// A server counts a call when it arrives, some time between its sending and its answer. A place in a window is therefore
+// taken when the call is let go, and is free again W after its answer, or after two seconds from its sending, whichever
+// comes first; a request that provably never left gives its place back. All windows are entered or none. A token bucket
+// can't do that: with a burst of N it lets 2N calls through in the first window, with a smaller one it wastes the rest.
+//
+// # Order
+//
+// Callers are served first come, first served; a repeat keeps the place of its call. Calls of high priority (WithPriority)
+// go before all others, and Reserve keeps a share of every window for them. A caller whose turn can't come before its
+// context's deadline is refused at once, with the wait that it would have needed.
+//
+// # A 429 all the same
+//
+// The service's word counts: everyone stops until its time, then one probe goes, then the rest at a growing pace. A limit
+// that its text names is taken over if it is lower. A 429 that our own calls do not explain means that others use the same
+// quota: the Quota then measures what is left to it, paces itself, and tries for more from time to time.
+//
+// # What it does not know
+//
+// A new process does not know what the one before has sent. An empty start (the default) may cost as many 429s as there
+// were calls in the last window; see ColdStart, Snapshot and Restore. Two processes with the same credentials share one
+// quota without knowing of each other, which the Quota treats like any other sharing.
+package quota
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/steadyhttp/steadyhttp"
+)
+
+// Window is one limit: at most N calls in any interval of length Per.
+type Window struct {
+	N   int
+	Per time.Duration
+}
+
+// Quota is a steadyhttp.Gate over several windows at once. Its fields are read-only after first use; it is safe for
+// concurrent use and must not be copied.
+type Quota struct {
+	// Windows are the limits, all of which hold at once. At least one.
+	Windows []Window
+
+	// Reserve is the share of every window that is kept for calls of high priority, from 0 up to but not 1. It is rounded
+	// to whole calls: 0.1 of 2 a minute is none. 0: none.
+	Reserve float64
+
+	// MaxQueue bounds the callers that wait; one more is refused. 0: no bound. Negative: nobody waits.
+	MaxQueue int
+
+	// Start says what a new Quota takes its windows to be. Zero: Empty.
+	Start ColdStart
+
+	mu      sync.Mutex // guards what follows
+	begun   bool
+	invalid error
+	base    time.Time // all times are measured from it, by the monotonic clock
+	windows []window
+	calls   [classes]calls
+	unsent  list // in flight, not sent yet as far as we know, in the order of their grants
+	sent    list // in flight, in the order of their sending
+	queues  [classes]queue
+	timer   *time.Timer // for whoever is next; nil: none is armed
+	spare   *ticket     // for the next call in flight
+	pause   pause
+
+	replayed instant // when net/http last sent a request twice on its own
+}
+
+// ColdStart is what a new Quota, which knows nothing of the calls before it, takes its windows to be.
+type ColdStart uint8
+
+const (
+	Empty ColdStart = iota // nothing was sent: right for a first start, and quick
+	Full                   // everything was sent just now: never a 429, after a wait as long as the longest window
+)
+
+// instant is a time since Quota.base. Comparing and storing it is half the work of a time.Time.
+type instant int64
+
+const never = instant(-1 << 62)
+
+func (i instant) add(d time.Duration) instant { return i + instant(d) }
+
+// after the sending of a request its arrival can't take longer than this: what has not arrived by then has a broken
+// connection. After the grant, an attempt that has not told of its sending is taken to have been sent at last after this.
+const (
+	arrival   = 2 * time.Second
+	unsentFor = 30 * time.Second
+)
+
+// ErrDeadline is matched by the errors of calls that were refused because their turn could not have come before their
+// context's deadline.
+var ErrDeadline = errors.New("quota: not before the deadline")
+
+// DeadlineError is a refusal to begin a wait that the context would cut short. It matches ErrDeadline and
+// steadyhttp.ErrRefused.
+type DeadlineError struct{ needs, left time.Duration }
+
+// Error tells both times.
+func (e *DeadlineError) Error() string {
+	return fmt.Sprintf("quota: needs %v of quota, context has %v", round(e.needs), round(e.left))
+}
+
+// Wait is how long the call would have had to wait, at least: a job queue can put the job off for that long.
+func (e *DeadlineError) Wait() time.Duration { return e.needs }
+
+// Is matches ErrDeadline and steadyhttp.ErrRefused.
+func (e *DeadlineError) Is(target error) bool {
+	return target == ErrDeadline || target == steadyhttp.ErrRefused
+}
+
+func round(d time.Duration) time.Duration {
+	if d >= 10*time.Second {
+		return d.Round(time.Second)
+	}
+	return d.Round(time.Millisecond)
+}
+
+// Enter implements steadyhttp.Gate.
+func (q *Quota) Enter(ctx context.Context, a steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
+	t, err := q.enter(ctx, a)
+	if err != nil {
+		return nil, err
+	}
+	t.told = a.Observe(t)
+	return func(a steadyhttp.Attempt) { q.leave(t, a) }, nil
+}
+
+func (q *Quota) enter(ctx context.Context, a steadyhttp.Attempt) (*ticket, error) {
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	class := classOf(ctx)
+	q.mu.Lock()
+	if err := q.begin(); err != nil {
+		q.mu.Unlock()
+		return nil, err
+	}
+	now := q.now()
+	q.advance(now)
+	if q.nobodyBefore(class) && q.mayGo(class, now) {
+		t := q.take(class, now)
+		q.mu.Unlock()
+		return t, nil
+	}
+	w, err := q.enqueue(ctx, class, a, now)
+	q.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	return q.await(ctx, w)
+}
+
+// begin resolves the fields at the first use. It requires that q.mu is held.
+func (q *Quota) begin() error {
+	if q.begun {
+		return q.invalid
+	}
+	q.begun = true
+	q.base = time.Now()
+	q.replayed = never
+	if q.invalid = q.check(); q.invalid != nil {
+		return q.invalid
+	}
+	q.windows = newWindows(q.Windows, q.Reserve)
+	if q.Start == Full {
+		for range q.windows[longest(q.windows)].n {
+			q.charge(normal, 0, 1)
+		}
+	}
+	return nil
+}
+
+// check refuses what can't be meant, naming the field and the fix.
+func (q *Quota) check() error {
+	refuse := func(format string, args ...any) error {
+		return fmt.Errorf("%w: quota: %s", steadyhttp.ErrRefused, fmt.Sprintf(format, args...))
+	}
+	if len(q.Windows) == 0 {
+		return refuse("Quota.Windows is empty; give it at least one Window")
+	}
+	for i, w := range q.Windows {
+		if w.N < 1 {
+			return refuse("Quota.Windows[%d].N is %d; use at least 1", i, w.N)
+		}
+		if w.Per <= 0 {
+			return refuse("Quota.Windows[%d].Per is %v; use a positive duration", i, w.Per)
+		}
+	}
+	if !(q.Reserve >= 0 && q.Reserve < 1) { // false for NaN too
+		return refuse("Quota.Reserve is %v; use a share from 0 up to but not 1, or normal calls never go", q.Reserve)
+	}
+	if q.Start > Full {
+		return refuse("Quota.Start is %d; use Empty or Full", q.Start)
+	}
+	return nil
+}
+
+func (q *Quota) now() instant { return instant(time.Since(q.base)) }
+
+// advance brings all counts up to now. It requires that q.mu is held, as does everything below.
+func (q *Quota) advance(now instant) {
+	for {
+		// What is in flight goes into the log in the order in which its time is up, so that the log stays sorted.
+		unsent, sent := q.unsent.first, q.sent.first
+		switch {
+		case unsent != nil && unsent.until() <= now && (sent == nil || unsent.until() <= sent.until()):
+			q.unsent.remove(unsent)
+			q.settle(unsent, unsent.until())
+		case sent != nil && sent.until() <= now:
+			q.sent.remove(sent)
+			q.settle(sent, sent.until())
+		default:
+			for c := range q.calls {
+				q.calls[c].expire(q.windows, class(c), now)
+			}
+			return
+		}
+	}
+}
+
+// mayGo says whether a call may be sent now.
+func (q *Quota) mayGo(c class, now instant) bool {
+	if !q.pause.open(now) {
+		return false
+	}
+	for i := range q.windows {
+		if !q.windows[i].admits(c, q.inFlight(c), q.inFlight(classes), now) {
+			return false
+		}
+	}
+	return true
+}
+
+// inFlight returns how many places the calls in flight hold, those of one class or, for classes, of all. Where net/http has
+// been seen to send requests twice, each call that is still unanswered may become two.
+func (q *Quota) inFlight(c class) int {
+	n := 0
+	for i := range q.calls {
+		if c == classes || class(i) == c {
+			n += q.calls[i].inFlight
+			if q.replayed != never {
+				n += q.calls[i].unanswered
+			}
+		}
+	}
+	return n
+}
+
+// take lets a call go.
+func (q *Quota) take(c class, now instant) *ticket {
+	t := q.spare
+	if t == nil {
+		t = &ticket{}
+	} else {
+		q.spare = t.next
+	}
+	*t = ticket{q: q, class: c, granted: now, places: 1, epoch: q.pause.epoch}
+	q.calls[c].inFlight++
+	q.calls[c].unanswered++
+	q.unsent.push(t)
+	q.pause.out++
+	for i := range q.windows {
+		q.windows[i].pace(now)
+	}
+	return t
+}
+
+// charge logs n calls of a class that the server has counted by the given time.
+func (q *Quota) charge(c class, at instant, n int) {
+	q.calls[c].push(at, n, granularity(q.windows))
+	for i := range q.windows {
+		q.windows[i].used[c] += n
+	}
+}
+
+// settle moves a call in flight, which its list has let go of, into the log.
+func (q *Quota) settle(t *ticket, at instant) {
+	q.calls[t.class].inFlight -= t.places
+	q.answered(t)
+	q.charge(t.class, at, t.places)
+	t.state, t.at = logged, at
+}
+
+// answered notes that a call in flight can't be sent again by net/http any more.
+func (q *Quota) answered(t *ticket) {
+	if !t.over {
+		t.over = true
+		q.calls[t.class].unanswered--
+	}
+}
+
+// leave ends a call with what became of it.
+func (q *Quota) leave(t *ticket, a steadyhttp.Attempt) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	now := q.now()
+	q.advance(now)
+	if t.epoch == q.pause.epoch {
+		q.pause.out--
+	}
+	switch {
+	case a.Response != nil:
+		q.ended(t, now)
+	case a.Sent.IsZero() && t.state != onTheWay:
+		q.refund(t)
+	case t.state == waiting:
+		// It went out, and nobody told us when: the attempt itself does.
+		q.departed(t, instant(a.Sent.Sub(q.base)))
+		q.answered(t)
+	default:
+		// A lost answer: the server may count it until the connection has surely broken.
+		q.answered(t)
+	}
+	switch {
+	case a.Verdict.Class == steadyhttp.Throttled || t.closed:
+		q.throttled(t, a, now)
+	case a.Response != nil && t.epoch == q.pause.epoch:
+		q.pause.good()
+	}
+	t.left = true
+	q.recycle(t)
+	q.serve(now)
+}
+
+// ended settles a call that has been answered just now.
+func (q *Quota) ended(t *ticket, now instant) {
+	switch t.state {
+	case waiting:
+		q.unsent.remove(t)
+	case onTheWay:
+		q.sent.remove(t)
+	case logged:
+		return
+	}
+	q.settle(t, now)
+}
+
+// departed notes when a call's headers went out.
+func (q *Quota) departed(t *ticket, at instant) {
+	q.unsent.remove(t)
+	t.state, t.sentAt = onTheWay, max(at, t.granted)
+	q.sent.insert(t)
+}
+
+// refund gives the place of a call back that provably never left, that one and no other.
+func (q *Quota) refund(t *ticket) {
+	switch t.state {
+	case waiting:
+		q.unsent.remove(t)
+		q.calls[t.class].inFlight -= t.places
+		q.answered(t)
+		t.state = refunded
+	case logged:
+		q.calls[t.class].remove(t.at, q.windows, t.class)
+		t.state = refunded
+	}
+}
+
+// recycle keeps a ticket that nobody holds any more for the next call. One that an attempt may still tell something to is
+// left to the garbage collector.
+func (q *Quota) recycle(t *ticket) {
+	if !t.told && t.left && (t.state == logged || t.state == refunded) {
+		t.next, q.spare = q.spare, t
+	}
+}
+
+// Sent implements steadyhttp.Observer for a ticket: the request's headers go out.
+func (t *ticket) Sent(at time.Time) {
+	q := t.q
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	now := q.now()
+	q.advance(now)
+	switch {
+	case t.left:
+	case t.state == waiting:
+		q.departed(t, instant(at.Sub(q.base)))
+	case t.state == onTheWay:
+		// net/http sends it again, on another connection: the server may count both.
+		q.replayed = now
+		q.sent.remove(t)
+		t.sentAt = max(t.sentAt, instant(at.Sub(q.base)))
+		q.sent.insert(t)
+		t.places++
+		q.calls[t.class].inFlight++
+	case t.state == logged:
+		// The first sending, very late, or one again after that: count what the log does not have.
+		q.charge(t.class, now, 1)
+	}
+}
+
+// Answered implements steadyhttp.Observer for a ticket: the response's headers have come. A 429 closes the quota for
+// everyone now, and not when its body has been looked at.
+func (t *ticket) Answered(resp *http.Response) {
+	q := t.q
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if t.left {
+		return
+	}
+	now := q.now()
+	q.advance(now)
+	q.ended(t, now)
+	if resp.StatusCode == http.StatusTooManyRequests && t.epoch == q.pause.epoch {
+		t.closed = true
+		q.pause.begin()
+		q.pause.held = true
+	}
+}

@@ -1,0 +1,82 @@
+package quota
+
+// ticket is one call in flight, from its grant to its place in the log.
+type ticket struct {
+	q       *Quota
+	class   class
+	state   state
+	granted instant
+	sentAt  instant // of the last sending
+	at      instant // in the log
+	places  int     // one for each sending
+	epoch   int     // the pause after which it was granted
+	told    bool    // an attempt tells it of its sending
+	over    bool    // it can't be sent again
+	left    bool
+	closed  bool // its 429 began the present pause
+
+	next, prev *ticket // in one of the lists
+}
+
+type state uint8
+
+const (
+	waiting  state = iota // not sent yet
+	onTheWay              // sent
+	logged                // counted
+	refunded              // never sent
+)
+
+// until is when the call is taken to have arrived, if nothing is heard of it by then.
+func (t *ticket) until() instant {
+	if t.state == waiting {
+		return t.granted.add(unsentFor)
+	}
+	return t.sentAt.add(arrival)
+}
+
+// list is a list of tickets in the order of their until.
+type list struct{ first, last *ticket }
+
+func (l *list) push(t *ticket) {
+	t.prev, t.next = l.last, nil
+	if l.last == nil {
+		l.first = t
+	} else {
+		l.last.next = t
+	}
+	l.last = t
+}
+
+// insert puts t in its place. Sendings are told nearly in their order, so the place is near the end.
+func (l *list) insert(t *ticket) {
+	after := l.last
+	for after != nil && after.until() > t.until() {
+		after = after.prev
+	}
+	if after == l.last {
+		l.push(t)
+		return
+	}
+	t.prev = after
+	if after == nil {
+		t.next, l.first = l.first, t
+	} else {
+		t.next, after.next = after.next, t
+	}
+	t.next.prev = t
+}
+
+func (l *list) remove(t *ticket) {
+	if t.prev == nil {
+		l.first = t.next
+	} else {
+		t.prev.next = t.next
+	}
+	if t.next == nil {
+		l.last = t.prev
+	} else {
+		t.next.prev = t.prev
+	}
+	t.next, t.prev = nil, nil
+}

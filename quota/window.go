@@ -1,0 +1,288 @@
+package quota
+
+import (
+	"math"
+	"slices"
+	"time"
+)
+
+// class is a priority as an index; classes counts them, and stands for all of them together.
+type class uint8
+
+const (
+	normal class = iota
+	high
+	classes
+)
+
+// window is one limit, and what of it is taken.
+type window struct {
+	n        int           // the limit, ours or a lower one that the service named
+	per      time.Duration // its length
+	pad      time.Duration // added to it: the server's clock is not ours
+	reserved int           // places that only calls of high priority get
+	used     [classes]int  // logged calls that it still counts
+
+	// Where other programs use the same limit, n is what all of us may send together.
+	shared  bool
+	share   float64 // what we take of it; grows back to n
+	grownAt instant
+	next    instant // when the next call would be due at an even pace
+	widened bool    // pad has been, after a 429 at the very limit
+}
+
+const (
+	minPad = time.Millisecond
+	// Clocks that are 200 parts in a million apart put an hour's window off by 0.7 s. The pad covers twice that.
+	padShare = 500e-6
+	// wide is the pad after a 429 that only the server's way of counting explains, as whole seconds do.
+	widePad = 1050 * time.Millisecond
+	// edge is how much longer than the window we look back for such an explanation.
+	edge = 3 * time.Second
+)
+
+func newWindows(limits []Window, reserve float64) []window {
+	windows := make([]window, len(limits))
+	for i, l := range limits {
+		windows[i] = window{
+			n:        l.N,
+			per:      l.Per,
+			pad:      max(minPad, time.Duration(padShare*float64(l.Per))),
+			reserved: min(int(math.Round(reserve*float64(l.N))), l.N-1),
+		}
+	}
+	return windows
+}
+
+func longest(windows []window) (at int) {
+	for i := range windows {
+		if windows[i].per > windows[at].per {
+			at = i
+		}
+	}
+	return at
+}
+
+// admits says whether the window has a place for one more call of a class, with so many of it, and of all, in flight.
+func (w *window) admits(c class, inFlight, allInFlight int, now instant) bool {
+	limit := w.limit(now)
+	if w.all()+allInFlight >= limit {
+		return false
+	}
+	if c == normal && w.used[normal]+inFlight >= w.forNormal(limit) {
+		return false
+	}
+	return !w.shared || now >= w.next.add(-w.burst())
+}
+
+func (w *window) all() int { return w.used[normal] + w.used[high] }
+
+// forNormal keeps at least one place for normal calls, however small the share has become.
+func (w *window) forNormal(limit int) int { return max(1, limit-w.reserved) }
+
+// limit is what we may take of the window now: all of it, or our growing share.
+func (w *window) limit(now instant) int {
+	if !w.shared {
+		return w.n
+	}
+	// From nothing to everything in 10 windows, or in 2000 calls' worth of them: small limits must probe less often.
+	full := max(10, 2000/float64(w.n)) * float64(w.per)
+	w.share += float64(w.n) * float64(now-w.grownAt) / full
+	w.grownAt = max(w.grownAt, now)
+	if w.share >= float64(w.n) {
+		w.shared = false
+		return w.n
+	}
+	return max(1, int(w.share))
+}
+
+// interval is the pace at which our share lasts for the whole window. Bursts of ours meet the others' bursts.
+func (w *window) interval() time.Duration { return time.Duration(float64(w.per) / max(1, w.share)) }
+
+func (w *window) burst() time.Duration {
+	return time.Duration(max(1, 0.05*w.share)) * w.interval()
+}
+
+func (w *window) pace(now instant) {
+	if w.shared {
+		w.next = max(w.next, now).add(w.interval())
+	}
+}
+
+// run is a number of calls that are counted as one: exactly at the same time, or, where limits are large, so near to each
+// other that taking all for the last of them wastes next to nothing.
+type run struct {
+	first, at instant
+	n         int
+}
+
+// calls is what is known of one class's calls: those in flight, and a log of the others, shared by all windows.
+type calls struct {
+	inFlight   int // places
+	unanswered int // calls
+	log        []run
+	dropped    int   // runs that were taken off the log's front: log[0] is run number dropped
+	heads      []int // by window: the number of the first run that it still counts
+}
+
+// exactUpTo is the largest limit for which every call is remembered. Above, runs of a 1024th of the shortest window are.
+const exactUpTo = 10_000
+
+func granularity(windows []window) time.Duration {
+	shortest, large := windows[0].per, false
+	for i := range windows {
+		shortest = min(shortest, windows[i].per)
+		large = large || windows[i].n > exactUpTo
+	}
+	if !large {
+		return 0
+	}
+	return shortest / 1024
+}
+
+// push logs n calls that the server has counted by the given time. Times never go back.
+func (c *calls) push(at instant, n int, granularity time.Duration) {
+	if len(c.log) > 0 {
+		last := &c.log[len(c.log)-1]
+		at = max(at, last.at)
+		if at <= last.first.add(granularity) && c.counted(c.dropped+len(c.log)-1) {
+			last.at = at
+			last.n += n
+			return
+		}
+	}
+	c.log = append(c.log, run{at, at, n})
+}
+
+// counted reports whether every window still counts a run. One that some window has let go can't grow any more.
+func (c *calls) counted(number int) bool {
+	for _, head := range c.heads {
+		if head > number {
+			return false
+		}
+	}
+	return true
+}
+
+// expire lets the windows forget what is old enough.
+func (c *calls) expire(windows []window, cl class, now instant) {
+	if c.heads == nil {
+		c.heads = make([]int, len(windows))
+	}
+	keep := c.dropped + len(c.log)
+	for i := range windows {
+		w := &windows[i]
+		for c.heads[i] < c.dropped+len(c.log) {
+			r := &c.log[c.heads[i]-c.dropped]
+			if r.at.add(w.per+w.pad) > now {
+				break
+			}
+			w.used[cl] -= r.n
+			c.heads[i]++
+		}
+		keep = min(keep, c.heads[i])
+	}
+	c.drop(keep, now.add(-windows[longest(windows)].per-edge))
+}
+
+// drop takes runs off the front that no window counts, and that no 429 at the edge could be explained by. The rest is moved
+// only when that pays.
+func (c *calls) drop(before int, since instant) {
+	n := 0
+	for c.dropped+n < before && c.log[n].at < since {
+		n++
+	}
+	if n > 64 && n > len(c.log)/2 || n > 0 && n == len(c.log) {
+		c.log = slices.Delete(c.log, 0, n)
+		c.dropped += n
+	}
+}
+
+// remove takes one call that was logged at a time out again.
+func (c *calls) remove(at instant, windows []window, cl class) {
+	i, found := slices.BinarySearchFunc(c.log, at, func(r run, at instant) int {
+		switch {
+		case r.at < at:
+			return -1
+		case r.first > at:
+			return 1
+		}
+		return 0
+	})
+	for found && i+1 < len(c.log) && c.log[i].n == 0 && c.log[i+1].first <= at {
+		i++ // of several runs of that time, some may be empty
+	}
+	if !found || c.log[i].n == 0 {
+		return // forgotten already
+	}
+	c.log[i].n--
+	for w := range windows {
+		if c.heads[w] <= c.dropped+i {
+			windows[w].used[cl]--
+		}
+	}
+}
+
+// within counts the logged calls since a time.
+func (c *calls) within(since instant) int {
+	n := 0
+	for i := len(c.log) - 1; i >= 0 && c.log[i].at > since; i-- {
+		n += c.log[i].n
+	}
+	return n
+}
+
+// freed returns when a window will have forgotten the k oldest calls that it counts, of one class or of all. What is still
+// in flight is taken to be logged now: no sooner can it be forgotten. The answer is never too late.
+func (q *Quota) freed(w int, c class, k int, now instant) instant {
+	win := &q.windows[w]
+	span := win.per + win.pad
+	var at [classes]int
+	for i := range q.calls {
+		at[i] = q.calls[i].heads[w] - q.calls[i].dropped
+	}
+	for {
+		oldest, found := 0, false
+		for i := range q.calls {
+			if c != classes && class(i) != c || at[i] >= len(q.calls[i].log) {
+				continue
+			}
+			if !found || q.calls[i].log[at[i]].at < q.calls[oldest].log[at[oldest]].at {
+				oldest, found = i, true
+			}
+		}
+		if !found {
+			break
+		}
+		r := q.calls[oldest].log[at[oldest]]
+		at[oldest]++
+		if k -= r.n; k <= 0 {
+			return r.at.add(span)
+		}
+	}
+	// A window's worth of calls later than now, and for each further limit's worth another.
+	rounds := 1 + (k-1)/max(1, win.limit(now))
+	return now.add(time.Duration(min(float64(rounds)*float64(span), math.MaxInt64/4)))
+}
+
+// bound returns the time before which a call can't go that has so many before it.
+func (q *Quota) bound(c class, ahead int, now instant) instant {
+	bound := max(now, q.pause.until)
+	for i := range q.windows {
+		w := &q.windows[i]
+		limit := w.limit(now)
+		if over := w.all() + q.inFlight(classes) + ahead + 1 - limit; over > 0 {
+			bound = max(bound, q.freed(i, classes, over, now))
+		}
+		if over := w.used[normal] + q.inFlight(normal) + ahead + 1 - w.forNormal(limit); c == normal && over > 0 && w.reserved > 0 {
+			// Those ahead may be of high priority, and take nothing from normal places.
+			if ahead = min(ahead, q.queues[normal].length); ahead > 0 || over > 0 {
+				bound = max(bound, q.freed(i, normal, max(1, over-q.queues[high].length), now))
+			}
+		}
+		if w.shared {
+			bound = max(bound, w.next.add(time.Duration(ahead)*w.interval()-w.burst()))
+		}
+	}
+	return bound
+}
