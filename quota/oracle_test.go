@@ -139,7 +139,7 @@ func (o *oracle) next(limit instant) instant {
 // TestOracle lets the Quota and the oracle live through the same random history, and compares every decision.
 func TestOracle(t *testing.T) {
 	steps := 1_000_000
-	if testing.Short() || raceEnabled {
+	if testing.Short() {
 		steps = 100_000
 	}
 	const each = 2000

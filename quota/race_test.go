@@ -1,5 +1,5 @@
 //go:build race
 
-package quota
+package quota_test
 
 const raceEnabled = true

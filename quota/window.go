@@ -232,11 +232,31 @@ func (c *calls) within(since instant) int {
 	return n
 }
 
-// freed returns when a window will have forgotten the k oldest calls that it counts, of one class or of all. What is still
-// in flight is taken to be logged now: no sooner can it be forgotten. The answer is never too late.
-func (q *Quota) freed(w int, c class, k int, now instant) instant {
+// freed returns when a window will have forgotten the k-th oldest of the calls that it counts, of one class or of all, of which
+// it lets limit through. A call in flight can be forgotten no sooner than if it were logged now, and a call that is yet to come
+// takes the place of the one that is forgotten limit calls before it. The answer is never too late.
+func (q *Quota) freed(w int, c class, k, limit int, now instant) instant {
 	win := &q.windows[w]
 	span := win.per + win.pad
+	counted := win.used[normal] + win.used[high]
+	if c != classes {
+		counted = win.used[c]
+	}
+	rounds := 0
+	// Places that are free are taken now by those ahead.
+	if known := max(limit, counted+q.inFlight(c)); k > known {
+		rounds = (k - known + limit - 1) / limit
+		k -= rounds * limit
+	}
+	at := now
+	if k <= counted {
+		at = q.logged(w, c, k)
+	}
+	return at.add(time.Duration(min(float64(1+rounds)*float64(span), math.MaxInt64/4)))
+}
+
+// logged returns when the k-th oldest call was logged that a window counts.
+func (q *Quota) logged(w int, c class, k int) instant {
 	var at [classes]int
 	for i := range q.calls {
 		at[i] = q.calls[i].heads[w] - q.calls[i].dropped
@@ -252,32 +272,31 @@ func (q *Quota) freed(w int, c class, k int, now instant) instant {
 			}
 		}
 		if !found {
-			break
+			return never
 		}
 		r := q.calls[oldest].log[at[oldest]]
 		at[oldest]++
 		if k -= r.n; k <= 0 {
-			return r.at.add(span)
+			return r.at
 		}
 	}
-	// A window's worth of calls later than now, and for each further limit's worth another.
-	rounds := 1 + (k-1)/max(1, win.limit(now))
-	return now.add(time.Duration(min(float64(rounds)*float64(span), math.MaxInt64/4)))
 }
 
 // bound returns the time before which a call can't go that has so many before it.
 func (q *Quota) bound(c class, ahead int, now instant) instant {
 	bound := max(now, q.pause.until)
+	// Those ahead that are of high priority take nothing of what is for normal calls.
+	normalAhead := max(0, ahead-q.queues[high].length)
 	for i := range q.windows {
 		w := &q.windows[i]
 		limit := w.limit(now)
 		if over := w.all() + q.inFlight(classes) + ahead + 1 - limit; over > 0 {
-			bound = max(bound, q.freed(i, classes, over, now))
+			bound = max(bound, q.freed(i, classes, over, limit, now))
 		}
-		if over := w.used[normal] + q.inFlight(normal) + ahead + 1 - w.forNormal(limit); c == normal && over > 0 && w.reserved > 0 {
-			// Those ahead may be of high priority, and take nothing from normal places.
-			if ahead = min(ahead, q.queues[normal].length); ahead > 0 || over > 0 {
-				bound = max(bound, q.freed(i, normal, max(1, over-q.queues[high].length), now))
+		if c == normal && w.reserved > 0 {
+			limit = w.forNormal(limit)
+			if over := w.used[normal] + q.inFlight(normal) + normalAhead + 1 - limit; over > 0 {
+				bound = max(bound, q.freed(i, normal, over, limit, now))
 			}
 		}
 		if w.shared {
