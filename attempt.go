@@ -109,22 +109,29 @@ func standInOf(resp *http.Response) *responseBody {
 // RoundTrip has returned.
 type sendLog struct {
 	mu        sync.Mutex // guards what follows
-	first     time.Time
-	sends     int
+	first     time.Time  // the first note of a sending
+	notes     int        // of sendings
+	conns     int        // connections that net/http took for the request
 	observers []Observer
 }
 
 func (l *sendLog) trace() *httptrace.ClientTrace {
-	return &httptrace.ClientTrace{WroteHeaders: l.wroteHeaders}
+	return &httptrace.ClientTrace{GotConn: l.gotConn, WroteHeaders: l.wroteHeaders}
+}
+
+func (l *sendLog) gotConn(httptrace.GotConnInfo) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.conns++
 }
 
 func (l *sendLog) wroteHeaders() {
 	now := time.Now()
 	l.mu.Lock()
-	if l.sends == 0 {
+	if l.notes == 0 {
 		l.first = now
 	}
-	l.sends++
+	l.notes++
 	observers := l.observers // nobody joins once the attempt is being made
 	l.mu.Unlock()
 	for _, o := range observers {
@@ -138,10 +145,12 @@ func (l *sendLog) answered(resp *http.Response) {
 	}
 }
 
+// read returns how often the request may have gone out. HTTP/2 notes a sending on a goroutine of its own, possibly after the
+// answer, so that a connection counts as well: only where there was none is it certain that nothing left.
 func (l *sendLog) read() (first time.Time, sends int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.first, l.sends
+	return l.first, max(l.notes, l.conns)
 }
 
 // Observer is told of an attempt while it is under way. Its methods are called on net/http's goroutines, possibly after the

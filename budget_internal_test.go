@@ -192,18 +192,23 @@ func TestCancelledDebtorLeavesNothing(t *testing.T) {
 		}
 		account.mu.Unlock()
 
-		// The grant and the end come at once: granted under the lock, and cancelled before the waiter has run.
-		ctx, cancel = context.WithCancel(t.Context())
-		go func() { ended <- account.wait(ctx, nil) }()
-		synctest.Wait()
-		account.mu.Lock()
-		account.amount = 1
-		account.serve()
-		cancel()
-		account.mu.Unlock()
-		err := <-ended
-		if left := b.Take(req); left == (err == nil) {
-			t.Errorf("the waiter got %v, and the balance covers another: %v", err, left)
+		// The grant and the end come at once, under the lock, before the waiter has run. It sees the one that comes first.
+		for _, cancelFirst := range []bool{false, true} {
+			ctx, cancel = context.WithCancel(t.Context())
+			go func() { ended <- account.wait(ctx, nil) }()
+			synctest.Wait()
+			account.mu.Lock()
+			if cancelFirst {
+				cancel()
+			}
+			account.amount = 1
+			account.serve()
+			cancel()
+			account.mu.Unlock()
+			err := <-ended
+			if left := b.Take(req); (err != nil) != cancelFirst || left != cancelFirst {
+				t.Errorf("cancelled first: %v; the waiter got %v, and the balance covers another: %v", cancelFirst, err, left)
+			}
 		}
 	})
 }

@@ -299,8 +299,15 @@ func (c *call) account() {
 		a.Answered = time.Now()
 		c.sends.answered(a.Response)
 	}
-	if sent, sends := c.sends.read(); sends > 0 || a.Response == nil && c.unsent() {
-		a.Sent, a.Sends = sent, sends
+	sent, sends := c.sends.read()
+	switch {
+	case sends > 0:
+		a.Sends = sends
+		if !sent.IsZero() {
+			a.Sent = sent
+		}
+	case a.Response == nil && c.unsent():
+		a.Sent, a.Sends = time.Time{}, 0
 	}
 }
 

@@ -26,10 +26,10 @@ func parseEnvelope(a Attempt) Verdict {
 	if v, ok := parseExactly(a.Body); ok {
 		return v
 	}
-	var e envelope
 	if !looksLikeObject(a.Body) {
 		return Verdict{}
 	}
+	var e envelope
 	if err := json.Unmarshal(a.Body, &e); err != nil || e.Error.Code == "" {
 		return parseLoosely(a.Body)
 	}

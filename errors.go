@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 )
@@ -240,7 +241,10 @@ func round(d time.Duration) time.Duration {
 // its own puts the whole URL into its *url.Error, and API keys live in queries (CVE-2024-6104).
 func redactError(err error) string {
 	text := err.Error()
-	for _, secret := range urlsIn(err, nil) {
+	urls := urlsIn(err, nil)
+	// The longest first: one may be the beginning of another.
+	slices.SortFunc(urls, func(a, b string) int { return len(b) - len(a) })
+	for _, secret := range urls {
 		safe := redactString(secret)
 		// *url.Error prints the URL quoted.
 		text = strings.ReplaceAll(text, quoteInner(secret), safe)

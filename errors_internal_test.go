@@ -131,17 +131,22 @@ func TestRedactError(t *testing.T) {
 		"nested, same URL": &url.Error{Op: "Get", URL: raw, Err: inner},
 		"nested":           &url.Error{Op: "Post", URL: "https://other.example/y?z=canary3", Err: inner},
 		"joined":           errors.Join(inner, &url.Error{Op: "Post", URL: "https://other.example/y?z=canary3", Err: errors.New("EOF")}),
-		"quotable":         &url.Error{Op: "Get", URL: `https://api.example/x?key="canary1"`, Err: errors.New("EOF")},
-		"unparsable":       &url.Error{Op: "parse", URL: "https://user:canary1@api.example/%zz?key=canary2", Err: errors.New("bad")},
-		"unprintable":      &url.Error{Op: "parse", URL: "https://user:canary1@api.example/\x7f?key=canary2", Err: errors.New("bad")},
+		// As a redirect or a further page has it: replacing the shorter one first would leave the rest of the longer.
+		"one is the other's beginning": &url.Error{Op: "Get", URL: raw, Err: &url.Error{Op: "Get", URL: raw + "&token=canary3", Err: errors.New("EOF")}},
+		"the other way round":          errors.Join(inner, &url.Error{Op: "Get", URL: raw + "canary3", Err: errors.New("EOF")}),
+		"quotable":                     &url.Error{Op: "Get", URL: `https://api.example/x?key="canary1"`, Err: errors.New("EOF")},
+		"unparsable":                   &url.Error{Op: "parse", URL: "https://user:canary1@api.example/%zz?key=canary2", Err: errors.New("bad")},
+		"unprintable":                  &url.Error{Op: "parse", URL: "https://user:canary1@api.example/\x7f?key=canary2", Err: errors.New("bad")},
 	} {
-		got := redactError(err)
-		if strings.Contains(got, "canary") {
-			t.Errorf("%s: %s", name, got)
-		}
-		if !strings.Contains(got, "api.example") {
-			t.Errorf("%s has lost what it is about: %s", name, got)
-		}
+		t.Run(name, func(t *testing.T) {
+			got := redactError(err)
+			if strings.Contains(got, "canary") {
+				t.Error(got)
+			}
+			if !strings.Contains(got, "api.example") {
+				t.Errorf("has lost what it is about: %s", got)
+			}
+		})
 	}
 }
 

@@ -268,6 +268,27 @@ func TestCheckMakesNoAttempt(t *testing.T) {
 	}
 }
 
+// Of a call that succeeded at the first try there is nothing to tell, whether its body is watched or not.
+func TestAttemptOfAFirstTrySuccess(t *testing.T) {
+	for name, transport := range map[string]*steadyhttp.Transport{
+		"plain":   {},
+		"watched": {Trace: &steadyhttp.Trace{Done: func(context.Context, steadyhttp.Attempt) {}}},
+	} {
+		transport.Base = newScript(answers(200, "body"))
+		resp, err := transport.RoundTrip(newRequest(t, "GET", ""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a, ok := steadyhttp.AttemptOf(resp); ok {
+			t.Errorf("%s: %+v", name, a)
+		}
+		resp.Body.Close()
+	}
+	if a, ok := steadyhttp.AttemptOf(nil); ok {
+		t.Errorf("nil: %+v", a)
+	}
+}
+
 // A Transport on top of a base that uses Check still sees the code.
 func TestCheckInTheBaseHidesNothing(t *testing.T) {
 	inner := newScript(answers(400, envelope("Busy", "m", "t")), answers(200, ""))

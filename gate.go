@@ -46,8 +46,11 @@ func (l *limit) Enter(ctx context.Context, _ Attempt) (func(Attempt), error) {
 		if err != nil {
 			return nil, err
 		}
-		if current, err := l.wait(ctx, epoch); err != nil || current {
-			return func(a Attempt) { l.pause.leave(epoch, a) }, err
+		switch current, err := l.wait(ctx, epoch); {
+		case err != nil:
+			return nil, err
+		case current:
+			return func(a Attempt) { l.pause.leave(epoch, a) }, nil
 		}
 	}
 }

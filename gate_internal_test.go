@@ -160,6 +160,27 @@ func TestPauseUnderRandomLoad(t *testing.T) {
 	}
 }
 
+// A limiter that says no does not keep the place of the attempt that it refused, nor does one whose caller has gone.
+func TestRefusingLimiterLeavesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var answer error
+		l := Limit(waitFunc(func(context.Context) error { return answer })).(*limit)
+		leave, _ := l.Enter(t.Context(), Attempt{})
+		leave(throttledFor(time.Second)) // from now on, places are few
+		time.Sleep(time.Second)
+		for _, answer = range []error{ErrRefused, context.Canceled} {
+			leave, err := l.Enter(t.Context(), Attempt{})
+			if err == nil {
+				t.Error("let through")
+			}
+			if leave != nil {
+				t.Error("there is nothing to leave after a refusal; a gate around this one may do it")
+			}
+			l.pause.assertIdle(t)
+		}
+	})
+}
+
 // A limiter that panics does not take the probe's place with it: the gate would never open again.
 func TestPanickingLimiterDoesNotCloseTheGate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -186,14 +186,16 @@ func TestPushback(t *testing.T) {
 		{"RateLimit, older form", []string{"RateLimit: limit=10, remaining=0, reset=30"}, 0},
 		{"Retry-After before RateLimit", []string{"Retry-After: 5", `RateLimit: "default";r=0;t=30`}, 5 * time.Second},
 	}
-	inBubbleAt(t, pushbackNow, func(t *testing.T) {
-		for _, tt := range tests {
-			resp := &http.Response{StatusCode: 429, Header: fieldsOf(tt.fields...)}
-			if got := pushback(resp, Throttled); got != tt.want {
-				t.Errorf("%s: %q gives %v, want %v", tt.name, tt.fields, got, tt.want)
-			}
-		}
-	})
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			inBubbleAt(t, pushbackNow, func(t *testing.T) {
+				resp := &http.Response{StatusCode: 429, Header: fieldsOf(tt.fields...)}
+				if got := pushback(resp, Throttled); got != tt.want {
+					t.Errorf("%.200q gives %v, want %v", tt.fields, got, tt.want)
+				}
+			})
+		})
+	}
 }
 
 // A window that has calls left is no reason to wait, as with RateLimit's r: GitHub and others send these fields on
