@@ -409,7 +409,8 @@ func TestBudgetWaitObeysRequestCancel(t *testing.T) {
 		cancel := make(chan struct{})
 		time.AfterFunc(5*time.Second, func() { close(cancel) })
 		req := newRequest(t, "GET", "")
-		req.Cancel = cancel //nolint:staticcheck // deprecated, and still obeyed
+		//lint:ignore SA1019 deprecated, and still obeyed
+		req.Cancel = cancel
 		passed := stopwatch()
 		_, err := (&steadyhttp.Transport{Base: newScript(answers(503, "")), Policy: steadyhttp.Policy{Budget: b}}).RoundTrip(req)
 		if e := errorOf(t, err); e.Stop != "cancelled" || passed() != 5*time.Second {

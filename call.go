@@ -459,11 +459,11 @@ func (c *call) next() (time.Duration, Stop) {
 	if stop := c.policy.fits(asked, wait, c.remaining(), untilDeadline(c.ctx)); stop != "" {
 		return 0, stop
 	}
-	if c.costs(v) && !c.budget().Wait && !c.budget().Take(c.original) {
-		return 0, stopBudget
-	}
 	if !c.body.claim() {
 		return 0, stopBody
+	}
+	if c.costs(v) && !c.budget().Wait && !c.budget().Take(c.original) {
+		return 0, stopBudget
 	}
 	if c.policy.free(v, s) {
 		c.free++

@@ -345,7 +345,8 @@ func TestRequestCancelAtAGate(t *testing.T) {
 		cancel := make(chan struct{})
 		time.AfterFunc(time.Second, func() { close(cancel) })
 		req := newRequest(t, "GET", "")
-		req.Cancel = cancel //nolint:staticcheck // deprecated, and still obeyed
+		//lint:ignore SA1019 deprecated, and still obeyed
+		req.Cancel = cancel
 		passed := stopwatch()
 		gate := steadyhttp.Limit(limiterFunc(func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }))
 		_, err := (&steadyhttp.Transport{Base: newScript(answers(200, "")), Gates: []steadyhttp.Gate{gate}}).RoundTrip(req)

@@ -1002,7 +1002,8 @@ func TestRequestCancelEndsTheWait(t *testing.T) {
 		cancel := make(chan struct{})
 		time.AfterFunc(2*time.Second, func() { close(cancel) })
 		req := newRequest(t, "GET", "")
-		req.Cancel = cancel //nolint:staticcheck // deprecated, and still obeyed
+		//lint:ignore SA1019 deprecated, and still obeyed
+		req.Cancel = cancel
 		passed := stopwatch()
 		_, err := (&steadyhttp.Transport{Base: newScript(answers(429, "", "Retry-After: 30"))}).RoundTrip(req)
 		if e := errorOf(t, err); e.Stop != "cancelled" || passed() != 2*time.Second {
