@@ -18,7 +18,7 @@ import (
 // There is one balance per origin (scheme, host and port), for at most 1000 origins; those beyond share one. The zero
 // value is ready to use. A Budget is safe for concurrent use, must not be copied, and may be shared by Transports.
 type Budget struct {
-	// Max is the highest balance, and the first one. 0: 10. Negative: repeats are free.
+	// Max is the highest balance, and the first one. 0: 10. Negative: repeats are free. Below 1, it never covers one.
 	Max float64
 
 	// PerSuccess is what an answer pays. 0: 0.1. Negative: nothing.

@@ -1,6 +1,7 @@
 package steadyhttp
 
 import (
+	"bytes"
 	"encoding/json"
 	"strconv"
 	"strings"
@@ -26,12 +27,13 @@ func parseEnvelope(a Attempt) Verdict {
 	if v, ok := parseExactly(a.Body); ok {
 		return v
 	}
-	if !looksLikeObject(a.Body) {
+	body := bytes.TrimPrefix(a.Body, []byte("\ufeff")) // some gateways begin with a byte order mark
+	if !looksLikeObject(body) {
 		return Verdict{}
 	}
 	var e envelope
-	if err := json.Unmarshal(a.Body, &e); err != nil || e.Error.Code == "" {
-		return parseLoosely(a.Body)
+	if err := json.Unmarshal(body, &e); err != nil || e.Error.Code == "" {
+		return parseLoosely(body)
 	}
 	if e.Error.Target == "" {
 		// Graph has no target. Its request-id serves the same end.

@@ -317,9 +317,9 @@ func redact(u *url.URL) string {
 	if u.RawQuery != "" {
 		var names []string
 		for pair := range strings.SplitSeq(u.RawQuery, "&") {
-			name, _, ok := strings.Cut(pair, "=")
-			if !ok {
-				// A pair without "=" may be a bare token.
+			name, value, _ := strings.Cut(pair, "=")
+			if strings.Trim(value, "=") == "" {
+				// Without a value it may be a bare token, padded or not.
 				name = "REDACTED"
 			} else {
 				name += "=REDACTED"

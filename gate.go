@@ -40,7 +40,7 @@ type limit struct {
 	pause   pause
 }
 
-func (l *limit) Enter(ctx context.Context, _ Attempt) (func(Attempt), error) {
+func (l *limit) Enter(ctx context.Context, a Attempt) (func(Attempt), error) {
 	for {
 		epoch, err := l.pause.enter(ctx)
 		if err != nil {
@@ -50,8 +50,28 @@ func (l *limit) Enter(ctx context.Context, _ Attempt) (func(Attempt), error) {
 		case err != nil:
 			return nil, err
 		case current:
-			return func(a Attempt) { l.pause.leave(epoch, a) }, nil
+			passed := &passage{&l.pause, epoch}
+			a.Observe(passed)
+			return passed.leave, nil
 		}
+	}
+}
+
+// passage is one attempt's way through a Limit.
+type passage struct {
+	pause *pause
+	epoch int
+}
+
+func (p *passage) leave(a Attempt) { p.pause.leave(p.epoch, a) }
+
+// Sent implements Observer.
+func (p *passage) Sent(time.Time) {}
+
+// Answered implements Observer: a 429 stops the others now, and not when its body has been looked at.
+func (p *passage) Answered(resp *http.Response) {
+	if resp.StatusCode == http.StatusTooManyRequests {
+		p.pause.throttle(p.epoch, pushback(resp, Throttled))
 	}
 }
 
@@ -174,6 +194,13 @@ func (p *pause) leave(epoch int, a Attempt) {
 			p.window = 0
 		}
 	}
+	p.serve()
+}
+
+func (p *pause) throttle(epoch int, asked time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.close(asked, epoch == p.epoch)
 	p.serve()
 }
 
