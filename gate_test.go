@@ -444,7 +444,6 @@ type sends struct {
 	mu      sync.Mutex
 	began   time.Time
 	at      []time.Duration
-	out     int
 	answers func(n int) step
 }
 

@@ -251,7 +251,7 @@ func TestAttemptStartMaySetFields(t *testing.T) {
 				t.Error("the hook was handed the caller's request")
 			}
 			a.Request.Header.Set(fmt.Sprint("Attempt-", a.N), "yes")
-			return context.WithValue(ctx, struct{}{}, "x") // a new context must not lose the fields
+			return context.WithValue(ctx, newContextKey{}, "x") // a new context must not lose the fields
 		}}
 		do(t, &steadyhttp.Transport{Base: base, Trace: trace}, req)
 		for i, want := range []http.Header{{"Mine": {"m"}, "Attempt-1": {"yes"}}, {"Mine": {"m"}, "Attempt-2": {"yes"}}} {
@@ -546,3 +546,5 @@ func TestLogWithNilLogger(t *testing.T) {
 		t.Errorf("%d records", len(handler.all))
 	}
 }
+
+type newContextKey struct{}
