@@ -1,5 +1,6 @@
 //go:build !race
 
-package quota_test
+package quota
 
-const raceEnabled = false
+// RaceEnabled: the long simulations are shortened under the race detector, which makes them ten times slower.
+const RaceEnabled = false

@@ -139,7 +139,7 @@ func (o *oracle) next(limit instant) instant {
 // TestOracle lets the Quota and the oracle live through the same random history, and compares every decision.
 func TestOracle(t *testing.T) {
 	steps := 1_000_000
-	if testing.Short() {
+	if testing.Short() || RaceEnabled {
 		steps = 100_000
 	}
 	const each = 2000
@@ -197,7 +197,7 @@ func live(t *testing.T, seed uint64, choices []byte, steps int) {
 					}
 				}
 			}
-			if got, want := q.waitingCallers(), len(o.queue[0])+len(o.queue[1]); got != want {
+			if got, want := q.State().Waiting, len(o.queue[0])+len(o.queue[1]); got != want {
 				fail(step, "%d callers wait, want %d", got, want)
 			}
 		}
@@ -313,8 +313,8 @@ func live(t *testing.T, seed uint64, choices []byte, steps int) {
 			}
 		}
 		synctest.Wait()
-		if q.waitingCallers() > 0 {
-			fail(steps, "%d callers still wait", q.waitingCallers())
+		if q.State().Waiting > 0 {
+			fail(steps, "%d callers still wait", q.State().Waiting)
 		}
 	})
 }

@@ -550,7 +550,7 @@ func TestLargeLimit(t *testing.T) {
 
 // 100,000 waiters: what each costs, and how long it takes to send them all away, beside bare goroutines.
 func TestManyWaiters(t *testing.T) {
-	if testing.Short() || raceEnabled {
+	if testing.Short() || quota.RaceEnabled {
 		t.Skip("measures memory and time")
 	}
 	const n = 100_000
@@ -599,7 +599,7 @@ func TestManyWaiters(t *testing.T) {
 
 // A decision without a wait makes one allocation: what the caller gets to leave with.
 func TestDecisionAllocates(t *testing.T) {
-	if raceEnabled {
+	if quota.RaceEnabled {
 		t.Skip("the race detector allocates")
 	}
 	q := &quota.Quota{Windows: []quota.Window{{N: 1 << 30, Per: time.Minute}, {N: 1 << 30, Per: time.Hour}}}

@@ -45,6 +45,9 @@ func TestSharedWithAnotherProgram(t *testing.T) {
 		for seed := range uint64(3) {
 			for _, silent := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s/%d/silent=%v", c.name, seed, silent), func(t *testing.T) {
+					if quota.RaceEnabled && (seed > 0 || silent) {
+						t.Skip("one is enough under the race detector")
+					}
 					synctest.Test(t, func(t *testing.T) {
 						server := &rolling{windows: c.windows}
 						s := newService(server, c.windows)

@@ -18,7 +18,7 @@ import (
 // goes over a limit, and in the end leaves nobody waiting.
 func TestThrottledHistory(t *testing.T) {
 	runs := 300
-	if testing.Short() {
+	if testing.Short() || RaceEnabled {
 		runs = 50
 	}
 	for run := range runs {
