@@ -3,7 +3,6 @@ package quota
 import (
 	"context"
 	"fmt"
-	"runtime"
 	"time"
 
 	"github.com/steadyhttp/steadyhttp"
@@ -110,14 +109,7 @@ func (q *Quota) await(ctx context.Context, w *caller) (*ticket, error) {
 		}
 	case <-ctx.Done():
 	}
-	// When many give up at once, a mutex that hands itself from one sleeper to the next takes a multiple of the time.
-	for spins := 0; !q.mu.TryLock(); spins++ {
-		if spins == 1000 {
-			q.mu.Lock()
-			break
-		}
-		runtime.Gosched()
-	}
+	q.mu.Lock()
 	defer q.mu.Unlock()
 	if w.ticket == nil {
 		first := q.queues[w.class].first == w
