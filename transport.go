@@ -47,7 +47,8 @@ type Transport struct {
 	// Prepare is called with each attempt's own clone of the request just before it is sent, after all waiting, so that
 	// a token or a signature is fresh; prev is the attempt before, nil on the first. It is not called on a redirect to
 	// another origin, so that what it adds does not leave its own, and never again after one. It runs inside the gates:
-	// it must not call back through the same Transport. An error ends the call. nil: none.
+	// it must not call back through the same Transport, and a request of its own with req.Context() would be taken for a
+	// sending of the attempt. An error ends the call. nil: none.
 	Prepare func(req *http.Request, prev *Attempt) error
 
 	// Gates are entered in order before every attempt, and left in reverse. Put the one with the longest wait first:

@@ -1,8 +1,23 @@
 // Package defender is a steadyhttp.Transport made ready for Microsoft Defender for Endpoint and its relatives: it knows
-// their error codes, where a 429 tells its wait, and which requests may be repeated when nobody knows whether they were
-// carried out.
+// their error codes, their quotas, where a 429 tells its wait, and which requests may be repeated when nobody knows whether
+// they were carried out.
 //
-//	client := &http.Client{Transport: defender.New(defender.Config{})}
+//	client := &http.Client{Transport: defender.New(defender.Config{Token: token})}
+//
+// # Quotas
+//
+// Each call to Defender's hosts waits until the documented quota of its method has room (see Endpoints), so that a 429 is
+// the exception: other programs with the same application share its quotas without knowing of each other. A call whose
+// context would end before its turn is refused at once, with the wait that it would need. Calls to other hosts, and
+// downloads by SAS URL, pass freely. A Transport counts for one tenant and one application; Config.NewGate lets several
+// share.
+//
+// # Tokens
+//
+// All calls share one token. It is fetched when it is first needed, again before it expires, and once more when the service
+// refuses it, but not for a tenant without a licence. It goes to Defender's hosts only, so that neither a redirect nor an
+// @odata.nextLink takes it elsewhere, and not along with a SAS URL. MDE, XDR and Graph take tokens for different scopes: use
+// a Transport for each.
 //
 // # What is never done twice
 //
@@ -17,10 +32,13 @@
 package defender
 
 import (
+	"context"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/steadyhttp/steadyhttp"
+	"github.com/steadyhttp/steadyhttp/quota"
 )
 
 // Config is what New makes a Transport of. The zero value is good.
@@ -42,7 +60,38 @@ type Config struct {
 	// service asks for more than a minute.
 	Policy steadyhttp.Policy
 
-	// Prepare, Gates and Trace are the Transport's.
+	// Cloud says where Defender is. "": Commercial.
+	Cloud Cloud
+
+	// Hosts are those that quotas and the token are for, each with its port if it has one of its own. Give Graph's, a
+	// proxy's or a test server's here. nil: those of Cloud.
+	Hosts []string
+
+	// Token fetches the token. It is set on requests to Hosts that are encrypted, or go to a loopback address, and have no
+	// Authorization field yet. nil: no token is set.
+	Token TokenFunc
+
+	// Tenant and App tell the quotas of several Transports apart where these share them through NewGate. "" is one too.
+	Tenant, App string
+
+	// Quotas replaces the limits of whole families, those of Endpoints or "other", which is for all paths that the table
+	// does not have. No window at all lifts the limit; a 429 then still holds the whole family up. nil: as documented.
+	Quotas map[string][]quota.Window
+
+	// NoQuotas lifts all limits, as for a Transport whose Gates have their own. false: they hold.
+	NoQuotas bool
+
+	// Reserve is the share of every window that is kept for calls of high priority (quota.WithPriority), from 0 up to but
+	// not 1. 0: none.
+	Reserve float64
+
+	// NewGate makes the gate of one quota, at its first use: one that several processes share, or that is kept over a
+	// restart. It may be asked for several keys at once. The key names the family and the tenant, and the application if
+	// the quota is not the tenant's. nil: a quota.Quota with Reserve.
+	NewGate func(key string, windows []quota.Window) steadyhttp.Gate
+
+	// Prepare, Gates and Trace are the Transport's. Prepare comes after the token has been set, Gates come before the
+	// quotas.
 	Prepare func(req *http.Request, prev *steadyhttp.Attempt) error
 	Gates   []steadyhttp.Gate
 	Trace   *steadyhttp.Trace
@@ -54,7 +103,8 @@ const (
 	maxRead        = 32 << 20
 )
 
-// New returns a Transport for Defender. Its fields may still be changed before its first use.
+// New returns a Transport for Defender. Its fields may still be changed before its first use. What can't be meant in c is
+// told by the error of every call, which matches steadyhttp.ErrRefused.
 func New(c Config) *steadyhttp.Transport {
 	p := c.Policy
 	p.MaxThrottled = orDefault(p.MaxThrottled, -1)
@@ -68,10 +118,42 @@ func New(c Config) *steadyhttp.Transport {
 	if base == nil {
 		base = newBase()
 	}
-	return &steadyhttp.Transport{
+	t := &steadyhttp.Transport{
 		Base: base, Policy: p, Classify: Rules().Classify,
-		Prepare: c.Prepare, Gates: c.Gates, Trace: c.Trace,
+		Prepare: c.Prepare, Gates: slices.Clone(c.Gates), Trace: c.Trace,
 	}
+	known, err := c.hosts()
+	if err != nil {
+		return refusing(t, err)
+	}
+	gate, err := c.quotas(known)
+	if err != nil {
+		return refusing(t, err)
+	}
+	if gate != nil {
+		t.Gates = append(t.Gates, gate)
+	}
+	if c.Token != nil {
+		tokens := &tokens{get: c.Token, hosts: known}
+		t.Prepare = tokens.prepare(c.Prepare)
+		if c.Prepare == nil {
+			t.Classify = tokens.final(t.Classify)
+		}
+	}
+	return t
+}
+
+// refusing makes t refuse all calls.
+func refusing(t *steadyhttp.Transport, err error) *steadyhttp.Transport {
+	t.Gates = []steadyhttp.Gate{refusal{err}}
+	return t
+}
+
+// refusal is a Gate that is closed for ever.
+type refusal struct{ err error }
+
+func (r refusal) Enter(context.Context, steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
+	return nil, r.err
 }
 
 func orDefault[T comparable](value, otherwise T) T {

@@ -7,13 +7,14 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
-
-	"golang.org/x/time/rate"
 
 	"github.com/steadyhttp/steadyhttp"
 	"github.com/steadyhttp/steadyhttp/defender"
 	"github.com/steadyhttp/steadyhttp/defender/defendertest"
+	"github.com/steadyhttp/steadyhttp/quota"
 )
 
 // The demo's minute and hour. Its waits are told in whole seconds, as the service tells them.
@@ -61,16 +62,17 @@ func demo(ctx context.Context, args []string, out, progress io.Writer) error {
 	fmt.Fprintf(out, "A connector's batch against a simulated Defender API: %d machines, quotas with a minute of %v, %.3g %% faults.\n\n",
 		o.machines, demoMinute, 100*o.faults)
 
-	plain, err := runBatch(ctx, o, "plain http.Client", progress, func(*tally) http.RoundTripper {
+	plain, err := runBatch(ctx, o, "plain http.Client", progress, func(*tally, string) http.RoundTripper {
 		return http.DefaultTransport.(*http.Transport).Clone()
 	})
 	if err != nil {
 		return err
 	}
-	steady, err := runBatch(ctx, o, "steadyhttp", progress, func(t *tally) http.RoundTripper {
+	steady, err := runBatch(ctx, o, "steadyhttp", progress, func(t *tally, host string) http.RoundTripper {
 		return defender.New(defender.Config{
 			Policy: steadyhttp.Batch(),
-			Gates:  []steadyhttp.Gate{limits()},
+			Hosts:  []string{host},
+			Quotas: scaled(),
 			Trace:  t.trace(),
 		})
 	})
@@ -81,22 +83,26 @@ func demo(ctx context.Context, args []string, out, progress io.Writer) error {
 	return steady.verdict()
 }
 
-// limits keeps each endpoint family within its quota: 90 % of the rate and a tenth of it as a burst add up to the
-// quota in any minute, as a token bucket must be set.
-func limits() steadyhttp.Gate {
-	quotas := defendertest.DefaultQuotas()
-	return steadyhttp.PerKey(family, func(key string) steadyhttp.Gate {
-		perMinute := quotas[key].PerMinute
-		if perMinute == 0 {
-			return nil
+// scaled returns Defender's quotas with the demo's minute and hour.
+func scaled() map[string][]quota.Window {
+	quotas := make(map[string][]quota.Window)
+	for _, e := range defender.Endpoints() {
+		windows := slices.Clone(e.Windows)
+		for i, w := range windows {
+			switch w.Per {
+			case time.Minute:
+				windows[i].Per = demoMinute
+			case time.Hour:
+				windows[i].Per = demoHour
+			}
 		}
-		burst := max(1, perMinute/10)
-		return steadyhttp.Limit(rate.NewLimiter(rate.Limit(float64(perMinute-burst)/demoMinute.Seconds()), burst))
-	}, 0)
+		quotas[e.Family] = windows
+	}
+	return quotas
 }
 
 // runBatch runs the batch against a server of its own, through the transport that client makes.
-func runBatch(ctx context.Context, o demoOptions, name string, progress io.Writer, client func(*tally) http.RoundTripper) (*result, error) {
+func runBatch(ctx context.Context, o demoOptions, name string, progress io.Writer, client func(t *tally, host string) http.RoundTripper) (*result, error) {
 	server := defendertest.NewServer(defendertest.Config{
 		Machines: o.machines,
 		Minute:   demoMinute,
@@ -109,7 +115,7 @@ func runBatch(ctx context.Context, o demoOptions, name string, progress io.Write
 	var t tally
 	b := &batch{
 		base: server.URL, machines: server.MachineIDs(),
-		client: &http.Client{Transport: client(&t)}, progress: newProgress(progress, name),
+		client: &http.Client{Transport: client(&t, strings.TrimPrefix(server.URL, "http://"))}, progress: newProgress(progress, name),
 	}
 	defer b.client.CloseIdleConnections()
 	began := time.Now()

@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"net/http"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -27,20 +25,4 @@ func (t *tally) trace() *steadyhttp.Trace {
 		},
 		Gated: func(_ context.Context, _ steadyhttp.Attempt, held time.Duration) { t.gated.Add(int64(held)) },
 	}
-}
-
-// family returns the endpoint family whose quota a request counts against, in the words of defendertest.DefaultQuotas.
-func family(req *http.Request) string {
-	segments := strings.Split(strings.TrimPrefix(req.URL.Path, "/api/"), "/")
-	switch {
-	case len(segments) < 2 || segments[0] == "machineactions":
-		return segments[0]
-	case segments[0] == "machines" && len(segments) == 2:
-		return "machines/{id}"
-	case segments[0] == "machines" && segments[2] == "vulnerabilities":
-		return "machines/{id}/vulnerabilities"
-	case segments[0] == "machines":
-		return "machines/{id}/action"
-	}
-	return strings.Join(segments, "/")
 }

@@ -1,0 +1,179 @@
+package defender
+
+import (
+	"fmt"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/steadyhttp/steadyhttp"
+)
+
+// Cloud is one of Microsoft's clouds. "" is Commercial.
+type Cloud string
+
+const (
+	Commercial Cloud = "commercial"
+
+	// The commercial cloud, asked at the server that is near. Its data and its tokens are the same.
+	CommercialUS  Cloud = "us"
+	CommercialEU  Cloud = "eu"
+	CommercialUK  Cloud = "uk"
+	CommercialAU  Cloud = "au"
+	CommercialSWA Cloud = "swa"
+
+	GCC     Cloud = "gcc"      // of the US government
+	GCCHigh Cloud = "gcc-high" // and the Department of Defense
+)
+
+// API is one API of a cloud: where to call it, and what to ask a token for. The two need not be alike: the documentation
+// calls one host with a token for another. A token for the wrong one is answered with a steady 401 or 403.
+type API struct {
+	Base  string // URL up to /api, or up to Graph's version, with no slash at the end. "": there is not one for all
+	Scope string // for the client credentials flow. "": likewise
+}
+
+// MDE returns the API of Defender for Endpoint.
+func (c Cloud) MDE() API { return c.site().mde }
+
+// XDR returns the API of Defender XDR, which has the incidents and a hunting of its own.
+func (c Cloud) XDR() API { return c.site().xdr }
+
+// Graph returns the API of Microsoft Graph, whose security methods are the successors of both.
+func (c Cloud) Graph() API { return c.site().graph }
+
+// Login returns the URL of the authority that gives the tokens out, with no slash at the end. Its path begins with the
+// tenant.
+func (c Cloud) Login() string { return c.site().login }
+
+// Hosts returns the host names under which MDE and XDR answer, older ones included. Graph's is not among them: it has
+// other tokens, and should have a Transport of its own.
+func (c Cloud) Hosts() []string { return c.site().hosts }
+
+// site is what a cloud's name stands for.
+type site struct {
+	mde, xdr, graph API
+	login           string
+	hosts           []string
+}
+
+// site returns what is documented of the cloud: exposed-apis-list, exposed-apis-create-app-webapp, the include
+// improve-request-performance, and api-supported; for the governments gov and usgov. All of them are pages of
+// MicrosoftDocs/defender-docs. It is zero for a cloud that is unknown.
+func (c Cloud) site() site {
+	const security, public = "https://api.security.microsoft.com", "https://login.microsoftonline.com"
+	// The samples ask for this audience whatever host they call.
+	const scope = "https://api.securitycenter.microsoft.com/.default"
+	graph := API{"https://graph.microsoft.com", "https://graph.microsoft.com/.default"}
+	switch c {
+	case "", Commercial:
+		return site{API{security, scope}, API{security, security + "/.default"}, graph, public, commercialHosts()}
+	case CommercialUS, CommercialEU, CommercialUK, CommercialAU, CommercialSWA:
+		near := "https://" + string(c) + ".api.security.microsoft.com"
+		return site{API{near, scope}, API{near, security + "/.default"}, graph, public, commercialHosts()}
+	case GCC:
+		s := government("gcc")
+		s.graph, s.login = graph, public
+		return s
+	case GCCHigh:
+		s := government("gov") // without Graph: GCC High and the Department of Defense have one each
+		s.login = "https://login.microsoftonline.us"
+		return s
+	}
+	return site{}
+}
+
+// government's scopes are inferred: the pages name hosts only, and public samples ask for each host's own.
+func government(name string) site {
+	mde, xdr := "api-"+name+".securitycenter.microsoft.us", "api-"+name+".security.microsoft.us"
+	return site{
+		mde:   API{"https://" + mde, "https://" + mde + "/.default"},
+		xdr:   API{"https://" + xdr, "https://" + xdr + "/.default"},
+		hosts: []string{mde, xdr},
+	}
+}
+
+func commercialHosts() []string {
+	hosts := []string{
+		"api.security.microsoft.com",
+		// Most examples still have this one, and integrations the one below.
+		"api.securitycenter.microsoft.com",
+		"api.securitycenter.windows.com",
+	}
+	for _, near := range []Cloud{CommercialUS, CommercialEU, CommercialUK, CommercialAU, CommercialSWA} {
+		hosts = append(hosts, string(near)+".api.security.microsoft.com")
+	}
+	// The pages disagree on dots and dashes. These were documented first.
+	for _, near := range []Cloud{CommercialUS, CommercialEU, CommercialUK} {
+		hosts = append(hosts, "api-"+string(near)+".security.microsoft.com")
+	}
+	return hosts
+}
+
+// hosts are those that tokens and quotas are for, in lower case, without a scheme's own port.
+type hosts map[string]bool
+
+// hosts resolves the two fields that name them.
+func (c *Config) hosts() (hosts, error) {
+	names := c.Cloud.Hosts()
+	// A typing error would leave all calls without a quota and a token.
+	if len(names) == 0 {
+		return nil, fmt.Errorf("%w: defender: Config.Cloud is %q, which is unknown; use one of this package's constants, or for any other cloud none, and Config.Hosts", steadyhttp.ErrRefused, c.Cloud)
+	}
+	if len(c.Hosts) > 0 {
+		names = c.Hosts
+	}
+	known := make(hosts)
+	for i, name := range names {
+		u, err := url.Parse("//" + name)
+		if err != nil || u.Host != name || u.Hostname() == "" || strings.ContainsAny(name, "* ") {
+			return nil, fmt.Errorf("%w: defender: Config.Hosts[%d] is not a host; use a name as in \"api.security.microsoft.com\", with a port if it is not the usual one, and no scheme", steadyhttp.ErrRefused, i)
+		}
+		if slices.Contains([]string{"", "443", "80"}, u.Port()) {
+			name = u.Hostname()
+		}
+		known[strings.ToLower(name)] = true
+	}
+	return known, nil
+}
+
+// have reports whether u leads to one of the hosts, at the port that was configured: another port may be another's.
+func (h hosts) have(u *url.URL) bool {
+	name := u.Host
+	switch port := u.Port(); {
+	case port == "", port == "443" && u.Scheme == "https", port == "80" && u.Scheme == "http":
+		name = u.Hostname()
+	}
+	return h[strings.ToLower(name)]
+}
+
+// signed reports whether u is the URL of a download that carries its own key: a shared access signature (SAS) of Azure
+// Storage. It neither needs a token, which Azure Storage would even refuse it for, nor spends a quota of Defender's.
+func signed(u *url.URL) bool {
+	host := strings.ToLower(u.Hostname())
+	for _, storage := range [...]string{"core.windows.net", "core.usgovcloudapi.net"} {
+		if under, ok := strings.CutSuffix(host, storage); ok && (under == "" || strings.HasSuffix(under, ".")) {
+			return true
+		}
+	}
+	for query := u.RawQuery; query != ""; {
+		var pair string
+		pair, query, _ = strings.Cut(query, "&")
+		if name, _, _ := strings.Cut(pair, "="); strings.EqualFold(name, "sig") {
+			return true
+		}
+	}
+	return false
+}
+
+// private reports whether nobody on the way can read what is sent to u: it is encrypted, or never leaves the machine, as
+// in tests.
+func private(u *url.URL) bool {
+	if u.Scheme == "https" {
+		return true
+	}
+	host := u.Hostname()
+	address, err := netip.ParseAddr(host)
+	return u.Scheme == "http" && (err == nil && address.IsLoopback() || strings.EqualFold(host, "localhost"))
+}

@@ -1,0 +1,98 @@
+package defender
+
+import (
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+
+	"github.com/steadyhttp/steadyhttp"
+	"github.com/steadyhttp/steadyhttp/quota"
+)
+
+// other is the family of paths on Defender's hosts that the table does not have. They are most likely methods that nobody
+// documented, or that came after it, and nearly every documented one has these limits.
+const other = "other"
+
+// limits are the quotas of one tenant and application. The strings are made once: the key is asked for at every call.
+type limits struct {
+	hosts   hosts
+	keys    map[string]string         // by family
+	windows map[string][]quota.Window // by key
+}
+
+// quotas returns the gate that keeps each family within its quota, nil if there is none. What can't be meant is an error
+// even where no quota is kept: a misspelt family would leave the documented limit in force without a word.
+func (c *Config) quotas(known hosts) (steadyhttp.Gate, error) {
+	l := limits{hosts: known, keys: make(map[string]string), windows: make(map[string][]quota.Window)}
+	l.add(other, c.key(other, false), per(100, 1500))
+	for _, f := range families() {
+		l.add(f.name, c.key(f.name, f.perTenant), f.windows)
+	}
+	for _, family := range slices.Sorted(maps.Keys(c.Quotas)) {
+		key, ok := l.keys[family]
+		if !ok {
+			return nil, fmt.Errorf("%w: defender: Config.Quotas has the family %q, which does not exist; use a Family of Endpoints, or %q", steadyhttp.ErrRefused, family, other)
+		}
+		for i, w := range c.Quotas[family] {
+			if w.N < 1 || w.Per <= 0 {
+				return nil, fmt.Errorf("%w: defender: Config.Quotas[%q][%d] is %d per %v; use at least 1 in a positive time, and no window at all to lift the limit", steadyhttp.ErrRefused, family, i, w.N, w.Per)
+			}
+		}
+		l.windows[key] = slices.Clone(c.Quotas[family])
+	}
+	if !(c.Reserve >= 0 && c.Reserve < 1) { // false for NaN too
+		return nil, fmt.Errorf("%w: defender: Config.Reserve is %v; use a share from 0 up to but not 1", steadyhttp.ErrRefused, c.Reserve)
+	}
+	if c.NoQuotas {
+		return nil, nil
+	}
+	// One more for "". A dropped gate would forget what it has counted.
+	return steadyhttp.PerKey(l.key, l.newGate(c.NewGate, c.Reserve), len(l.keys)+1), nil
+}
+
+// add enters a family with its documented limits.
+func (l *limits) add(family, key string, windows []quota.Window) {
+	l.keys[family] = key
+	l.windows[key] = windows
+}
+
+// key names a quota as the service does in its 429, "for the key Destination+TenantID+AppID". That is the method and not the
+// host: the geographic hosts are ways to the same service. A tenant's own quotas are the same for all its applications.
+func (c *Config) key(family string, perTenant bool) string {
+	key := family + "+" + url.QueryEscape(c.Tenant)
+	if !perTenant {
+		key += "+" + url.QueryEscape(c.App)
+	}
+	return key
+}
+
+// key returns the key of a request's quota, "" if it spends none of Defender's. Redirects and nextLinks that lead to another
+// host, and downloads from Azure Storage, do not.
+func (l *limits) key(req *http.Request) string {
+	if !l.hosts.have(req.URL) || signed(req.URL) {
+		return ""
+	}
+	if e := find(req); e != nil {
+		return l.keys[e.Family]
+	}
+	return l.keys[other]
+}
+
+// newGate makes the gate of a key, by custom if there is one.
+func (l *limits) newGate(custom func(string, []quota.Window) steadyhttp.Gate, reserve float64) func(string) steadyhttp.Gate {
+	return func(key string) steadyhttp.Gate {
+		windows := slices.Clone(l.windows[key])
+		switch {
+		case key == "":
+			return nil
+		case len(windows) == 0:
+			// Unlimited as far as is known: but when the service says no to one, the others wait with it.
+			return steadyhttp.Limit(nil)
+		case custom != nil:
+			return custom(key, windows)
+		}
+		return &quota.Quota{Windows: windows, Reserve: reserve}
+	}
+}

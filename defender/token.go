@@ -1,0 +1,270 @@
+package defender
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/steadyhttp/steadyhttp"
+)
+
+// TokenFunc fetches a token, and says when it expires; zero if that is not known. It is called for one token at a time,
+// which all calls then share, so it need not keep any: one that does brings a refused token again.
+//
+// ctx is that of no call, since the token is for all of them. It ends after a minute: then the fetch is given up on, and
+// the next may begin although the function has not returned. A fetch that failed is not repeated for the call that waited
+// for it: let the function use a client that repeats.
+type TokenFunc func(ctx context.Context) (token string, expires time.Time, err error)
+
+// TokenFrom makes a TokenFunc of a source's method, for instance that of an x/oauth2 TokenSource, and of a function that
+// reads its tokens. read is not called if get failed: such sources return a nil token then.
+func TokenFrom[T any](get func() (T, error), read func(T) (token string, expires time.Time)) TokenFunc {
+	return func(context.Context) (string, time.Time, error) {
+		t, err := get()
+		if err != nil {
+			return "", time.Time{}, err
+		}
+		token, expires := read(t)
+		return token, expires, nil
+	}
+}
+
+const (
+	// Longer than an authority ever takes, and short enough to try once more within a call.
+	fetchTimeout = time.Minute
+	// Tokens live for an hour. What is renewed this early is not refused because a clock goes wrong or an answer is slow.
+	renewEarly = 5 * time.Minute
+	// The authority throttles those who ask too often, with a 429 for a minute.
+	fetchPause = time.Second
+)
+
+// tokens has one token for all calls. Workers that each fetched their own would meet the authority's limit when all the
+// tokens expire at once (AzureAD/microsoft-authentication-library-for-dotnet#2855).
+type tokens struct {
+	get   TokenFunc
+	hosts hosts
+
+	mu       sync.Mutex // guards what follows
+	token    string     // "": there is none
+	expires  time.Time  // zero: nobody knows
+	renew    time.Time  // from then on somebody should fetch the next; zero: nobody
+	fetching *fetch     // nil: nobody is
+	refused  bool       // there is no token because the service has refused it
+	earliest time.Time  // of the next fetch
+}
+
+// fetch is a token under way.
+type fetch struct {
+	done chan struct{} // closed when there is an outcome
+	outcome
+}
+
+// outcome is what a fetch came to.
+type outcome struct {
+	token    string
+	expires  time.Time
+	err      error
+	panicked *panicError // for one caller to take; err is not nil then
+}
+
+// prepare is Transport.Prepare. own comes after, and has the last word.
+func (t *tokens) prepare(own func(*http.Request, *steadyhttp.Attempt) error) func(*http.Request, *steadyhttp.Attempt) error {
+	return func(req *http.Request, prev *steadyhttp.Attempt) error {
+		if err := t.authorize(req, prev); err != nil {
+			return fmt.Errorf("defender: Config.Token: %w", err)
+		}
+		if own != nil {
+			return own(req, prev)
+		}
+		return nil
+	}
+}
+
+// authorize sets the field unless the caller has, even to nothing. It is asked at each attempt and not once for a call: a call
+// may have waited for its quota for longer than a token lives.
+func (t *tokens) authorize(req *http.Request, prev *steadyhttp.Attempt) error {
+	if _, own := req.Header["Authorization"]; own || !t.areFor(req.URL) {
+		return nil
+	}
+	if prev != nil && prev.Verdict.Class == steadyhttp.Unauthorized {
+		refused, _ := strings.CutPrefix(prev.Request.Header.Get("Authorization"), bearer)
+		t.refuse(refused)
+	}
+	token, err := t.current(req.Context())
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Authorization", bearer+token)
+	return nil
+}
+
+const bearer = "Bearer "
+
+// areFor reports whether u may see a token. A nextLink or a redirect may lead anywhere, and Azure Storage refuses a signed URL
+// that comes with a token as well.
+func (t *tokens) areFor(u *url.URL) bool { return t.hosts.have(u) && private(u) && !signed(u) }
+
+// final changes a verdict so that a 401 ends the call where no token of ours was refused, and a repeat would be refused
+// like the first.
+func (t *tokens) final(classify func(steadyhttp.Attempt) steadyhttp.Verdict) func(steadyhttp.Attempt) steadyhttp.Verdict {
+	return func(a steadyhttp.Attempt) steadyhttp.Verdict {
+		v := classify(a)
+		if v.Class == steadyhttp.Unauthorized && !t.areFor(a.Request.URL) {
+			v.Class = steadyhttp.Permanent
+		}
+		return v
+	}
+}
+
+// refuse drops a token that the service did not take. Of the many calls that it was refused to, the first does it: the
+// others find the next token there, or on its way.
+func (t *tokens) refuse(token string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if token != "" && token == t.token {
+		t.token, t.refused = "", true
+	}
+}
+
+// current returns the token, and waits for one if it must. Near the end of the token's life one caller fetches the next,
+// and waits for it, while the others go on with the old: no goroutine need be there to do it for them.
+func (t *tokens) current(ctx context.Context) (string, error) {
+	token, f := t.look()
+	if f == nil {
+		return token, nil
+	}
+	select {
+	case <-f.done:
+	case <-ctx.Done():
+		return "", context.Cause(ctx)
+	}
+	if f.err == nil {
+		return f.token, nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch p := f.panicked; {
+	case p != nil:
+		// It goes on in one of those who waited, as it would have without the goroutine. The others get an error.
+		f.panicked = nil
+		panic(p)
+	case t.valid(time.Now()):
+		return t.token, nil // a failed renewal harms nobody as long as the old one lives
+	}
+	return "", f.err
+}
+
+// look returns the token, or the fetch that must be waited for.
+func (t *tokens) look() (string, *fetch) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	if t.valid(now) && (t.fetching != nil || !t.due(now)) {
+		return t.token, nil
+	}
+	if t.fetching == nil {
+		t.fetching = &fetch{done: make(chan struct{})}
+		go t.run(t.fetching, t.earliest.Sub(now))
+	}
+	return "", t.fetching
+}
+
+// valid reports whether there is a token to use. It requires that t.mu is held, as does due.
+func (t *tokens) valid(now time.Time) bool {
+	return t.token != "" && (t.expires.IsZero() || now.Before(t.expires))
+}
+
+// due reports whether it is time to renew the token. A failure has put that off.
+func (t *tokens) due(now time.Time) bool {
+	return !t.renew.IsZero() && !now.Before(t.renew) && !now.Before(t.earliest)
+}
+
+// run fetches on its own goroutine, so that the fetch does not end with the caller who happened to begin it: others are
+// waiting for it too. Nor does it have the values of that caller's context, among which net/http finds the trace of the
+// attempt: the fetch's request would count as the attempt's.
+func (t *tokens) run(f *fetch, wait time.Duration) {
+	if wait > 0 {
+		time.Sleep(wait)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), fetchTimeout)
+	defer cancel()
+	// Sources without a context may hang for longer: they are given up on, and what they bring then is too late.
+	stop := context.AfterFunc(ctx, func() { t.end(f, outcome{err: errFetchTimeout}) })
+	defer stop()
+
+	o := outcome{err: errNoReturn}
+	defer func() {
+		if value := recover(); value != nil {
+			o = outcome{err: errPanicked, panicked: &panicError{value, debug.Stack()}}
+		}
+		t.end(f, o)
+	}()
+	o.token, o.expires, o.err = t.get(ctx)
+}
+
+// end keeps what a fetch came to, and lets those go who wait for it.
+func (t *tokens) end(f *fetch, o outcome) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.fetching != f {
+		return // it was given up on
+	}
+	t.fetching = nil
+	if o.err == nil {
+		o.err = sound(o.token)
+	}
+	now := time.Now()
+	if o.err != nil || t.refused { // refused: if the next one is too, it is not the token
+		t.earliest = now.Add(fetchPause)
+	}
+	if o.err == nil {
+		t.keep(o.token, o.expires, now)
+	}
+	f.outcome = o
+	close(f.done)
+}
+
+// keep requires that t.mu is held. A token that has expired on arrival was dated by a clock that differs from ours: like one
+// without a date, it is good until it is refused. A source that keeps tokens itself may bring the old one again: then the
+// rest of its life is divided anew, and the source is asked a few times more instead of at every call.
+func (t *tokens) keep(token string, expires, now time.Time) {
+	t.token, t.refused = token, false
+	t.expires, t.renew = time.Time{}, time.Time{}
+	if life := expires.Sub(now); !expires.IsZero() && life > 0 {
+		t.expires = expires.Round(0) // by the wall clock: the other stands still while the machine sleeps
+		t.renew = t.expires.Add(-min(renewEarly, life/5))
+	}
+}
+
+// sound refuses what no service can take, without telling what it is.
+func sound(token string) error {
+	if token == "" {
+		return errors.New("it returned an empty token and no error; return one of the two")
+	}
+	if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return errors.New("the token has a space, a line break or another byte that no token has; return it alone, without \"Bearer\" before it")
+	}
+	return nil
+}
+
+var (
+	errFetchTimeout = fmt.Errorf("no token came within %v: %w", fetchTimeout, context.DeadlineExceeded)
+	errNoReturn     = errors.New("it ended its goroutine")
+	errPanicked     = errors.New("it panicked")
+)
+
+// panicError takes a panic from the goroutine where nobody could recover it to a caller who can.
+type panicError struct {
+	value any
+	stack []byte
+}
+
+func (p *panicError) Error() string {
+	return fmt.Sprintf("defender: Config.Token panicked: %v\n\n%s", p.value, p.stack)
+}
