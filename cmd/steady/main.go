@@ -1,6 +1,7 @@
 // Command steady shows what package steadyhttp does, and does it for programs that are not written in Go.
 //
 //	steady demo     a batch against a simulated Defender API, with and without steadyhttp
+//	steady simulate a simulated Defender API, for connectors in any language
 //
 // Each command explains its flags with -h.
 package main
@@ -31,6 +32,7 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"demo", "a batch against a simulated Defender API, with and without steadyhttp", demo},
+		{"simulate", "a simulated Defender API, for connectors in any language", simulate},
 	}
 }
 

@@ -31,7 +31,7 @@ func actionKinds() []actionKind {
 		{"offboard", "Offboard", usual, http.StatusOK, nil},
 		{"collectInvestigationPackage", "CollectInvestigationPackage", usual, http.StatusCreated, nil},
 		{"startInvestigation", "StartInvestigation", "machines/{id}/startInvestigation", http.StatusCreated, nil},
-		{"runliveresponse", "LiveResponse", "machines/{id}/runliveresponse", http.StatusCreated, actionOrder.checkCommands},
+		{"runliveresponse", liveResponse, "machines/{id}/runliveresponse", http.StatusCreated, actionOrder.checkCommands},
 	}
 }
 
@@ -95,14 +95,6 @@ func (o actionOrder) checkFile() error {
 	return checkHash(o.SHA1, 40)
 }
 
-// checkCommands leaves the single commands alone: nothing runs them.
-func (o actionOrder) checkCommands() error {
-	if len(o.Commands) == 0 {
-		return errMissing("Commands")
-	}
-	return nil
-}
-
 // An action is a machine action as it was ordered, with a GUID for its id. Its status is a matter of
 // time, see view: no timer runs for it.
 type action struct {
@@ -118,6 +110,8 @@ type action struct {
 	ExternalID  string    `json:"externalId,omitempty"`
 	CancelledBy string    `json:"cancellationRequestor,omitempty"`
 	CancelNote  string    `json:"cancellationComment,omitempty"`
+
+	Commands []commandResult `json:"commands,omitempty"` // of a live response session
 }
 
 // requestor is who ordered an action, or wrote a comment. Of the real service it
@@ -146,6 +140,7 @@ func (a action) view(now time.Time, takes time.Duration) action {
 	switch age := now.Sub(a.Created); {
 	case age >= takes:
 		a.Status, a.Updated = "Succeeded", a.Created.Add(takes)
+		a.Commands = finish(a.Commands, a.Created, a.Updated)
 	case age >= takes/2:
 		a.Status, a.Updated = "InProgress", a.Created.Add(takes/2)
 	}
@@ -179,10 +174,21 @@ func (t *tenant) order(k actionKind, r request) (answer, error) {
 	if last := t.lastAction[key]; last != nil && last.view(now, t.actionTime).active() {
 		return answer{}, problem{http.StatusBadRequest, "ActiveRequestAlreadyExists", "Action is already in progress"}
 	}
+	if k.kind == liveResponse {
+		if err := t.checkSessions(now); err != nil {
+			return answer{}, err
+		}
+	}
 	a := &action{
 		ID: newGUID(), Type: k.kind, Requestor: requestor, Comment: o.Comment, Status: "Pending",
 		MachineID: m.ID, DNSName: m.ComputerDNSName, Created: now, Updated: now,
 		ExternalID: cmp.Or(o.ExternalID, o.LowerID),
+	}
+	switch k.kind {
+	case liveResponse:
+		a.Commands = newResults(o)
+	case "StartInvestigation":
+		t.investigate(m, "", now)
 	}
 	t.actions = append(t.actions, a)
 	t.actionByID[a.ID] = a

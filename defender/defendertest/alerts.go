@@ -21,6 +21,10 @@ type alert struct {
 	Created        time.Time      `json:"alertCreationTime"`
 	Updated        time.Time      `json:"lastUpdateTime"`
 	Comments       []alertComment `json:"comments"`
+	Category       string         `json:"category"`
+	Description    string         `json:"description"`
+	Recommended    string         `json:"recommendedAction,omitempty"`
+	Evidence       evidence       `json:"-"` // asked for by calls of its own
 }
 
 // An alertComment is never changed: there is no call for it, so that a comment
@@ -31,12 +35,17 @@ type alertComment struct {
 	Created   time.Time `json:"createdTime"`
 }
 
-// newAlert is one of its machine's, of the same number.
-func newAlert(i int, m *machine, now time.Time) *alert {
-	return &alert{
-		ID: fmt.Sprintf("a%04d", i), Title: "Suspicious activity", Severity: "Medium", Status: "New",
+// addAlert adds an alert of a machine. Those from the start have their machine's
+// number.
+func (t *tenant) addAlert(m *machine, now time.Time) *alert {
+	a := &alert{
+		ID: fmt.Sprintf("a%04d", len(t.alerts)+1), Title: "Suspicious activity", Severity: "Medium", Status: "New",
 		MachineID: m.ID, DNSName: m.ComputerDNSName, Created: now, Updated: now, Comments: []alertComment{},
+		Category: "SuspiciousActivity", Description: "An alert for tests.", Evidence: newEvidence(m),
 	}
+	t.alerts = append(t.alerts, a)
+	t.alertByID[a.ID] = a
+	return a
 }
 
 // properties has the times too: pollers ask for what changed since their last

@@ -1,6 +1,7 @@
 package defendertest
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -61,6 +62,21 @@ func errUnauthorized() problem {
 	return problem{http.StatusUnauthorized, "Unauthorized", "Invalid or expired authorization header"}
 }
 
+// errNoLicence was seen on test tenants. It looks like the refusal of a token, and
+// is permanent: a new one is refused as well.
+func errNoLicence() problem {
+	return problem{http.StatusUnauthorized, "Unauthorized", "Unauthorized request - reason of failure: No Tvm license"}
+}
+
+// apiFailure is what a fault is answered with. No body of a 503 is documented; its
+// code is that of the status.
+func apiFailure(status int) answer {
+	if status == http.StatusServiceUnavailable {
+		return *problem{status, "ServiceUnavailable", ""}.answer()
+	}
+	return *errInternal().answer()
+}
+
 // errIncorrectBody is for broken JSON, and for keys in the wrong case: the
 // documentation names those as its most frequent cause.
 func errIncorrectBody() problem {
@@ -96,12 +112,16 @@ func errBatchSize(received, allowed int) problem {
 
 // An answer is what a call is answered with, and what it did.
 type answer struct {
-	status  int
-	header  http.Header // beside the type and length of the body; nil: none
-	body    []byte      // JSON; nil: none
-	code    string      // of the envelope, "" if there is none
-	target  string      // of the envelope, "" if there is none
-	effects []string    // the changes that were carried out, as keys of Server.Effects
+	status int
+	header http.Header // beside the type and length of the body; nil: none
+	body   []byte      // nil: none
+
+	// contentType is that of the body. "": JSON.
+	contentType string
+
+	code    string   // of the envelope, "" if there is none
+	target  string   // of the envelope, "" if there is none
+	effects []string // the changes that were carried out, as keys of Server.Effects
 }
 
 // done answers with an entity, for a request that had these effects.
@@ -116,7 +136,7 @@ func (a answer) write(w http.ResponseWriter, n int) {
 		header[name] = values
 	}
 	if a.body != nil {
-		header.Set("Content-Type", "application/json; charset=utf-8")
+		header.Set("Content-Type", cmp.Or(a.contentType, "application/json; charset=utf-8"))
 	}
 	// Set even where net/http would find it out: a client tells a body that broke
 	// off from a whole one by its length alone. A 204 must not have any.

@@ -9,9 +9,9 @@ import (
 )
 
 // Faults are what goes wrong, each a share from 0 to 1 of the calls that pass
-// token and quota. A call is rolled for once, so it meets at most one of them,
-// and all shares together must not exceed 1. The zero value is no fault at all.
-// A faulted call counts toward the quota as any other.
+// token and quota, and of the downloads. A call is rolled for once, so it meets at
+// most one of them, and all shares together must not exceed 1. The zero value is
+// no fault at all. A faulted call counts toward the quota as any other.
 //
 // A processed call isn't always a success: what the tenant refuses, as with a
 // 404, is refused with or without a fault, and the ledger says so.
@@ -29,6 +29,11 @@ type Faults struct {
 
 	Slow    float64       // processed at once; answered after SlowFor
 	SlowFor time.Duration // 0: 1 s
+
+	// Token429 is a share of the fetches of a token, which meet no other fault:
+	// 429 with a plain text and "Retry-After: 60", a minute as Config.Minute
+	// scales it. No token is issued.
+	Token429 float64
 }
 
 // A share is one field of Faults.
@@ -60,6 +65,9 @@ func (f Faults) check(prefix string) {
 		}
 		sum += s.of
 	}
+	if !(f.Token429 >= 0 && f.Token429 <= 1) {
+		panic(fmt.Sprintf("defendertest: %s.Token429 is %v: use a share from 0 to 1", prefix, f.Token429))
+	}
 	// Ten shares of 0.1 add up to a little more or less than 1.
 	if sum > 1+1e-9 {
 		panic(fmt.Sprintf("defendertest: %s has shares of %v in sum: use at most 1", prefix, sum))
@@ -69,8 +77,15 @@ func (f Faults) check(prefix string) {
 	}
 }
 
-// pick returns the name of the fault at a point from 0 to 1, or "".
-func (f Faults) pick(point float64) string {
+// pick returns the name of the fault that a family's call meets at a point from 0
+// to 1, or "".
+func (f Faults) pick(family string, point float64) string {
+	if family == tokenFamily {
+		if point < f.Token429 {
+			return "Token429"
+		}
+		return ""
+	}
 	// What lies beyond all shares is the lucky rest.
 	for _, s := range f.shares() {
 		if point < s.of {
@@ -107,21 +122,22 @@ func newDice(c Config) *dice {
 
 // roll advances the dice even when there are no faults, so that a call's
 // number alone tells its point.
-func (d *dice) roll() string { return d.faults.pick(d.source.Float64()) }
+func (d *dice) roll(family string) string { return d.faults.pick(family, d.source.Float64()) }
 
 // failBefore lets those faults strike that keep a request from being processed,
 // and reports whether one did.
-func (s *Server) failBefore(w http.ResponseWriter, at arrival) bool {
-	switch seq := at.seq; at.fault {
+func (s *Server) failBefore(w http.ResponseWriter, at arrival, e errand) bool {
+	switch at.fault {
 	case "Error500":
-		s.reply(w, seq, *errInternal().answer())
+		s.reply(w, at, e.failure(http.StatusInternalServerError))
 	case "Bare500":
-		s.reply(w, seq, answer{status: http.StatusInternalServerError})
+		s.reply(w, at, answer{status: http.StatusInternalServerError})
 	case "Error503":
-		// No body of a 503 is documented; its code is that of the status.
-		s.reply(w, seq, *problem{http.StatusServiceUnavailable, "ServiceUnavailable", ""}.answer())
+		s.reply(w, at, e.failure(http.StatusServiceUnavailable))
 	case "ResetBefore":
 		reset(w)
+	case "Token429":
+		s.reply(w, at, errTokenThrottled(s.config.minute()))
 	default:
 		return false
 	}
@@ -131,34 +147,34 @@ func (s *Server) failBefore(w http.ResponseWriter, at arrival) bool {
 // failAfter sends the answer of a processed request, or what the fault leaves of
 // it. To the caller of a change these are the hard cases: it was done, and he can't
 // know.
-func (s *Server) failAfter(w http.ResponseWriter, r *http.Request, at arrival, result answer) {
-	switch seq := at.seq; at.fault {
+func (s *Server) failAfter(w http.ResponseWriter, r *http.Request, at arrival, e errand, result answer) {
+	switch at.fault {
 	case "After500":
-		s.reply(w, seq, *errInternal().answer())
+		s.reply(w, at, e.failure(http.StatusInternalServerError))
 	case "ResetAfter":
 		reset(w)
 	case "BreakBody":
-		s.breakOff(w, seq, result)
+		s.breakOff(w, at, result)
 	case "Slow":
 		if !s.pause(r, at.slowFor) {
 			reset(w)
 			return
 		}
-		s.reply(w, seq, result)
+		s.reply(w, at, result)
 	default:
-		s.reply(w, seq, result)
+		s.reply(w, at, result)
 	}
 }
 
 // breakOff announces the whole body and sends half of it. net/http then closes the
 // connection by itself, since it can't be used for a next answer. The status has
 // arrived, which is the point: a client who looks no further believes all is well.
-func (s *Server) breakOff(w http.ResponseWriter, seq int, result answer) {
+func (s *Server) breakOff(w http.ResponseWriter, at arrival, result answer) {
 	if len(result.body) == 0 {
 		result.status, result.body = http.StatusOK, []byte("{}")
 	}
 	s.mu.Lock()
-	s.ledger.answered(seq, result)
+	s.ledger.answered(at.seq, at.family, result)
 	s.mu.Unlock()
 	result.write(w, len(result.body)/2)
 }

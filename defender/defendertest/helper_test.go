@@ -157,3 +157,15 @@ func last(t *testing.T, s *defendertest.Server) defendertest.Call {
 }
 
 const isolation = `{"Comment":"because","IsolationType":"Full"}`
+
+// authorized is direct with a token.
+func authorized(s *defendertest.Server, token, method, path, body string, headers ...string) reply {
+	r := httptest.NewRequest(method, path, strings.NewReader(body))
+	r.Header.Set("Authorization", "Bearer "+token)
+	for i := 0; i < len(headers); i += 2 {
+		r.Header.Set(headers[i], headers[i+1])
+	}
+	w := httptest.NewRecorder()
+	s.ServeHTTP(w, r)
+	return newReply(w.Result(), w.Body.Bytes())
+}

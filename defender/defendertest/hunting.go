@@ -2,7 +2,18 @@ package defendertest
 
 import (
 	"net/http"
+	"strings"
 	"time"
+)
+
+// huntingCycle is how many minutes a cycle of the CPU quota has, as documented.
+const huntingCycle = 15
+
+// The markers of queries that fail. Nothing runs a query, so that one must say
+// itself what is wrong with it; to a real service it would be a comment.
+const (
+	tooLong  = "// defendertest: too long"
+	tooLarge = "// defendertest: too large"
 )
 
 // A hunt is the body of a query. Its key is the documented example of one whose
@@ -11,10 +22,17 @@ type hunt struct {
 	Query string `json:"Query"`
 }
 
-// check doesn't look into the query, since nothing runs it.
+// check looks for markers only, since nothing runs the query. Both failures are
+// final for it: a repeat costs as much and fails as well. The text of the first was
+// observed of another API for the same data, that of the second is documented.
 func (h hunt) check() error {
-	if h.Query == "" {
+	switch {
+	case h.Query == "":
 		return errMissing("Query")
+	case strings.Contains(h.Query, tooLong):
+		return problem{http.StatusBadRequest, "BadRequest", "Query execution has exceeded the allowed limits. The query execution was preempted. Optimize your query and try again."}
+	case strings.Contains(h.Query, tooLarge):
+		return problem{http.StatusBadRequest, "BadRequest", "Query execution has exceeded the allowed result size. Optimize your query by limiting the number of results and try again"}
 	}
 	return nil
 }

@@ -28,10 +28,15 @@ type page struct {
 // there is more. $top doesn't suppress the link: that is documented for exports
 // only, and a client who wants no more needn't follow.
 func listAnswer[T entity](r request, kind string, items []T, pageSize int) (answer, error) {
-	wanted, err := askedPage(r.query, pageSize)
+	wanted, err := askedPage(r.query, pageSize, maxTop)
 	if err != nil {
 		return answer{}, err
 	}
+	return pageAnswer(r, kind, items, wanted)
+}
+
+// pageAnswer is listAnswer for a page that was asked for in another way.
+func pageAnswer[T entity](r request, kind string, items []T, wanted page) (answer, error) {
 	conditions, err := parseFilter[T](r.query.Get("$filter"))
 	if err != nil {
 		return answer{}, err
@@ -56,13 +61,13 @@ func listAnswer[T entity](r request, kind string, items []T, pageSize int) (answ
 	return done(http.StatusOK, body), nil
 }
 
-// askedPage reads $top and $skip, or the $skiptoken of a nextLink, which stands
-// for both.
-func askedPage(query url.Values, pageSize int) (page, error) {
+// askedPage reads $top, which is most at most, and $skip, or the $skiptoken of a
+// nextLink, which stands for both.
+func askedPage(query url.Values, pageSize, most int) (page, error) {
 	if query.Has("$skiptoken") {
 		return parseSkipToken(query.Get("$skiptoken"))
 	}
-	top, err := count(query, "$top", pageSize, maxTop)
+	top, err := count(query, "$top", pageSize, most)
 	if err != nil {
 		return page{}, err
 	}

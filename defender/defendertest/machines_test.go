@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/steadyhttp/steadyhttp/defender/defendertest"
 )
@@ -175,4 +177,83 @@ func TestTagMultipleMachines(t *testing.T) {
 	if tags := tagsOf(t, s, "m0500"); !slices.Equal(tags, []string{"red"}) {
 		t.Errorf("tags are %v", tags)
 	}
+}
+
+func TestFindByIP(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := defendertest.NewUnstartedServer(defendertest.Config{})
+		find := func(address string, at time.Time) reply {
+			return direct(s, "GET", "/api/machines/findbyip(ip='"+address+"',timestamp="+at.UTC().Format(time.RFC3339)+")", "")
+		}
+		now := time.Now()
+		if got := ids(decode[list[identified]](t, find("10.0.0.7", now).want(t, 200, "")).Value); !slices.Equal(got, []string{"m0007"}) {
+			t.Errorf("got %v", got)
+		}
+		if got := decode[list[identified]](t, find("192.0.2.1", now).want(t, 200, "")).Value; len(got) != 0 {
+			t.Errorf("got %v", got)
+		}
+		if c := last(t, s); c.Family != "machines/{id}" {
+			t.Errorf("family is %q", c.Family)
+		}
+		find("10.0.0.7", now.Add(-30*24*time.Hour)).want(t, 200, "")
+		find("10.0.0.7", now.Add(-30*24*time.Hour-time.Second)).want(t, 400, "InvalidInput")
+		find("10.0.0.7", now.Add(time.Second)).want(t, 400, "InvalidInput")
+		find("10.0.0.777", now).want(t, 400, "InvalidIpAddress")
+		direct(s, "GET", "/api/machines/FindByIP(ip=%2710.0.0.7%27,timestamp="+now.UTC().Format(time.RFC3339)+")", "").want(t, 200, "")
+		direct(s, "GET", "/api/machines/findbyip(ip='10.0.0.7')", "").want(t, 400, "InvalidInput")
+		direct(s, "GET", "/api/machines/findbyip", "").want(t, 404, "ResourceNotFound") // an id, as it stands
+	})
+}
+
+func TestFindByTag(t *testing.T) {
+	s := start(t, defendertest.Config{})
+	for id, tag := range map[string]string{"m0001": "red", "m0002": "reddish", "m0003": "blue"} {
+		call(t, s, "POST", "/api/machines/"+id+"/tags", `{"Value":"`+tag+`","Action":"Add"}`).want(t, 200, "")
+	}
+	for query, want := range map[string][]string{
+		"tag=red": {"m0001"}, "tag=red&useStartsWithFilter=true": {"m0001", "m0002"}, "tag=red&useStartsWithFilter=false": {"m0001"}, "tag=x": nil,
+	} {
+		found := decode[list[identified]](t, call(t, s, "GET", "/api/machines/findbytag?"+query, "").want(t, 200, ""))
+		if got := ids(found.Value); !slices.Equal(got, want) {
+			t.Errorf("%s: got %v, want %v", query, got, want)
+		}
+	}
+	call(t, s, "GET", "/api/machines/findbytag", "").want(t, 400, "MissingRequiredParameter")
+}
+
+func TestMachineUpdates(t *testing.T) {
+	s := start(t, defendertest.Config{})
+	value := func() string {
+		return decode[struct{ DeviceValue string }](t, call(t, s, "GET", "/api/machines/m0001", "")).DeviceValue
+	}
+	if got := value(); got != "Normal" {
+		t.Errorf("the value is %s at first", got)
+	}
+	const set = "/api/machines/m0001/setDeviceValue"
+	call(t, s, "POST", set, `{"DeviceValue":"High"}`).want(t, 200, "")
+	if got := value(); got != "High" {
+		t.Errorf("the value is %s", got)
+	}
+	call(t, s, "PATCH", "/api/machines/m0001", `{"deviceValue":"Low"}`).want(t, 200, "")
+	call(t, s, "PATCH", "/api/machines/m0001", `{"machineTags":["a","b"]}`).want(t, 200, "")
+	if got := value(); got != "Low" || !slices.Equal(tagsOf(t, s, "m0001"), []string{"a", "b"}) {
+		t.Errorf("the value is %s, the tags are %v", got, tagsOf(t, s, "m0001"))
+	}
+	call(t, s, "PATCH", "/api/machines/m0001", `{"machineTags":[]}`).want(t, 200, "")
+	if tags := tagsOf(t, s, "m0001"); len(tags) != 0 {
+		t.Errorf("the tags are %v", tags)
+	}
+	wantEffects(t, s, map[string]int{"setDeviceValue m0001": 1, "update m0001": 3})
+	for _, test := range []struct{ method, path, body, code string }{
+		{"POST", set, `{}`, "MissingRequiredParameter"},
+		{"POST", set, `{"DeviceValue":"high"}`, "InvalidInput"},
+		{"POST", set, `{"deviceValue":"High"}`, "InvalidRequestBody"},
+		{"PATCH", "/api/machines/m0001", `{}`, "MissingRequiredParameter"},
+		{"PATCH", "/api/machines/m0001", `{"deviceValue":"x"}`, "InvalidInput"},
+		{"PATCH", "/api/machines/m0001", `{"DeviceValue":"High"}`, "InvalidRequestBody"},
+	} {
+		call(t, s, test.method, test.path, test.body).want(t, 400, test.code)
+	}
+	call(t, s, "POST", "/api/machines/x/setDeviceValue", `{"DeviceValue":"High"}`).want(t, 404, "ResourceNotFound")
+	call(t, s, "PATCH", "/api/machines/x", `{"deviceValue":"High"}`).want(t, 404, "ResourceNotFound")
 }

@@ -1,8 +1,6 @@
 package defendertest_test
 
 import (
-	"fmt"
-	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
@@ -18,14 +16,20 @@ func newRecorder() *httptest.ResponseRecorder { return httptest.NewRecorder() }
 
 func TestDefaultQuotas(t *testing.T) {
 	for family, want := range map[string]defendertest.Quota{
-		"machines":                         {PerMinute: 100, PerHour: 1500},
-		"machines/{id}/vulnerabilities":    {PerMinute: 50, PerHour: 1500},
-		"machines/{id}/startInvestigation": {PerHour: 50},
-		"machines/{id}/runliveresponse":    {PerMinute: 10},
-		"alerts/batchUpdate":               {PerMinute: 10, PerHour: 500},
-		"indicators/import":                {PerMinute: 30},
-		"indicators/BatchDelete":           {PerMinute: 30, PerHour: 1500},
-		"advancedqueries/run":              {PerMinute: 45, PerHour: 1500},
+		"machines":                                      {PerMinute: 100, PerHour: 1500},
+		"machines/{id}/vulnerabilities":                 {PerMinute: 50, PerHour: 1500},
+		"machines/{id}/startInvestigation":              {PerHour: 50},
+		"machines/{id}/runliveresponse":                 {PerMinute: 10},
+		"alerts/batchUpdate":                            {PerMinute: 10, PerHour: 500},
+		"indicators/import":                             {PerMinute: 30},
+		"indicators/BatchDelete":                        {PerMinute: 30, PerHour: 1500},
+		"advancedqueries/run":                           {PerMinute: 45, PerHour: 1500},
+		"alerts/CreateAlertByReference":                 {PerMinute: 15},
+		"machineactions/{id}/getPackageUri":             {PerMinute: 2, PerHour: 120},
+		"machines/SoftwareVulnerabilitiesByMachine":     {PerMinute: 30, PerHour: 1000},
+		"machines/SoftwareVulnerabilitiesExport":        {PerMinute: 5, PerHour: 20},
+		"machines/SecureConfigurationsAssessmentExport": {PerMinute: 5, PerHour: 20},
+		"incidents": {PerMinute: 50, PerHour: 1500},
 	} {
 		if got := defendertest.DefaultQuotas()[family]; got != want {
 			t.Errorf("%s: got %+v, want %+v", family, got, want)
@@ -45,7 +49,14 @@ func TestFamiliesAreServed(t *testing.T) {
 		{"POST", "machines/AddOrRemoveTagForMultipleMachines"}, {"GET", "machines/x/vulnerabilities"}, {"POST", "machines/x/isolate"},
 		{"POST", "machines/x/startInvestigation"}, {"POST", "machines/x/runliveresponse"}, {"GET", "machineactions"},
 		{"POST", "machineactions/x/cancel"}, {"GET", "indicators"}, {"DELETE", "indicators/x"}, {"POST", "indicators/import"},
-		{"POST", "indicators/BatchDelete"}, {"POST", "advancedqueries/run"},
+		{"POST", "indicators/BatchDelete"}, {"POST", "advancedqueries/run"}, {"POST", "advancedhunting/run"},
+		{"GET", "incidents"}, {"GET", "incidents/x"}, {"PATCH", "incidents/x"}, {"POST", "alerts/CreateAlertByReference"},
+		{"GET", "investigations/x"}, {"GET", "domains/x/stats"}, {"GET", "files/x"}, {"GET", "ips/x/stats"}, {"GET", "users/x/machines"},
+		{"GET", "machineactions/x/getPackageUri"}, {"GET", "machineactions/x/GetLiveResponseResultDownloadLink(index=0)"},
+		{"POST", "libraryfiles"}, {"GET", "machines/SoftwareVulnerabilityChangesByMachine"},
+		{"GET", "machines/SoftwareInventoryByMachine"}, {"GET", "machines/SoftwareInventoryExport"},
+		{"GET", "machines/SoftwareVulnerabilitiesByMachine"}, {"GET", "machines/SoftwareVulnerabilitiesExport"},
+		{"GET", "machines/SecureConfigurationsAssessmentByMachine"}, {"GET", "machines/SecureConfigurationsAssessmentExport"},
 	} {
 		direct(s, c.method, "/api/"+c.path, "")
 	}
@@ -122,64 +133,6 @@ func TestQuotaMinuteAndHour(t *testing.T) {
 		}
 		direct(s, "GET", "/api/machines", "").want(t, 429, "429")
 	})
-}
-
-// A rolling window is exact: every decision and every wait is what counting all
-// accepted calls gives.
-func TestQuotaAgainstBruteForce(t *testing.T) {
-	for seed := range uint64(30) {
-		synctest.Test(t, func(t *testing.T) {
-			dice := rand.New(rand.NewPCG(seed, 7))
-			quota := defendertest.Quota{PerMinute: dice.IntN(6), PerHour: dice.IntN(20)}
-			minute, hour := 7*time.Second, time.Duration(20+dice.IntN(40))*time.Second
-			s := defendertest.NewUnstartedServer(defendertest.Config{
-				Machines: 1, Minute: minute, Hour: hour,
-				Quotas: map[string]defendertest.Quota{"machines": quota},
-			})
-			var accepted []time.Time
-			wait := func(n int, window time.Duration, now time.Time) time.Duration {
-				if n == 0 {
-					return 0
-				}
-				// The first moment at which fewer than n lie in the window
-				// is when one of the accepted leaves it.
-				for _, candidate := range append([]time.Time{now.Add(-window)}, accepted...) {
-					at, inside := candidate.Add(window), 0
-					for _, a := range accepted {
-						if a.Add(window).After(at) {
-							inside++
-						}
-					}
-					if !at.Before(now) && inside < n {
-						return at.Sub(now)
-					}
-				}
-				return 0
-			}
-			for range 400 {
-				// Whole seconds at times, so that edges are hit exactly.
-				pause := time.Duration(dice.IntN(2500)) * time.Millisecond
-				if dice.IntN(2) == 0 {
-					pause = pause.Truncate(time.Second)
-				}
-				time.Sleep(pause)
-				now := time.Now()
-				want := max(wait(quota.PerMinute, minute, now), wait(quota.PerHour, hour, now))
-				r := direct(s, "GET", "/api/machines", "")
-				if (want == 0) != (r.status == 200) {
-					t.Fatalf("seed %d: got %d, want a wait of %v", seed, r.status, want)
-				}
-				if want == 0 {
-					accepted = append(accepted, now)
-					continue
-				}
-				seconds := int64((want + time.Second - 1) / time.Second)
-				if got := r.header.Get("Retry-After"); got != fmt.Sprint(seconds) {
-					t.Fatalf("seed %d: got a wait of %s s, want %v", seed, got, want)
-				}
-			}
-		})
-	}
 }
 
 // The text names the documented window whatever it is scaled to, and the wait

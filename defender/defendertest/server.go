@@ -1,93 +1,10 @@
-// Package defendertest is a simulated Microsoft Defender for Endpoint API, in
-// the manner of net/http/httptest: a tenant with machines, alerts, indicators
-// and machine actions behind the documented paths, codes, envelopes and quotas.
-//
-// Its purpose is proof. A [Server] keeps a ledger of every call that arrived
-// and counts every change it carried out, so that a test can say of a client
-// which retries through an outage that nothing was lost and nothing was done
-// twice:
-//
-//	server := defendertest.NewServer(defendertest.Config{
-//		Faults: defendertest.Faults{Error503: 0.1, ResetAfter: 0.1},
-//	})
-//	defer server.Close()
-//	// … let the client isolate every machine at server.URL …
-//	for _, id := range server.MachineIDs() {
-//		if n := server.Effects()["isolate "+id]; n != 1 {
-//			t.Errorf("%s was isolated %d times", id, n)
-//		}
-//	}
-//
-// # What is served
-//
-// Paths begin with /api or /api/v1.0, and their fixed segments are matched
-// whatever their case. Every error answer has the documented envelope with a
-// fresh target. A call passes, in this order: the token, the quota of its
-// endpoint family (see [DefaultQuotas]), the faults, and then the tenant.
-//
-//	GET    machines                                    $top, $skip, $filter, paged
-//	GET    machines/{id}
-//	GET    machines/{id}/vulnerabilities               paged
-//	POST   machines/{id}/tags                          Value, Action
-//	POST   machines/AddOrRemoveTagForMultipleMachines  Value, Action, MachineIds
-//	POST   machines/{id}/isolate                       Comment, IsolationType
-//	POST   machines/{id}/unisolate                     Comment, as all actions
-//	POST   machines/{id}/restrictCodeExecution         also unrestrictCodeExecution
-//	POST   machines/{id}/runAntiVirusScan              ScanType
-//	POST   machines/{id}/StopAndQuarantineFile         Sha1
-//	POST   machines/{id}/offboard
-//	POST   machines/{id}/collectInvestigationPackage
-//	POST   machines/{id}/startInvestigation
-//	POST   machines/{id}/runliveresponse               Commands
-//	GET    machineactions                              $top, $skip, $filter, paged
-//	GET    machineactions/{id}
-//	POST   machineactions/{id}/cancel                  Comment
-//	GET    alerts                                      $top, $skip, $filter, paged
-//	GET    alerts/{id}
-//	PATCH  alerts/{id}                                 status, comment and others
-//	POST   alerts/batchUpdate                          alertIds, status, comment and others
-//	GET    indicators                                  $top, $skip, $filter, paged
-//	POST   indicators                                  indicatorValue, indicatorType, action and others
-//	DELETE indicators/{id}
-//	POST   indicators/import                           Indicators, at most 500
-//	POST   indicators/BatchDelete                      IndicatorIds, at most 500
-//	POST   advancedqueries/run                         Query
-//
-// The answers are simplified where a client can't tell: the query of an
-// advanced hunting call isn't run, and a list's $filter knows comparisons
-// joined by "and" only. A list's $top is the size of its pages, and the
-// nextLink leads on from there.
-//
-// # What is a guess
-//
-// Neither the documentation nor a public log tells everything. Here quotas are
-// exact rolling windows, a refused call isn't counted, a family is a row of the
-// documented table, a batch with an unknown id is 404 and changes nothing, a
-// final action can't be cancelled (400), a wrong method is a 405 with the code
-// BadRequest, and a 503 has the code ServiceUnavailable.
-//
-// # Time
-//
-// The package asks [time.Now] alone for the time. In a testing/synctest bubble
-// create the server with [NewUnstartedServer] and call ServeHTTP directly, with
-// a httptest.ResponseRecorder: an hour's quota then takes no time at all.
-//
-// # Resets
-//
-// When a kept-alive connection is reset, net/http repeats by itself what is
-// idempotent by method. The ledger then has calls that the client under test
-// never made. Set DisableKeepAlives on its http.Transport where that matters.
-//
-// # Growth
-//
-// The ledger, the counts of the changes, the machine actions, the comments of
-// alerts and the tags of machines grow with the calls, for as long as the server
-// lives. A long run needs the memory for it. All else is bounded.
 package defendertest
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -96,105 +13,50 @@ import (
 )
 
 // maxBody bounds what is read of a request's body, in bytes. The largest
-// documented call, an import of 500 indicators, stays far below.
+// documented call beside the upload of a file, an import of 500 indicators, stays
+// far below.
 const maxBody = 8 << 20
-
-// Config describes the simulated tenant. Its zero value is a tenant of 50
-// machines with the documented quotas and no faults.
-type Config struct {
-	// Machines is how many machines the tenant has, with one alert each.
-	// 0: 50. Negative: none, and the list of machines is then answered 404,
-	// as documented.
-	Machines int
-
-	// PageSize is how many items a page of a list without $top has. The real
-	// pages hold 10,000, which few tests could afford. 0: 100.
-	PageSize int
-
-	// Minute and Hour are how long the quotas' minute and hour last, so that
-	// "an hour" can be 10 seconds. 0: 60 s and 3600 s. The text of a 429 names
-	// the documented windows all the same.
-	Minute, Hour time.Duration
-
-	// Quotas replaces single rows of DefaultQuotas, by endpoint family.
-	// Nil: none. A zero Quota lifts the family's limits.
-	Quotas map[string]Quota
-
-	// NoQuotas lifts all limits. False: they hold.
-	NoQuotas bool
-
-	// Wait is how a 429 tells when to come back. 0: WaitHeader|WaitSentence.
-	Wait WaitForm
-
-	// ActionTime is how long a machine action takes to succeed: it is Pending
-	// for the first half and InProgress for the second. 0: 300 ms.
-	ActionTime time.Duration
-
-	// Faults are what goes wrong from the start. Zero: nothing.
-	Faults Faults
-
-	// Seed is that of the fault dice. 0: 1. The same seed and the same order
-	// of arrival give the same faults.
-	Seed uint64
-
-	// Token, if set, must come with every call as "Authorization: Bearer
-	// <Token>"; a call without it is answered 401. "": every call is let in.
-	Token string
-}
-
-// check panics on a value that can't be meant.
-func (c *Config) check() {
-	for name, d := range map[string]time.Duration{"Minute": c.Minute, "Hour": c.Hour, "ActionTime": c.ActionTime} {
-		if d < 0 {
-			panic(fmt.Sprintf("defendertest: Config.%s is %v: use a positive duration, or 0 for the default", name, d))
-		}
-	}
-	if c.PageSize < 0 {
-		panic(fmt.Sprintf("defendertest: Config.PageSize is %d: use a positive number, or 0 for 100", c.PageSize))
-	}
-	// A misspelt family would silently leave the documented limit in force.
-	known := DefaultQuotas()
-	for family, quota := range c.Quotas {
-		if _, ok := known[family]; !ok {
-			panic(fmt.Sprintf("defendertest: Config.Quotas has no family %q: use a key of DefaultQuotas", family))
-		}
-		if quota.PerMinute < 0 || quota.PerHour < 0 {
-			panic(fmt.Sprintf("defendertest: Config.Quotas[%q] is negative: use 0 for no limit", family))
-		}
-	}
-	c.Faults.check("Config.Faults")
-}
 
 // A Server is a simulated Defender API. It isn't built on httptest.Server, whose
 // Close waits for the answers in flight, slow ones too. Make one with NewServer or
-// NewUnstartedServer. Its methods are safe for concurrent use, but for Start,
-// which must come before the others can see the URL.
+// NewUnstartedServer. Its methods are safe for concurrent use, but for Start and
+// Listen, which must come before the others can see the URLs.
 type Server struct {
 	// URL is the base of the API without a trailing slash, as in
 	// "http://127.0.0.1:41234". "" until the server is started.
 	URL string
 
+	// StorageURL is the base of the downloads, on a port of their own: to a
+	// client they are another host, which must not see its token. Until the
+	// server is started it is "http://storage.invalid", which ServeHTTP knows
+	// by the Host of a request. Who serves it by other means may set it before
+	// the first call.
+	StorageURL string
+
 	config Config
 	routes []route
 	tenant *tenant
+	tokens seal
 
-	// mu guards ledger, quotas and faults: one lock, so that the order of
-	// arrival is the same for all three.
+	// mu guards ledger, quotas, faults and issued: one lock, so that the order
+	// of arrival is the same for all.
 	mu     sync.Mutex
 	ledger ledger
 	quotas *quotas
 	faults *dice
+	issued int // tokens
 
 	closing     sync.Once
-	closed      chan struct{} // ends slow answers
-	http        *http.Server  // nil until started
-	served      chan struct{} // closed when http no longer accepts
+	closed      chan struct{}  // ends slow answers
+	http        []*http.Server // nil until started
+	served      sync.WaitGroup // of those that accept
 	connections sync.WaitGroup
+	everywhere  bool // the server listens on all addresses of the host
 }
 
-// NewServer returns a server that listens on a port of the loopback interface.
-// Call Close when done. NewServer panics on a Config that can't be meant, such
-// as Faults whose shares exceed 1 in sum, since that is an error of the program.
+// NewServer returns a server that listens on Config.Addr. Call Close when done.
+// NewServer panics on a Config that can't be meant, such as Faults whose shares
+// exceed 1 in sum, since that is an error of the program.
 func NewServer(c Config) *Server {
 	s := NewUnstartedServer(c)
 	s.Start()
@@ -206,19 +68,32 @@ func NewServer(c Config) *Server {
 // does.
 func NewUnstartedServer(c Config) *Server {
 	c.check()
+	c.Clients = maps.Clone(c.Clients)
 	return &Server{
+		StorageURL: "http://storage.invalid",
+
 		config: c,
 		routes: routes(),
 		tenant: newTenant(c),
-		quotas: newQuotas(c),
+		tokens: newSeal(),
+		quotas: newQuotas(c, time.Now()),
 		faults: newDice(c),
+		ledger: newLedger(c),
 		closed: make(chan struct{}),
 	}
 }
 
-// Start listens and sets URL. It panics if the server is already started or
-// closed, or if there is no free port.
+// Start listens and sets URL and StorageURL. It panics if the server is already
+// started or closed, or if it can't listen.
 func (s *Server) Start() {
+	if err := s.Listen(); err != nil {
+		panic(fmt.Sprintf("defendertest: no port to listen on: %v", err))
+	}
+}
+
+// Listen does what Start does, but returns an error where it can't listen, as on
+// a port that another program has.
+func (s *Server) Listen() error {
 	if s.http != nil {
 		panic("defendertest: Server is already started")
 	}
@@ -227,18 +102,48 @@ func (s *Server) Start() {
 		panic("defendertest: Server is closed: make a new one")
 	default:
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	api, err := listen(s.config.Addr, "127.0.0.1:0")
 	if err != nil {
-		panic(fmt.Sprintf("defendertest: no port to listen on: %v", err))
+		return err
 	}
-	s.URL = "http://" + listener.Addr().String()
+	address := api.Addr().(*net.TCPAddr)
+	storage, err := listen(s.config.StorageAddr, net.JoinHostPort(address.IP.String(), "0"))
+	if err != nil {
+		api.Close()
+		return err
+	}
+	s.everywhere = address.IP.IsUnspecified()
+	s.URL, s.StorageURL = base(api), base(storage)
+	s.accept(api, s)
+	s.accept(storage, http.HandlerFunc(s.serveStorage))
+	return nil
+}
+
+// listen returns a listener on an address, or on another if the first is "".
+func listen(address, otherwise string) (net.Listener, error) {
+	if address == "" {
+		address = otherwise
+	}
+	return net.Listen("tcp", address)
+}
+
+// base returns where a listener can be reached from this host.
+func base(listener net.Listener) string {
+	address := *listener.Addr().(*net.TCPAddr)
+	if address.IP.IsUnspecified() {
+		address.IP = net.IPv4(127, 0, 0, 1)
+	}
+	return "http://" + address.String()
+}
+
+// accept serves one of the listeners.
+func (s *Server) accept(listener net.Listener, handler http.Handler) {
 	// Without timeouts: how slow a client or an answer may be is up to the test.
-	s.http = &http.Server{Handler: s, ConnState: s.track}
-	s.served = make(chan struct{})
-	go func() {
-		defer close(s.served)
-		s.http.Serve(listener) // always ends with the error of a closed server
-	}()
+	server := &http.Server{Handler: handler, ConnState: s.track}
+	s.http = append(s.http, server)
+	s.served.Go(func() {
+		server.Serve(listener) // always ends with the error of a closed server
+	})
 }
 
 // track counts the connections, so that Close can wait for their goroutines. A
@@ -252,18 +157,17 @@ func (s *Server) track(_ net.Conn, state http.ConnState) {
 	}
 }
 
-// Close closes the listener and all connections, those of slow answers included,
+// Close closes the listeners and all connections, those of slow answers included,
 // and returns when nothing runs any more. Further calls do nothing. The ledger can
 // still be read.
 func (s *Server) Close() {
 	s.closing.Do(func() {
 		close(s.closed)
-		if s.http == nil {
-			return
+		for _, server := range s.http {
+			server.Close()
 		}
-		s.http.Close()
-		// Only now can no connection be added while they are waited for.
-		<-s.served
+		// Only then can no connection be added while they are waited for.
+		s.served.Wait()
 		s.connections.Wait()
 	})
 }
@@ -293,27 +197,50 @@ func (s *Server) MachineIDs() []string {
 // httptest.ResponseRecorder or HTTP/2, it panics with [http.ErrAbortHandler]; so
 // does a slow answer whose caller has gone.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	found := find(s.routes, r.Method, r.URL.EscapedPath())
-	at := s.arrive(r, found.family)
+	switch {
+	case s.isStorage(r):
+		s.serve(w, r, s.storageErrand(r))
+	case isTokenPath(r.URL.Path):
+		s.serve(w, r, s.tokenErrand(r))
+	default:
+		s.serve(w, r, s.apiErrand(r))
+	}
+}
+
+// An errand is a call as the service sees it that it is for: the API, the token
+// endpoint or the storage.
+type errand struct {
+	family   string // for the ledger
+	admit    func(now time.Time) *answer
+	carryOut func(w http.ResponseWriter, now time.Time) answer
+	failure  func(status int) answer // a fault's 500 or 503 in the service's own form
+}
+
+// serve takes a call through what all services have in common: the ledger and the
+// faults.
+func (s *Server) serve(w http.ResponseWriter, r *http.Request, e errand) {
+	at := s.arrive(r, e)
 	if at.refused != nil {
-		s.reply(w, at.seq, *at.refused)
+		s.reply(w, at, *at.refused)
 		return
 	}
-	if s.failBefore(w, at) {
+	if s.failBefore(w, at, e) {
 		return
 	}
-	result := s.carryOut(w, r, found)
+	result := e.carryOut(w, at.now)
 	// Entered before the answer goes out, or is lost: who has heard of a change
 	// must find it in Effects.
 	s.mu.Lock()
 	s.ledger.carriedOut(at.seq, result)
 	s.mu.Unlock()
-	s.failAfter(w, r, at, result)
+	s.failAfter(w, r, at, e, result)
 }
 
 // An arrival is what is decided about a call when it comes in.
 type arrival struct {
 	seq     int
+	family  string
+	now     time.Time
 	refused *answer       // by token or quota; nil: the call may pass
 	fault   string        // the name of the Faults field to strike, or ""
 	slowFor time.Duration // of the same Faults, which may be replaced meanwhile
@@ -321,28 +248,52 @@ type arrival struct {
 
 // arrive enters the call in the ledger, and decides under one lock what the order
 // of arrival decides: the quota and the fault.
-func (s *Server) arrive(r *http.Request, family string) arrival {
+func (s *Server) arrive(r *http.Request, e errand) arrival {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
 	// The dice are rolled for refused calls too: which fault a call meets then
 	// depends on its number alone, and not on how fast the others came.
-	at := arrival{fault: s.faults.roll(), slowFor: s.faults.faults.slowFor()}
-	if s.config.Token != "" && r.Header.Get("Authorization") != "Bearer "+s.config.Token {
-		// Counted nowhere: the quota's key is the application, which an
-		// unknown token doesn't tell.
-		at.refused = errUnauthorized().answer()
-	} else if full := s.quotas.take(family, now); full != nil {
-		at.refused = full.answer(now, s.config.Wait)
-	}
-	if at.refused != nil {
+	at := arrival{family: e.family, now: now, fault: s.faults.roll(e.family), slowFor: s.faults.faults.slowFor()}
+	if at.refused = e.admit(now); at.refused != nil {
 		at.fault = ""
 	}
 	at.seq = s.ledger.arrived(Call{
-		At: now, Method: r.Method, Path: r.URL.Path, RawQuery: r.URL.RawQuery, Family: family,
+		At: now, Method: r.Method, Path: r.URL.Path, RawQuery: r.URL.RawQuery, Family: e.family,
 		CallID: r.Header.Get("x-ms-client-request-id"), Fault: at.fault,
 	})
 	return at
+}
+
+// admitAll is for what neither needs a token nor counts.
+func admitAll(time.Time) *answer { return nil }
+
+// apiErrand is a call of the API.
+func (s *Server) apiErrand(r *http.Request) errand {
+	found := find(s.routes, r.Method, r.URL.EscapedPath())
+	return errand{
+		family:   found.family,
+		admit:    func(now time.Time) *answer { return s.admit(r, found.family, now) },
+		carryOut: func(w http.ResponseWriter, _ time.Time) answer { return s.carryOut(w, r, found) },
+		failure:  apiFailure,
+	}
+}
+
+// admit lets a call in that has a token, a licence and a place in the quota.
+func (s *Server) admit(r *http.Request, family string, now time.Time) *answer {
+	application, ok := s.authorize(r.Header.Get("Authorization"), now)
+	if !ok {
+		// Counted nowhere: the quota's key is the application, which an
+		// unknown token doesn't tell.
+		return errUnauthorized().answer()
+	}
+	if s.config.NoLicence {
+		return errNoLicence().answer()
+	}
+	if full := s.quotas.take(application, family, now); full != nil {
+		return full.answer(now, s.config.Wait)
+	}
+	return nil
 }
 
 // carryOut reads the request's body and lets the tenant answer. The body is read
@@ -352,24 +303,40 @@ func (s *Server) carryOut(w http.ResponseWriter, r *http.Request, found match) a
 	if found.problem != nil {
 		return *found.problem
 	}
-	var body []byte
-	if r.Body != nil { // as of a request that was made for a client
-		var err error
-		if body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody)); err != nil {
-			return *errIncorrectBody().answer()
-		}
+	body, err := readBody(w, r, found.bodyLimit())
+	if err != nil {
+		return *answerOf(err)
 	}
 	result, err := s.tenant.serve(found.route.handle, request{
-		origin: origin(r),
-		path:   r.URL.EscapedPath(),
-		query:  r.URL.Query(),
-		id:     found.id,
-		body:   body,
+		origin:      origin(r),
+		storage:     s.storageOrigin(r),
+		path:        r.URL.EscapedPath(),
+		query:       r.URL.Query(),
+		id:          found.id,
+		arguments:   found.arguments,
+		contentType: r.Header.Get("Content-Type"),
+		body:        body,
 	})
 	if err != nil {
 		return *answerOf(err)
 	}
 	return result
+}
+
+// readBody reads up to so many bytes. What is too long is answered as what is
+// broken.
+func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
+	if r.Body == nil { // as of a request that was made for a client
+		return nil, nil
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok && limit == maxUpload {
+		return nil, errFileSize()
+	}
+	if err != nil {
+		return nil, errIncorrectBody()
+	}
+	return body, nil
 }
 
 // origin is what the client's own URLs begin with, since a nextLink must lead
@@ -384,9 +351,9 @@ func origin(r *http.Request) string {
 
 // reply sends an answer. The ledger knows of it first, so that who has read
 // the answer finds it there.
-func (s *Server) reply(w http.ResponseWriter, seq int, a answer) {
+func (s *Server) reply(w http.ResponseWriter, at arrival, a answer) {
 	s.mu.Lock()
-	s.ledger.answered(seq, a)
+	s.ledger.answered(at.seq, at.family, a)
 	s.mu.Unlock()
 	a.write(w, len(a.body))
 }

@@ -175,6 +175,80 @@ func TestCloseTwice(t *testing.T) {
 	wantPanic(t, "is closed", unstarted.Start)
 }
 
+// A given address is used, and a taken one is an error that can be shown.
+func TestAddr(t *testing.T) {
+	first := start(t, defendertest.Config{Addr: "127.0.0.1:0"})
+	second := defendertest.NewUnstartedServer(defendertest.Config{Addr: strings.TrimPrefix(first.URL, "http://")})
+	defer second.Close()
+	if err := second.Listen(); err == nil || second.URL != "" {
+		t.Errorf("got error %v and URL %q", err, second.URL)
+	}
+	wantPanic(t, "no port to listen on", second.Start)
+	// The storage's address is checked as well, and the API's is given back.
+	api := "127.0.0.1:0"
+	third := defendertest.NewUnstartedServer(defendertest.Config{Addr: api, StorageAddr: strings.TrimPrefix(first.URL, "http://")})
+	defer third.Close()
+	if err := third.Listen(); err == nil || third.URL != "" {
+		t.Errorf("got error %v and URL %q", err, third.URL)
+	}
+}
+
+// A server on all addresses has links to where the client found it.
+func TestAddrEverywhere(t *testing.T) {
+	s := start(t, defendertest.Config{Addr: ":0"})
+	if !strings.HasPrefix(s.URL, "http://127.0.0.1:") || !strings.HasPrefix(s.StorageURL, "http://127.0.0.1:") {
+		t.Errorf("URLs are %q and %q", s.URL, s.StorageURL)
+	}
+	req, err := http.NewRequest("GET", s.URL+"/api/machines/SoftwareInventoryExport", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Host = "simulator.example:8080"
+	resp, err := newClient().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var body bytes.Buffer
+	if _, err := body.ReadFrom(resp.Body); err != nil {
+		t.Fatal(err)
+	}
+	port := s.StorageURL[strings.LastIndex(s.StorageURL, ":"):]
+	if !strings.Contains(body.String(), `"http://simulator.example`+port+`/`) {
+		t.Errorf("got %s", body.String())
+	}
+}
+
+func TestCounts(t *testing.T) {
+	s := start(t, defendertest.Config{
+		KeepCalls: 2,
+		Quotas:    map[string]defendertest.Quota{"machines/{id}": {PerMinute: 3}},
+	})
+	for range 4 {
+		call(t, s, "GET", "/api/machines/m0001", "")
+	}
+	call(t, s, "GET", "/api/nothing", "")
+	s.SetFaults(defendertest.Faults{Error503: 0.5, ResetBefore: 0.5})
+	lost := 0
+	for range 10 {
+		if _, err := send(s, "GET", "/api/machines", ""); err != nil {
+			lost++
+		}
+	}
+	for family, want := range map[string]defendertest.Count{
+		"machines/{id}": {Calls: 4, Answered: 3, Throttled: 1},
+		"":              {Calls: 1, Refused: 1},
+		"machines":      {Calls: 10, Failed: 10 - lost},
+	} {
+		if got := s.Counts()[family]; got != want {
+			t.Errorf("%q: got %+v, want %+v", family, got, want)
+		}
+	}
+	if calls := s.Calls(); len(calls) != 2 || calls[0].Seq != 14 || calls[1].Seq != 15 {
+		t.Errorf("the ledger kept %+v", calls)
+	}
+}
+
 func TestCloseEndsSlowAnswers(t *testing.T) {
 	s := defendertest.NewServer(defendertest.Config{Faults: defendertest.Faults{Slow: 1, SlowFor: time.Hour}})
 	failed := make(chan error)
@@ -251,7 +325,9 @@ func serving(t *testing.T) string {
 }
 
 func TestConcurrentCalls(t *testing.T) {
-	s := start(t, defendertest.Config{NoQuotas: true, Faults: defendertest.Faults{Error503: 0.2, After500: 0.2}})
+	// An action that ends in between may be ordered again, and would be on a slow
+	// machine.
+	s := start(t, defendertest.Config{NoQuotas: true, ActionTime: time.Hour, Faults: defendertest.Faults{Error503: 0.2, After500: 0.2}})
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 50}}
 	defer client.CloseIdleConnections()
 	var group sync.WaitGroup
@@ -300,6 +376,14 @@ func TestConfigPanics(t *testing.T) {
 		{"Config.Minute", defendertest.Config{Minute: -1}},
 		{"Config.Hour", defendertest.Config{Hour: -1}},
 		{"Config.ActionTime", defendertest.Config{ActionTime: -1}},
+		{"Config.Phase", defendertest.Config{Phase: -1}},
+		{"Config.HuntingCPU", defendertest.Config{HuntingCPU: -1}},
+		{"Config.HuntingCost", defendertest.Config{HuntingCost: -1}},
+		{"Config.TokenLife", defendertest.Config{TokenLife: -1}},
+		{"Config.Counting", defendertest.Config{Counting: 4}},
+		{"Config.Clients", defendertest.Config{Clients: map[string]string{"": "x"}}},
+		{"Config.KeepCalls", defendertest.Config{KeepCalls: -1}},
+		{"Config.Faults.Token429", defendertest.Config{Faults: defendertest.Faults{Token429: 1.1}}},
 		{"Config.PageSize", defendertest.Config{PageSize: -1}},
 		{`no family "machine"`, defendertest.Config{Quotas: map[string]defendertest.Quota{"machine": {}}}},
 		{`Quotas["machines"]`, defendertest.Config{Quotas: map[string]defendertest.Quota{"machines": {PerHour: -1}}}},

@@ -8,8 +8,11 @@ import (
 // A tenant is all that calls read and change. Its handlers stand in the files of
 // what they are about, and run one at a time.
 type tenant struct {
-	pageSize   int
-	actionTime time.Duration
+	pageSize     int
+	actionTime   time.Duration
+	minute, hour time.Duration // that links and snapshots live by
+	began        time.Time
+	links        seal
 
 	// mu guards what follows. MachineIDs reads the machines' ids without it:
 	// they never change.
@@ -21,7 +24,12 @@ type tenant struct {
 	actions       []*action // in order of creation
 	actionByID    map[string]*action
 	lastAction    map[actionKey]*action // the only one that can be active
-	indicators    []*indicator          // in order of creation
+	library       []*libraryFile        // in order of their first upload
+	libraryByName map[string]*libraryFile
+	inquiries     []*investigation // in order of their start
+	incidents     []*incident      // in order of creation
+	incidentByID  map[string]*incident
+	indicators    []*indicator // in order of creation
 	indicatorByID map[string]*indicator
 	indicatorOf   map[indicatorKey]*indicator
 	indicatorID   int // of the last one: none is used twice
@@ -32,8 +40,10 @@ type tenant struct {
 func newTenant(c Config) *tenant {
 	t := &tenant{
 		pageSize: c.PageSize, actionTime: c.ActionTime,
+		minute: c.minute(), hour: c.hour(), began: time.Now().UTC(), links: newSeal(),
 		machineByID: make(map[string]*machine), alertByID: make(map[string]*alert),
 		actionByID: make(map[string]*action), lastAction: make(map[actionKey]*action),
+		libraryByName: make(map[string]*libraryFile), incidentByID: make(map[string]*incident),
 		indicatorByID: make(map[string]*indicator), indicatorOf: make(map[indicatorKey]*indicator),
 	}
 	if t.pageSize == 0 {
@@ -46,14 +56,13 @@ func newTenant(c Config) *tenant {
 	if n == 0 {
 		n = 50
 	}
-	now := time.Now().UTC()
+	now := t.began
 	for i := 1; i <= n; i++ {
 		m := newMachine(i, now)
 		t.machines = append(t.machines, m)
 		t.machineByID[m.ID] = m
-		a := newAlert(i, m, now)
-		t.alerts = append(t.alerts, a)
-		t.alertByID[a.ID] = a
+		a := t.addAlert(m, now)
+		t.addIncident(a, now)
 	}
 	return t
 }

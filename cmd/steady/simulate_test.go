@@ -1,0 +1,190 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A run of steady simulate, whose output is read while it goes on.
+type simulated struct {
+	url    string
+	lines  *bufio.Scanner
+	cancel context.CancelFunc
+	exited chan int
+}
+
+// startSimulate starts one on a free port, and returns when it serves. It ends with the test.
+func startSimulate(t *testing.T, args ...string) *simulated {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	reader, writer := io.Pipe()
+	s := &simulated{lines: bufio.NewScanner(reader), cancel: cancel, exited: make(chan int, 1)}
+	go func() {
+		s.exited <- run(ctx, append([]string{"simulate", "-addr", "127.0.0.1:0"}, args...), writer, io.Discard)
+		writer.Close()
+	}()
+	t.Cleanup(func() {
+		cancel()
+		reader.Close()
+	})
+	if !s.lines.Scan() {
+		t.Fatal("nothing was printed")
+	}
+	s.url = s.lines.Text()
+	return s
+}
+
+// until reads lines up to one that matches, and returns all.
+func (s *simulated) until(t *testing.T, pattern string) string {
+	t.Helper()
+	var all strings.Builder
+	for s.lines.Scan() {
+		all.WriteString(s.lines.Text() + "\n")
+		if regexp.MustCompile(pattern).MatchString(s.lines.Text()) {
+			return all.String()
+		}
+	}
+	t.Fatalf("no line like %q in\n%s", pattern, all.String())
+	return ""
+}
+
+// get returns the status of a call.
+func (s *simulated) get(t *testing.T, path, token string) int {
+	t.Helper()
+	req, err := http.NewRequest(http.MethodGet, s.url+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	return resp.StatusCode
+}
+
+// It says where it is and what it does, counts the calls up, and ends with the ledger's summary.
+func TestSimulate(t *testing.T) {
+	s := startSimulate(t, "-machines", "7", "-counting", "strict", "-minute", "1h", "-hour", "1h", "-every", "1ms",
+		"-wait", "header, date", "-token", "letmein", "-clients", "app:hidden,other:secret")
+	said := s.until(t, "interrupt")
+	for _, part := range []string{
+		s.url + "/api", "7 machines, m0001 to m0007", s.url + "/{tenant}/oauth2/v2.0/token: for app, other; calls need one, or the token",
+		"strict, with a minute of 1h0m0s and an hour of 1h0m0s", "header, date", "0 % of the calls, seed 1",
+	} {
+		if !strings.Contains(said, part) {
+			t.Errorf("no %q in\n%s", part, said)
+		}
+	}
+	if strings.Contains(said, "hidden") || strings.Contains(said, "letmein") {
+		t.Errorf("a secret was printed:\n%s", said)
+	}
+	if status := s.get(t, "/api/machines", "wrong"); status != 401 {
+		t.Errorf("without a token: %d", status)
+	}
+	s.until(t, `^\d\d:\d\d:\d\d  1 calls, 0 429s, 0 5xx$`)
+	for range 2 {
+		if status := s.get(t, "/api/machineactions/x/getPackageUri", "letmein"); status != 404 {
+			t.Errorf("with a token: %d", status)
+		}
+	}
+	if status := s.get(t, "/api/machineactions/x/getPackageUri", "letmein"); status != 429 {
+		t.Errorf("over the quota: %d", status)
+	}
+	s.until(t, ` 1 429s, `)
+	s.cancel()
+	said = s.until(t, `tokens issued`)
+	for _, row := range []string{
+		`machineactions/\{id\}/getPackageUri +3 +0 +1 +2 +0 +0`, `machines +1 +0 +0 +1 +0 +0`, `all +4 +0 +1 +3 +0 +0`, `^0 tokens issued, 0 changes`,
+	} {
+		if !regexp.MustCompile(`(?m)` + row).MatchString(said) {
+			t.Errorf("no row %q in\n%s", row, said)
+		}
+	}
+	if code := <-s.exited; code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+// What was done twice is listed, since that is what people look for.
+func TestSimulateSummaryOfChanges(t *testing.T) {
+	s := startSimulate(t, "-faults", "0", "-every", "1h")
+	for range 2 {
+		resp, err := http.Post(s.url+"/api/indicators", "application/json",
+			strings.NewReader(`{"indicatorValue":"a.example","indicatorType":"DomainName","action":"Alert","title":"t","description":"d"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+	}
+	s.cancel()
+	if said := s.until(t, "×"); !strings.Contains(said, "1 changes carried out, 1 of them more than once\n  submit a.example ×2") {
+		t.Errorf("got\n%s", said)
+	}
+}
+
+func TestSimulateCommandLine(t *testing.T) {
+	for _, c := range []struct {
+		args string
+		says string
+	}{
+		{"-addr nowhere", `-addr is "nowhere"; use a host and a port`},
+		{"-storage nowhere", `-storage is "nowhere"; use a host and a port`},
+		{"-minute 0s", "-minute is 0s"},
+		{"-minute soon", "-minute"},
+		{"-hour -1s", "-hour is -1s"},
+		{"-every 0s", "-every is 0s"},
+		{"-phase -1s", "-phase is -1s"},
+		{"-machines -1", "-machines is -1; use 0 to 100000"},
+		{"-faults 1.1", "-faults is 1.1; use 0 to 1"},
+		{"-faults NaN", "-faults is NaN"},
+		{"-counting slowly", `-counting is "slowly"; use rolling, fixed, bucket or strict`},
+		{"-wait header,never", `-wait has "never"; use header, date, sentence or nowhere`},
+		{"-clients app:hidden,hidden", "-clients has an application without an id or a secret"},
+		{"-clients :hidden", "-clients has an application without an id or a secret"},
+		{"more", `takes no arguments, got "more"`},
+	} {
+		code, _, said := steady(t, append([]string{"simulate"}, strings.Fields(c.args)...)...)
+		if code != 2 || !strings.Contains(said, c.says) || strings.Contains(said, "hidden") {
+			t.Errorf("%s: exit code %d, said %q", c.args, code, said)
+		}
+	}
+	if code, _, said := steady(t, "simulate", "-h"); code != 0 || !strings.Contains(said, "-counting") {
+		t.Errorf("-h: exit code %d, said %q", code, said)
+	}
+}
+
+// A port that another program has is told as what it is.
+func TestSimulatePortTaken(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	code, out, said := steady(t, "simulate", "-addr", taken.Addr().String())
+	if code != 1 || out != "" || !strings.Contains(said, taken.Addr().String()) || !strings.Contains(said, "-addr takes another address") {
+		t.Errorf("exit code %d, said %q and %q", code, out, said)
+	}
+}
+
+// Each way of counting reaches the server.
+func TestSimulateCounting(t *testing.T) {
+	for i, counting := range []string{"rolling", "fixed", "bucket", "strict"} {
+		s, err := parseSimulation([]string{"-counting", counting, "-machines", "0", "-phase", "5s", "-faults", "0.5"}, io.Discard)
+		if err != nil || int(s.config.Counting) != i || s.config.Machines != -1 || s.config.Phase != 5*time.Second || s.config.Faults.Error503 == 0 {
+			t.Errorf("%s: got %+v and error %v", counting, s.config, err)
+		}
+		if fmt.Sprint(s.config.Clients) != "map[]" || s.config.Clients != nil {
+			t.Errorf("%s: got clients %v", counting, s.config.Clients)
+		}
+	}
+}
