@@ -15,6 +15,8 @@ type caller struct {
 	ready      chan struct{}
 	ticket     *ticket // once it may go
 	next, prev *caller
+
+	leavingNext *caller // in Quota.leaving
 }
 
 // queue is a list of callers of one class in the order in which their calls began.
@@ -109,24 +111,69 @@ func (q *Quota) await(ctx context.Context, w *caller) (*ticket, error) {
 		}
 	case <-ctx.Done():
 	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if w.ticket == nil {
-		first := q.queues[w.class].first == w
-		q.queues[w.class].remove(w)
-		if first {
-			q.serve(q.now()) // the timer was set for this one
+	q.giveUp(w)
+	return nil, &endedError{ctx}
+}
+
+// endedError is the end of a caller's context. It looks its cause up when it is asked: context.Cause takes the context's lock,
+// and the callers of one context all end at once.
+type endedError struct{ ctx context.Context }
+
+func (e *endedError) Error() string   { return context.Cause(e.ctx).Error() }
+func (e *endedError) Unwrap() []error { return []error{context.Cause(e.ctx), e.ctx.Err()} }
+
+// giveUp takes a caller out of the line, or makes sure that somebody does. When a hundred thousand give up at once, as when a
+// program ends, each waiting for the lock to leave by itself takes several times as long as the leaving.
+func (q *Quota) giveUp(w *caller) {
+	for {
+		head := q.leaving.Load()
+		w.leavingNext = head
+		if q.leaving.CompareAndSwap(head, w) {
+			break
 		}
-		return nil, context.Cause(ctx)
+	}
+	// Who has the lock looks again after giving it back.
+	if q.mu.TryLock() {
+		q.clearOut()
+		q.unlock()
+	}
+}
+
+func (q *Quota) lock() {
+	q.mu.Lock()
+	q.clearOut()
+}
+
+func (q *Quota) unlock() {
+	for {
+		q.mu.Unlock()
+		if q.leaving.Load() == nil || !q.mu.TryLock() {
+			return
+		}
+		q.clearOut()
+	}
+}
+
+// clearOut lets those leave who have given up. It requires that q.mu is held.
+func (q *Quota) clearOut() {
+	w := q.leaving.Swap(nil)
+	if w == nil {
+		return
 	}
 	now := q.now()
 	q.advance(now)
-	q.refund(w.ticket)
-	if w.ticket.epoch == q.pause.epoch {
-		q.pause.out--
+	for ; w != nil; w = w.leavingNext {
+		if w.ticket == nil {
+			q.queues[w.class].remove(w)
+			continue
+		}
+		// Its turn came at the same time.
+		q.refund(w.ticket)
+		if w.ticket.epoch == q.pause.epoch {
+			q.pause.out--
+		}
 	}
-	q.serve(now)
-	return nil, context.Cause(ctx)
+	q.serve(now) // the timer may have been set for one of them
 }
 
 // serve lets those go whose turn it is, and sets the one timer for the next.
@@ -161,8 +208,8 @@ func (q *Quota) arm(at, now instant) {
 	wait := time.Duration(at - now)
 	if q.timer == nil {
 		q.timer = time.AfterFunc(wait, func() {
-			q.mu.Lock()
-			defer q.mu.Unlock()
+			q.lock()
+			defer q.unlock()
 			q.serve(q.now())
 		})
 		return

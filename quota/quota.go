@@ -38,6 +38,7 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/steadyhttp/steadyhttp"
@@ -65,7 +66,9 @@ type Quota struct {
 	// Start says what a new Quota takes its windows to be. Zero: Empty.
 	Start ColdStart
 
-	mu      sync.Mutex // guards what follows
+	leaving atomic.Pointer[caller] // those who have given up, and are still in line
+
+	mu      sync.Mutex // guards what follows; see lock
 	begun   bool
 	invalid error
 	base    time.Time // all times are measured from it, by the monotonic clock
@@ -143,23 +146,23 @@ func (q *Quota) Enter(ctx context.Context, a steadyhttp.Attempt) (func(steadyhtt
 
 func (q *Quota) enter(ctx context.Context, a steadyhttp.Attempt) (*ticket, error) {
 	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
+		return nil, &endedError{ctx}
 	}
 	class := classOf(ctx)
-	q.mu.Lock()
+	q.lock()
 	if err := q.begin(); err != nil {
-		q.mu.Unlock()
+		q.unlock()
 		return nil, err
 	}
 	now := q.now()
 	q.advance(now)
 	if q.nobodyBefore(class) && q.mayGo(class, now) {
 		t := q.take(class, now)
-		q.mu.Unlock()
+		q.unlock()
 		return t, nil
 	}
 	w, err := q.enqueue(ctx, class, a, now)
-	q.mu.Unlock()
+	q.unlock()
 	if err != nil {
 		return nil, err
 	}
@@ -307,8 +310,8 @@ func (q *Quota) answered(t *ticket) {
 
 // leave ends a call with what became of it.
 func (q *Quota) leave(t *ticket, a steadyhttp.Attempt) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
+	q.lock()
+	defer q.unlock()
 	now := q.now()
 	q.advance(now)
 	if t.epoch == q.pause.epoch {
@@ -383,8 +386,8 @@ func (q *Quota) recycle(t *ticket) {
 // Sent implements steadyhttp.Observer for a ticket: the request's headers go out.
 func (t *ticket) Sent(at time.Time) {
 	q := t.q
-	q.mu.Lock()
-	defer q.mu.Unlock()
+	q.lock()
+	defer q.unlock()
 	now := q.now()
 	q.advance(now)
 	switch {
@@ -409,8 +412,8 @@ func (t *ticket) Sent(at time.Time) {
 // everyone now, and not when its body has been looked at.
 func (t *ticket) Answered(resp *http.Response) {
 	q := t.q
-	q.mu.Lock()
-	defer q.mu.Unlock()
+	q.lock()
+	defer q.unlock()
 	if t.left {
 		return
 	}

@@ -514,6 +514,29 @@ func TestRefund(t *testing.T) {
 	})
 }
 
+// A caller whose context ends gets its cause, and the kind of its end.
+func TestCancelledWaiter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := &quota.Quota{Windows: []quota.Window{{N: 1, Per: time.Minute}}}
+		fill(t, q, 1)
+		why := errors.New("why")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		time.AfterFunc(time.Second, func() { cancel(why) })
+		began := time.Now()
+		for range 2 { // while it waits, and before it would
+			if _, err := q.Enter(ctx, steadyhttp.Attempt{}); !errors.Is(err, why) || !errors.Is(err, context.Canceled) || err.Error() != "why" {
+				t.Errorf("got %v", err)
+			}
+			if took := time.Since(began); took != time.Second {
+				t.Errorf("took %v", took)
+			}
+		}
+		if s := q.State(); s.Waiting != 0 || s.Windows[0].Used != 1 {
+			t.Errorf("left behind: %+v", s)
+		}
+	})
+}
+
 // Large limits are counted in runs: never over, and next to nothing under.
 func TestLargeLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -574,17 +597,9 @@ func TestManyWaiters(t *testing.T) {
 		group.Wait()
 		return during.HeapAlloc - before.HeapAlloc, time.Since(began)
 	}
-	// What anybody does who waits for a turn or for the end of his context.
-	bare := func(ctx context.Context) {
-		select {
-		case <-make(chan struct{}):
-		case <-ctx.Done():
-		}
-		_ = context.Cause(ctx)
-	}
+	bare := func(ctx context.Context) { <-ctx.Done() }
 	wait(bare) // the runtime keeps what goroutines need for the next ones
-	emptyHeap, _ := wait(func(ctx context.Context) { <-ctx.Done() })
-	_, bareGone := wait(bare)
+	emptyHeap, bareGone := wait(bare)
 	best, each := math.Inf(1), 0.0
 	for range 3 { // the machine has other things to do
 		q := &quota.Quota{Windows: []quota.Window{{N: 1, Per: time.Hour}}}

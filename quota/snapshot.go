@@ -22,8 +22,8 @@ type Calls struct {
 
 // Snapshot returns what Restore needs. Take it as the last thing before the process ends, or now and then.
 func (q *Quota) Snapshot() Snapshot {
-	q.mu.Lock()
-	defer q.mu.Unlock()
+	q.lock()
+	defer q.unlock()
 	s := Snapshot{At: time.Now().Round(0)}
 	if q.begin() != nil {
 		return s
@@ -47,8 +47,8 @@ func (q *Quota) Snapshot() Snapshot {
 // Restore makes q go on where another left off. It must come before the first use of q. A clock that was set back in between is
 // noticed, and taken as no time having passed; one that was set forward can't be told from a pause.
 func (q *Quota) Restore(s Snapshot) error {
-	q.mu.Lock()
-	defer q.mu.Unlock()
+	q.lock()
+	defer q.unlock()
 	if q.begun {
 		return errors.New("quota: Restore after the first use; restore before the Quota is a gate of anything")
 	}

@@ -22,8 +22,8 @@ type WindowState struct {
 
 // State returns the present state. It costs a lock and one allocation.
 func (q *Quota) State() State {
-	q.mu.Lock()
-	defer q.mu.Unlock()
+	q.lock()
+	defer q.unlock()
 	if q.begin() != nil {
 		return State{}
 	}
