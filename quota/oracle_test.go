@@ -21,6 +21,15 @@ type oracle struct {
 	now      instant
 	calls    []*heldCall
 	queue    [classes][]*waiter // first come, first served
+
+	// After a 429:
+	pads   []time.Duration
+	wide   []bool  // pads that a 429 at the very limit has widened
+	until  instant // closed until then
+	width  float64 // how many may be under way at once; 0: any number
+	out    int     // how many of this epoch are
+	epoch  int
+	failed int
 }
 
 // heldCall is a call that has been let go.
@@ -30,6 +39,8 @@ type heldCall struct {
 	sent     instant // -1: not yet
 	ended    instant // -1: under way
 	refunded bool
+	epoch    int
+	forgot   []bool // by window
 	ticket   *ticket
 }
 
@@ -53,18 +64,106 @@ func (c *heldCall) counted(now instant, span time.Duration) (until instant, unkn
 	return end.add(span), end < 0
 }
 
+func (o *oracle) span(w int) time.Duration { return o.windows[w].Per + o.pads[w] }
+
+// counts reports whether a window counts a call, and since when; -1 if nobody knows yet. What it has forgotten, it has for good.
+func (o *oracle) counts(w int, call *heldCall) (since instant, yes bool) {
+	if call.refunded || call.forgot[w] {
+		return 0, false
+	}
+	until, unknown := call.counted(o.now, o.span(w))
+	if unknown {
+		return -1, true
+	}
+	call.forgot[w] = until <= o.now
+	return until.add(-o.span(w)), !call.forgot[w]
+}
+
 func (o *oracle) used(w int, c class) int {
-	span := o.windows[w].Per + max(minPad, time.Duration(padShare*float64(o.windows[w].Per)))
 	n := 0
 	for _, call := range o.calls {
-		if call.refunded || c != classes && call.class != c {
-			continue
-		}
-		if until, unknown := call.counted(o.now, span); unknown || until > o.now {
+		if _, yes := o.counts(w, call); yes && (c == classes || call.class == c) {
 			n++
 		}
 	}
 	return n
+}
+
+// logged returns how many calls a window counts that are known to have arrived.
+func (o *oracle) logged(w int) (n int) {
+	for _, call := range o.calls {
+		if since, yes := o.counts(w, call); yes && since >= 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// left takes note of a call that has ended somehow.
+func (o *oracle) left(call *heldCall) {
+	if call.epoch == o.epoch {
+		o.out--
+	}
+}
+
+// good takes note of an answer that is no 429.
+func (o *oracle) good(call *heldCall) {
+	if call.epoch != o.epoch {
+		return
+	}
+	o.failed = 0
+	if o.width > 0 {
+		if o.width += 1 / o.width; o.width > wideEnough {
+			o.width = 0
+		}
+	}
+}
+
+// blamed returns the window that a 429 is about, and whether it comes at the very limit, for the first time: then it is known
+// exactly what follows.
+func (o *oracle) blamed(asked time.Duration) (at int, exact bool) {
+	at = -1
+	fullest := -1.0
+	for w := range o.windows {
+		if fill := float64(o.logged(w)) / float64(o.windows[w].N); o.windows[w].Per >= asked && fill > fullest {
+			at, fullest = w, fill
+		}
+	}
+	if at < 0 {
+		at = longest(newWindows(o.windows, 0))
+	}
+	recent := 0
+	for _, call := range o.calls {
+		if call.refunded {
+			continue
+		}
+		until, unknown := call.counted(o.now, 0)
+		if !unknown && until > o.now.add(-o.windows[at].Per-edge) {
+			recent++
+		}
+	}
+	return at, recent >= o.windows[at].N && !o.wide[at]
+}
+
+// throttled is what a 429 does.
+func (o *oracle) throttled(call *heldCall, asked time.Duration) {
+	first := call.epoch == o.epoch
+	if first {
+		o.epoch++
+		o.out, o.width = 0, 1
+	}
+	if asked > 0 {
+		o.until = max(o.until, o.now.add(asked))
+	}
+	if !first {
+		return
+	}
+	w, _ := o.blamed(asked)
+	if asked == 0 {
+		o.until = max(o.until, o.now.add(min(time.Second<<o.failed, o.windows[w].Per/32)))
+	}
+	o.failed++
+	o.wide[w], o.pads[w] = true, max(2*o.pads[w], widePad)
 }
 
 // count is for messages: what each window counts, of each class.
@@ -76,6 +175,9 @@ func (o *oracle) count() (counts [][classes]int) {
 }
 
 func (o *oracle) mayGo(c class) bool {
+	if o.now < o.until || o.width > 0 && o.out >= int(o.width) {
+		return false
+	}
 	for w := range o.windows {
 		if o.used(w, classes) >= o.windows[w].N {
 			return false
@@ -105,7 +207,8 @@ func (o *oracle) serve() (granted []*waiter) {
 }
 
 func (o *oracle) take(c class) *heldCall {
-	call := &heldCall{class: c, granted: o.now, sent: -1, ended: -1}
+	call := &heldCall{class: c, granted: o.now, sent: -1, ended: -1, epoch: o.epoch, forgot: make([]bool, len(o.windows))}
+	o.out++
 	o.calls = append(o.calls, call)
 	return call
 }
@@ -118,13 +221,13 @@ func (o *oracle) next(limit instant) instant {
 			first = at
 		}
 	}
+	consider(o.until)
 	for _, call := range o.calls {
 		if call.refunded {
 			continue
 		}
 		for w := range o.windows {
-			span := o.windows[w].Per + max(minPad, time.Duration(padShare*float64(o.windows[w].Per)))
-			if until, unknown := call.counted(o.now, span); !unknown {
+			if until, unknown := call.counted(o.now, o.span(w)); !unknown && !call.forgot[w] {
 				consider(until)
 			}
 		}
@@ -143,8 +246,13 @@ func TestOracle(t *testing.T) {
 		steps = 100_000
 	}
 	const each = 2000
+	throttlings := 0
 	for run := range steps / each {
-		live(t, uint64(run), nil, each)
+		throttlings += live(t, uint64(run), nil, each)
+	}
+	t.Logf("%d operations, %d of them 429s", steps, throttlings)
+	if throttlings < steps/10_000 {
+		t.Errorf("only %d 429s", throttlings)
 	}
 }
 
@@ -157,7 +265,7 @@ func FuzzOracle(f *testing.F) {
 }
 
 // live makes steps operations on both. What they are is chosen by choices, or by the dice.
-func live(t *testing.T, seed uint64, choices []byte, steps int) {
+func live(t *testing.T, seed uint64, choices []byte, steps int) (throttlings int) {
 	t.Helper()
 	dice := rand.New(rand.NewPCG(seed, 3))
 	var windows []Window
@@ -170,7 +278,9 @@ func live(t *testing.T, seed uint64, choices []byte, steps int) {
 		o := &oracle{windows: windows}
 		for _, w := range newWindows(windows, reserve) {
 			o.reserved = append(o.reserved, w.reserved)
+			o.pads = append(o.pads, w.pad)
 		}
+		o.wide = make([]bool, len(windows))
 		q.State() // begins time
 		var held []*heldCall
 		fail := func(step int, format string, args ...any) {
@@ -224,7 +334,7 @@ func live(t *testing.T, seed uint64, choices []byte, steps int) {
 			if len(o.calls) > 400 {
 				o.forget()
 			}
-			switch choice % 10 {
+			switch choice % 11 {
 			case 0, 1, 2: // somebody wants to go
 				w := &waiter{class: class(choice / 10 % 8 / 7), result: make(chan *ticket, 1)}
 				ctx, cancel := context.WithCancel(WithPriority(t.Context(), Priority(w.class)))
@@ -260,9 +370,39 @@ func live(t *testing.T, seed uint64, choices []byte, steps int) {
 				if call.ended < 0 {
 					call.ended = o.now
 				}
+				o.left(call)
+				o.good(call)
 				resp := &http.Response{StatusCode: 200}
 				call.ticket.Answered(resp)
 				q.leave(call.ticket, steadyhttp.Attempt{Response: resp, Sent: time.Now(), Verdict: steadyhttp.Verdict{Class: steadyhttp.Success}})
+				settle(step, o.serve())
+			case 10: // a 429, where it is known exactly what follows
+				if len(held) == 0 {
+					continue
+				}
+				i := choice / 11 % len(held)
+				call, before := held[i], *held[i]
+				if call.sent < 0 && call.granted.add(unsentFor) > o.now {
+					call.sent = o.now
+				}
+				if call.ended < 0 {
+					call.ended = o.now
+				}
+				asked := time.Duration(choice/11%4) * 2 * time.Second
+				if _, exact := o.blamed(asked); call.epoch == o.epoch && !exact {
+					*call = before
+					continue
+				}
+				release(i)
+				if before.sent != call.sent {
+					call.ticket.Sent(time.Now())
+				}
+				o.left(call)
+				o.throttled(call, asked)
+				resp := &http.Response{StatusCode: http.StatusTooManyRequests}
+				call.ticket.Answered(resp)
+				q.leave(call.ticket, steadyhttp.Attempt{Response: resp, Sent: time.Now(), Verdict: steadyhttp.Verdict{Class: steadyhttp.Throttled, RetryAfter: asked}})
+				throttlings++
 				settle(step, o.serve())
 			case 6: // a request goes out, and its answer is lost or late
 				if len(held) == 0 {
@@ -277,6 +417,7 @@ func live(t *testing.T, seed uint64, choices []byte, steps int) {
 				if choice/10%3 == 0 {
 					q.leave(call.ticket, steadyhttp.Attempt{Err: context.Canceled, Sent: time.Now()})
 					release(slices.Index(held, call))
+					o.left(call)
 				}
 				settle(step, o.serve())
 			case 7: // a request provably never left
@@ -289,6 +430,7 @@ func live(t *testing.T, seed uint64, choices []byte, steps int) {
 				}
 				call := release(i)
 				call.refunded = true
+				o.left(call)
 				q.leave(call.ticket, steadyhttp.Attempt{})
 				settle(step, o.serve())
 			default:
@@ -317,6 +459,7 @@ func live(t *testing.T, seed uint64, choices []byte, steps int) {
 			fail(steps, "%d callers still wait", q.State().Waiting)
 		}
 	})
+	return throttlings
 }
 
 // forget drops the calls that no window counts any more, to keep the oracle's pace.

@@ -1,0 +1,201 @@
+package steadyhttp
+
+import (
+	"errors"
+	"net/http"
+	"time"
+)
+
+// What a call comes to: its methods that end it, and give back what it holds.
+
+// keepOrDrop keeps an answer that is wholly in memory: if the repeat can't be made after all, it is still the call's
+// last real response. Any other is let go before the wait, so that its connection is free.
+func (c *call) keepOrDrop() {
+	switch {
+	case c.attempt.Err != nil:
+	case c.response.Body == http.NoBody:
+		c.kept = c.response
+		return
+	case c.standIn != nil && c.standIn.whole():
+		c.standIn.rc.Close()
+		c.kept = c.response
+		return
+	}
+	c.drop()
+}
+
+func (c *call) drop() {
+	if c.standIn == nil {
+		c.standIn = &responseBody{rc: c.response.Body}
+	}
+	c.standIn.discard(c.response, c.ctx.Done(), c.legacyCancel())
+	c.standIn, c.response = nil, nil
+}
+
+// endAttempt ends what the attempt has running.
+func (c *call) endAttempt(cause error) {
+	if c.timer != nil {
+		c.timer.Stop()
+		c.timer = nil
+	}
+	if c.cancel != nil {
+		c.cancel(cause)
+		c.cancel = nil
+	}
+}
+
+// finish returns what the last attempt came to.
+func (c *call) finish() (*http.Response, error) {
+	if c.response != nil && c.attempt.Stop != stopCancelled {
+		return c.deliver()
+	}
+	if c.response != nil {
+		c.drop()
+	}
+	err := c.failure()
+	c.endAttempt(nil)
+	c.returned = true
+	c.tellDone()
+	return nil, err
+}
+
+// deliver hands the last response to the caller, as it came but for its body's stand-in.
+func (c *call) deliver() (*http.Response, error) {
+	resp := answering(c.response, c.original)
+	c.returned = true
+	told := c.trace != nil && c.trace.Done != nil
+	if c.standIn == nil {
+		if !told && c.cancel == nil && c.attempt.N == 1 && c.attempt.Stop == stopDone {
+			return resp, nil
+		}
+		c.standIn = &responseBody{rc: resp.Body, attempt: c.attempt, idle: c.policy.IdleTimeout, cancel: c.cancel}
+		if inner, ok := AttemptOf(resp); ok {
+			if !told && c.cancel == nil {
+				return resp, nil
+			}
+			c.standIn.attempt = inner
+		}
+	}
+	b := c.standIn
+	if b.whole() {
+		c.endAttempt(nil)
+		b.rc.Close()
+	}
+	if told {
+		ctx, done := c.ctx, c.trace.Done
+		b.done = func() { done(ctx, b.attempt) }
+	}
+	if resp.Body == http.NoBody {
+		b.end(nil)
+	}
+	resp.Body = b.standIn()
+	return resp, nil
+}
+
+// waiter is a refusal that tells how long the call would have had to wait.
+type waiter interface {
+	error
+	Wait() time.Duration
+}
+
+// abandon ends a call whose next attempt could not be made.
+func (c *call) abandon(err error) (*http.Response, error) {
+	c.giveBack(err)
+	made := c.last
+	made.Stop, made.Wait, made.late = c.why, 0, true
+	made.Request = c.requestOf(made)
+	var wait time.Duration
+	if w, ok := errors.AsType[waiter](err); ok {
+		wait = w.Wait()
+	}
+	c.attempt = made
+	if c.kept != nil && c.why != stopCancelled {
+		c.response = c.kept
+		if c.standIn != nil {
+			c.standIn.attempt = made
+		}
+		return c.deliver()
+	}
+	if ended, ok := err.(*cancelled); ok {
+		ended.last = made.Err
+	} else if made.Err != nil {
+		err = &lateError{err, made.Err}
+	}
+	c.returned = true
+	if made.Err == nil {
+		c.attempt.Err = err
+		c.attempt.Response = nil
+	}
+	c.tellDone()
+	return nil, &Error{Attempts: made.N, Last: made.Verdict, Stop: c.why, Wait: wait, Err: err}
+}
+
+func (c *call) requestOf(made Attempt) *http.Request {
+	if made.Request != nil {
+		return made.Request
+	}
+	return c.original
+}
+
+// giveBack leaves the gates of an attempt that was not made, and closes its body.
+func (c *call) giveBack(err error) {
+	if c.out != nil && c.out.Body != nil && c.out.Body != c.original.Body {
+		c.out.Body.Close()
+	}
+	c.out = nil
+	if len(c.leaves) > 0 {
+		c.attempt.Err = err
+		c.leaveGates()
+	}
+	c.endAttempt(nil)
+}
+
+// failure is the error of a call whose last attempt has no response. A first attempt's error is returned as it is where
+// nothing need be said about it.
+func (c *call) failure() error {
+	a := &c.attempt
+	err := a.Err
+	if a.Stop == stopCancelled {
+		ended := cancelCause(c.ctx).(*cancelled)
+		if a.N == 1 && errors.Is(err, ended.cause) {
+			return err
+		}
+		ended.last = err
+		err = ended
+	} else if a.N == 1 && (c.final != "" || a.Stop == stopPermanent || c.policy.maxAttempts() == 1) {
+		return err
+	}
+	return &Error{Attempts: a.N, Last: a.Verdict, Stop: a.Stop, Err: err}
+}
+
+func (c *call) tellDone() {
+	if c.trace != nil && c.trace.Done != nil {
+		c.trace.Done(c.ctx, c.attempt)
+	}
+}
+
+// end runs on every way out of RoundTrip. On a panic, out of a hook or the base transport, it gives back what the call
+// holds, and lets the panic go on.
+func (c *call) end() {
+	c.body.close()
+	if c.unbound != nil {
+		c.unbound()
+	}
+	if c.returned {
+		return
+	}
+	if c.response != nil {
+		c.response.Body.Close()
+	}
+	closeBodies(c.original, c.attempt.Request)
+	c.giveBack(errPanicked)
+}
+
+// closeBodies closes request bodies after a panic, when nobody knows whether the base transport has done so.
+func closeBodies(requests ...*http.Request) {
+	for _, req := range requests {
+		if req != nil && req.Body != nil {
+			req.Body.Close()
+		}
+	}
+}
