@@ -79,7 +79,8 @@ func (e *Error) Error() string {
 		b.WriteString(", target " + e.Last.Target)
 	}
 	if e.Err != nil {
-		b.WriteString(": " + redactError(e.Err))
+		// The Stop has said already that it was refused.
+		b.WriteString(": " + strings.TrimPrefix(redactError(e.Err), ErrRefused.Error()+": "))
 	}
 	return b.String()
 }
