@@ -111,12 +111,19 @@ type sendLog struct {
 	mu        sync.Mutex // guards what follows
 	first     time.Time  // the first note of a sending
 	notes     int        // of sendings
-	conns     int        // connections that net/http took for the request
+	asked     int        // times that net/http looked for a connection
+	conns     int        // connections that it took for the request
 	observers []Observer
 }
 
 func (l *sendLog) trace() *httptrace.ClientTrace {
-	return &httptrace.ClientTrace{GotConn: l.gotConn, WroteHeaders: l.wroteHeaders}
+	return &httptrace.ClientTrace{GetConn: l.getConn, GotConn: l.gotConn, WroteHeaders: l.wroteHeaders}
+}
+
+func (l *sendLog) getConn(string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.asked++
 }
 
 func (l *sendLog) gotConn(httptrace.GotConnInfo) {
@@ -143,6 +150,14 @@ func (l *sendLog) answered(resp *http.Response) {
 	for _, o := range l.observers {
 		o.Answered(resp)
 	}
+}
+
+// unsent reports whether net/http looked for a connection and never took one. That it looked must be seen: a protocol that was
+// registered with it (http.Transport.RegisterProtocol) sends without telling anybody.
+func (l *sendLog) unsent() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.asked > 0 && l.conns == 0 && l.notes == 0
 }
 
 // read returns how often the request may have gone out. HTTP/2 notes a sending on a goroutine of its own, possibly after the

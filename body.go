@@ -265,13 +265,17 @@ func (b *responseBody) peek(resp *http.Response, limit time.Duration, ends ...<-
 	return b.ahead.snapshot()
 }
 
-// readWhole reads a body of up to limit bytes into memory, and reports how that failed. A longer one has not failed.
-func (b *responseBody) readWhole(resp *http.Response, limit int64, ends ...<-chan struct{}) error {
+// readWhole reads a body of up to limit bytes into memory, within a time (negative: any), and reports how that failed. A longer
+// one has not failed.
+func (b *responseBody) readWhole(resp *http.Response, limit int64, within time.Duration, ends ...<-chan struct{}) error {
 	if eventStream(resp) {
 		return nil
 	}
 	b.ahead = newReadAhead(bodySource{b}, int(min(limit, math.MaxInt)), resp.ContentLength)
-	if !b.ahead.run(0, ends...) {
+	if within == 0 {
+		within = 1
+	}
+	if !b.ahead.run(max(within, 0), ends...) {
 		return errReadEnded
 	}
 	if b.ahead.err == io.EOF {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptrace"
 	"reflect"
@@ -26,13 +27,16 @@ type call struct {
 
 	attempt  Attempt                 // the present one
 	out      *http.Request           // as the base transport gets it; nil once that has it
+	given    io.ReadCloser           // the body that out was made with
+	fresh    bool                    // given is the attempt's own, and not the caller's
 	response *http.Response          // the present attempt's, also if its body has failed
 	standIn  *responseBody           // for response's body; nil if that goes to the caller as it is
 	final    Stop                    // an inner Transport has ended the call already, for this reason
 	sends    *sendLog                // nil where nobody looks
 	context  context.Context         // the attempt's
 	cancel   context.CancelCauseFunc // ends context; nil if nothing of ours ever would
-	timer    *time.Timer             // AttemptTimeout's; nil: none
+	timer    *time.Timer             // AttemptTimeout's, or what is left of MaxElapsed; nil: none
+	expired  *timeoutError           // what the timer ends the attempt with
 	leaves   []func(Attempt)         // of the gates that were entered
 	last     Attempt                 // the attempt before, once there is one
 	kept     *http.Response          // its answer, if all of it is in memory
@@ -163,6 +167,7 @@ func (c *call) prepare() error {
 		c.why = stopBody
 		return &bodyError{err}
 	}
+	c.fresh = changed
 	c.out = c.original
 	if changed || c.watched() || c.cancel != nil || c.touches() {
 		c.out = c.original.WithContext(c.context)
@@ -178,24 +183,28 @@ func (c *call) prepare() error {
 	if c.key != "" {
 		c.out.Header.Set("Idempotency-Key", c.key)
 	}
-	c.attempt.Request = c.out
+	c.attempt.Request, c.given = c.out, c.out.Body
 	if c.authorizes() {
 		if err := c.authorize(); err != nil {
 			return err
 		}
 	}
 	if c.trace != nil && c.trace.AttemptStart != nil {
-		if ctx := c.trace.AttemptStart(c.context, c.attempt); ctx != nil && !sameContext(ctx, c.context) {
+		if ctx := c.trace.AttemptStart(c.context, c.attempt); ctx != nil && !same(ctx, c.context) {
 			c.context = ctx
 			c.out = c.out.WithContext(ctx)
 			c.attempt.Request = c.out
 		}
 	}
+	if c.given != nil && !same(c.out.Body, c.given) {
+		// A signer has read the body and put its own in the place: nobody else will close the first.
+		c.given.Close()
+	}
 	return nil
 }
 
-// sameContext compares without the panic that a context of an incomparable type would cause.
-func sameContext(a, b context.Context) bool {
+// same compares without the panic that values of an incomparable type would cause.
+func same(a, b any) bool {
 	return reflect.TypeOf(a) == reflect.TypeOf(b) && reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
 }
 
@@ -212,13 +221,13 @@ func (c *call) authorize() error {
 		last := c.last
 		prev = &last
 	}
+	c.limit(c.remaining(), "Policy.MaxElapsed", c.policy.MaxElapsed)
 	err := c.transport.Prepare(c.out, prev)
 	switch {
 	case err == nil:
 		return nil
-	case c.over():
-		c.why = stopCancelled
-		return cancelCause(c.ctx)
+	case c.over(), c.remaining() == 0:
+		return c.interrupted()
 	}
 	c.why = stopPrepare
 	return &prepareError{err}
@@ -232,7 +241,8 @@ func (e *prepareError) Unwrap() error { return e.err }
 func (c *call) send() {
 	resp, err := c.roundTrip()
 	if c.timer != nil && !c.timer.Stop() {
-		// The attempt's context has ended: whatever came back can't be read any more.
+		// The attempt's context has ended, or is about to: whatever came back can't be read any more.
+		c.cancel(c.expired)
 		if expired, ok := context.Cause(c.context).(*timeoutError); ok {
 			resp, err = nil, closing(resp, expired)
 		}
@@ -270,14 +280,25 @@ func (c *call) roundTrip() (*http.Response, error) {
 
 // limitAttempt starts the clock of AttemptTimeout, or of what is left of MaxElapsed, if that is less.
 func (c *call) limitAttempt() {
-	limit, expired := c.policy.AttemptTimeout, timeoutError{"Policy.AttemptTimeout", c.policy.AttemptTimeout}
-	if left := c.remaining(); left >= 0 && (limit <= 0 || left < limit) {
-		limit, expired = max(left, 1), timeoutError{"Policy.MaxElapsed", c.policy.MaxElapsed}
+	timeout, left := c.policy.AttemptTimeout, c.remaining()
+	if left >= 0 && (timeout <= 0 || left < timeout) {
+		c.limit(left, "Policy.MaxElapsed", c.policy.MaxElapsed)
+	} else if timeout > 0 {
+		c.limit(timeout, "Policy.AttemptTimeout", timeout)
 	}
-	if limit > 0 {
-		cancel, cause := c.cancel, &timeoutError{expired.bound, expired.after}
-		c.timer = time.AfterFunc(limit, func() { cancel(cause) })
+}
+
+// limit ends the attempt after a time, in place of what may have been set before; negative: it is not limited.
+func (c *call) limit(left time.Duration, bound string, whole time.Duration) {
+	if left < 0 {
+		return
 	}
+	if c.timer != nil {
+		c.timer.Stop()
+	}
+	c.expired = &timeoutError{bound, whole}
+	cancel, cause := c.cancel, c.expired
+	c.timer = time.AfterFunc(max(left, 1), func() { cancel(cause) })
 }
 
 // closing closes a response that can't be returned, and returns err.
@@ -314,13 +335,10 @@ func (c *call) unsent() bool {
 	if c.sends == nil {
 		return neverSent(c.attempt.Err)
 	}
-	_, sends := c.sends.read()
-	if sends > 0 {
+	if _, sends := c.sends.read(); sends > 0 {
 		return false
 	}
-	// net/http itself tells of every send.
-	_, tells := c.transport.base().(*http.Transport)
-	return tells && c.attempt.Err != nil || neverSent(c.attempt.Err)
+	return neverSent(c.attempt.Err) || c.attempt.Err != nil && c.sends.unsent()
 }
 
 func (c *call) classify() {
@@ -376,7 +394,11 @@ func (c *call) peek(resp *http.Response) {
 		}
 		c.attempt.Body = c.standIn.peek(resp, peekTime, c.ctx.Done(), c.legacyCancel())
 	case c.policy.MaxRead > 0 && successful(resp) && c.repeatable():
-		if err := c.standIn.readWhole(resp, c.policy.MaxRead, c.ctx.Done(), c.legacyCancel()); err != nil {
+		err := c.standIn.readWhole(resp, c.policy.MaxRead, c.remaining(), c.ctx.Done(), c.legacyCancel())
+		if err == errReadEnded && !c.over() {
+			err = nil // MaxElapsed has: the rest is for the caller to wait for
+		}
+		if err != nil {
 			c.attempt.Response, c.attempt.Err = nil, err
 		}
 	}

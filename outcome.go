@@ -139,8 +139,13 @@ func (c *call) requestOf(made Attempt) *http.Request {
 
 // giveBack leaves the gates of an attempt that was not made, and closes its body.
 func (c *call) giveBack(err error) {
-	if c.out != nil && c.out.Body != nil && c.out.Body != c.original.Body {
-		c.out.Body.Close()
+	if c.out != nil {
+		if c.fresh && c.given != nil {
+			c.given.Close()
+		}
+		if c.out.Body != nil && !same(c.out.Body, c.given) {
+			c.out.Body.Close() // Prepare has put it there
+		}
 	}
 	c.out = nil
 	if len(c.leaves) > 0 {
@@ -155,7 +160,7 @@ func (c *call) giveBack(err error) {
 func (c *call) failure() error {
 	a := &c.attempt
 	err := a.Err
-	if a.Stop == stopCancelled {
+	if a.Stop == stopCancelled && c.over() {
 		ended := cancelCause(c.ctx).(*cancelled)
 		if a.N == 1 && errors.Is(err, ended.cause) {
 			return err

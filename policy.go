@@ -54,7 +54,8 @@ type Policy struct {
 	MaxBuffer int64
 
 	// MaxRead is the size in bytes up to which the body of a 2xx is read before it is returned; if it breaks off, the
-	// request is repeated as after a lost connection. A longer one is returned as it streams. 0: never.
+	// request is repeated as after a lost connection. A longer one is returned as it streams, and so is one that takes
+	// longer than MaxElapsed; IdleTimeout bounds each Read. 0: never.
 	MaxRead int64
 
 	// Budget pays for repeats; share one between Transports that call the same service. nil: the Transport's own, with

@@ -87,11 +87,7 @@ func (q *Quota) enqueue(ctx context.Context, c class, a steadyhttp.Attempt, now 
 		w.began = q.base.Add(time.Duration(now))
 	}
 	if deadline, ok := ctx.Deadline(); ok {
-		ahead := q.queues[high].length
-		if last := q.queues[normal].last; c == normal && (last == nil || !last.began.After(w.began)) {
-			ahead += q.queues[normal].length
-		}
-		needs, left := time.Duration(q.bound(c, ahead, now)-now), time.Until(deadline)
+		needs, left := time.Duration(q.atBest(c, q.ahead(w), now)-now), time.Until(deadline)
 		if needs > left {
 			return nil, &DeadlineError{needs, left}
 		}
@@ -100,6 +96,18 @@ func (q *Quota) enqueue(ctx context.Context, c class, a steadyhttp.Attempt, now 
 	q.queues[c].insert(w)
 	q.serve(now)
 	return w, nil
+}
+
+// ahead returns how many callers at least will go before w. Of its own class, a repeat may pass all.
+func (q *Quota) ahead(w *caller) int {
+	n := 0
+	if last := q.queues[w.class].last; last == nil || !last.began.After(w.began) {
+		n = q.queues[w.class].length
+	}
+	if w.class == normal {
+		n += q.queues[high].length
+	}
+	return n
 }
 
 // await blocks until it is w's turn. A caller who gives up leaves nothing behind.
@@ -199,8 +207,16 @@ func (q *Quota) serve(now instant) {
 	}
 }
 
-// arm sets the timer. Nothing is set where only an event can help: an answer to the probe.
+// arm sets the timer. Where no window is in the way, what is waited for is an answer: of the probe, or of calls that may be sent
+// twice. Those that hang are taken to have arrived in time.
 func (q *Quota) arm(at, now instant) {
+	if at <= now {
+		for _, first := range [...]*ticket{q.unsent.first, q.sent.first} {
+			if first != nil && (at <= now || first.until() < at) {
+				at = first.until()
+			}
+		}
+	}
 	if at <= now {
 		q.disarm()
 		return

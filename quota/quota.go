@@ -97,6 +97,9 @@ type instant int64
 
 const never = instant(-1 << 62)
 
+// maxPer is far from where sums of times would wrap around.
+const maxPer = 10 * 365 * 24 * time.Hour
+
 func (i instant) add(d time.Duration) instant { return i + instant(d) }
 
 // after the sending of a request its arrival can't take longer than this: what has not arrived by then has a broken
@@ -182,9 +185,7 @@ func (q *Quota) begin() error {
 	}
 	q.windows = newWindows(q.Windows, q.Reserve)
 	if q.Start == Full {
-		for range q.windows[longest(q.windows)].n {
-			q.charge(normal, 0, 1)
-		}
+		q.charge(normal, 0, q.windows[longest(q.windows)].n)
 	}
 	return nil
 }
@@ -203,6 +204,9 @@ func (q *Quota) check() error {
 		}
 		if w.Per <= 0 {
 			return refuse("Quota.Windows[%d].Per is %v; use a positive duration", i, w.Per)
+		}
+		if w.Per > maxPer {
+			return refuse("Quota.Windows[%d].Per is %v; use at most 10 years", i, w.Per)
 		}
 	}
 	if !(q.Reserve >= 0 && q.Reserve < 1) { // false for NaN too
@@ -232,6 +236,9 @@ func (q *Quota) advance(now instant) {
 			for c := range q.calls {
 				q.calls[c].expire(q.windows, class(c), now)
 			}
+			if now > q.replayed.add(q.windows[longest(q.windows)].per) {
+				q.replayed = never
+			}
 			return
 		}
 	}
@@ -243,23 +250,34 @@ func (q *Quota) mayGo(c class, now instant) bool {
 		return false
 	}
 	for i := range q.windows {
-		if !q.windows[i].admits(c, q.inFlight(c), q.inFlight(classes), now) {
+		if !q.windows[i].admits(c, q.inFlight(c)+q.mayReplay(c), q.inFlight(classes)+q.mayReplay(classes), now) {
 			return false
 		}
 	}
 	return true
 }
 
-// inFlight returns how many places the calls in flight hold, those of one class or, for classes, of all. Where net/http has
-// been seen to send requests twice, each call that is still unanswered may become two.
+// inFlight returns how many places the calls in flight hold, those of one class or, for classes, of all.
 func (q *Quota) inFlight(c class) int {
 	n := 0
 	for i := range q.calls {
 		if c == classes || class(i) == c {
 			n += q.calls[i].inFlight
-			if q.replayed != never {
-				n += q.calls[i].unanswered
-			}
+		}
+	}
+	return n
+}
+
+// mayReplay returns how many places are kept free for replays. Where net/http has been seen to send requests twice of late, each
+// call that is still unanswered may become two.
+func (q *Quota) mayReplay(c class) int {
+	if q.replayed == never {
+		return 0
+	}
+	n := 0
+	for i := range q.calls {
+		if c == classes || class(i) == c {
+			n += q.calls[i].unanswered
 		}
 	}
 	return n
@@ -403,8 +421,8 @@ func (t *ticket) Sent(at time.Time) {
 		t.places++
 		q.calls[t.class].inFlight++
 	case t.state == logged:
-		// The first sending, very late, or one again after that: count what the log does not have.
-		q.charge(t.class, now, 1)
+		// The first sending, very late, or one again after that: count what the log does not have, until it has surely arrived.
+		q.charge(t.class, now.add(arrival), 1)
 	}
 }
 

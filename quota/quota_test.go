@@ -183,6 +183,7 @@ func TestBadFields(t *testing.T) {
 		{&quota.Quota{Windows: []quota.Window{{N: 1, Per: time.Second}, {N: -5, Per: time.Second}}}, "Quota.Windows[1].N is -5"},
 		{&quota.Quota{Windows: []quota.Window{{N: 1}}}, "Quota.Windows[0].Per is 0s"},
 		{&quota.Quota{Windows: []quota.Window{{N: 1, Per: -time.Second}}}, "Quota.Windows[0].Per is -1s"},
+		{&quota.Quota{Windows: []quota.Window{{N: 1, Per: math.MaxInt64}}}, "Per is 2562047h47m16.854775807s; use at most 10 years"},
 		{&quota.Quota{Windows: one, Reserve: 1}, "Quota.Reserve is 1"},
 		{&quota.Quota{Windows: one, Reserve: -0.1}, "Quota.Reserve is -0.1"},
 		{&quota.Quota{Windows: one, Reserve: math.NaN()}, "Quota.Reserve is NaN"},
@@ -341,6 +342,7 @@ func TestRestoreRefusesNonsense(t *testing.T) {
 	}{
 		"after the first use": {used, quota.Snapshot{}},
 		"a negative number":   {&quota.Quota{Windows: windows}, quota.Snapshot{Normal: []quota.Calls{{Age: 1, N: -1}}}},
+		"from the future":     {&quota.Quota{Windows: windows}, quota.Snapshot{Normal: []quota.Calls{{Age: -1e18, N: 1}}}},
 		"not in order":        {&quota.Quota{Windows: windows}, quota.Snapshot{Normal: []quota.Calls{{Age: 1, N: 1}, {Age: 2, N: 1}}}},
 		"a bad Quota":         {&quota.Quota{}, quota.Snapshot{}},
 	} {
@@ -534,6 +536,66 @@ func TestCancelledWaiter(t *testing.T) {
 		if s := q.State(); s.Waiting != 0 || s.Windows[0].Used != 1 {
 			t.Errorf("left behind: %+v", s)
 		}
+	})
+}
+
+// A repeat that goes before all who wait is not refused for their sake, whatever its priority.
+func TestDeadlineOfARepeat(t *testing.T) {
+	for _, priority := range []quota.Priority{quota.Normal, quota.High} {
+		synctest.Test(t, func(t *testing.T) {
+			q := &quota.Quota{Windows: []quota.Window{{N: 1, Per: time.Minute}}}
+			began := time.Now()
+			time.Sleep(time.Second)
+			fill(t, q, 1)
+			ctx, cancel := context.WithCancel(quota.WithPriority(t.Context(), priority))
+			var group sync.WaitGroup
+			for range 5 {
+				group.Go(func() { q.Enter(ctx, steadyhttp.Attempt{}) })
+			}
+			synctest.Wait()
+			soon, stop := context.WithTimeout(ctx, 90*time.Second)
+			defer stop()
+			if leave, err := q.Enter(soon, steadyhttp.Attempt{N: 2, Began: began}); err != nil {
+				t.Errorf("priority %v: %v", priority, err)
+			} else {
+				leave(answered())
+			}
+			cancel()
+			group.Wait()
+		})
+	}
+}
+
+// A deadline in a shared window is judged by what may come back to us, not by what we have now.
+func TestDeadlineInASharedWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := &quota.Quota{Windows: []quota.Window{{N: 200, Per: time.Minute}}}
+		fill(t, q, 100)
+		enter(t, q)(throttled(time.Second, ""))
+		if !q.State().Windows[0].Shared {
+			t.Fatal("a 429 at half the limit, and nobody else is suspected")
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var group sync.WaitGroup
+		for range 1500 {
+			group.Go(func() {
+				if leave, err := q.Enter(ctx, steadyhttp.Attempt{}); err == nil {
+					leave(answered())
+				}
+			})
+		}
+		synctest.Wait()
+		began := time.Now()
+		soon, stop := context.WithTimeout(ctx, 14*time.Minute)
+		defer stop()
+		leave, err := q.Enter(soon, steadyhttp.Attempt{})
+		if err != nil {
+			t.Fatalf("refused: %v", err)
+		}
+		leave(answered())
+		t.Logf("waited %v behind 1500", time.Since(began))
+		cancel()
+		group.Wait()
 	})
 }
 

@@ -57,6 +57,9 @@ func (q *Quota) Restore(s Snapshot) error {
 			if c.N < 0 {
 				return fmt.Errorf("quota: Snapshot has %d calls in one place; it is damaged", c.N)
 			}
+			if c.Age < -arrival {
+				return fmt.Errorf("quota: Snapshot has calls of %v from now; it is damaged", -c.Age)
+			}
 			if i > 0 && c.Age > calls[i-1].Age {
 				return errors.New("quota: Snapshot is not in order; it is damaged")
 			}

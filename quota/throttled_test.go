@@ -41,6 +41,9 @@ func throttledHistory(t *testing.T, seed uint64) {
 	synctest.Test(t, func(t *testing.T) {
 		q := &Quota{Windows: windows, Reserve: []float64{0, 0.3}[dice.IntN(2)]}
 		o := &oracle{windows: windows}
+		for _, w := range newWindows(windows, 0) {
+			o.pads = append(o.pads, w.pad)
+		}
 		q.State() // begins time
 		var held []*heldCall
 		step := 0

@@ -282,14 +282,23 @@ func (q *Quota) logged(w int, c class, k int) instant {
 	}
 }
 
-// bound returns the time before which a call can't go that has so many before it.
+// bound returns the time before which a call can't go that has so many before it, as things are now.
 func (q *Quota) bound(c class, ahead int, now instant) instant {
+	return q.earliest(c, ahead, now, func(w *window) (int, time.Duration) { return w.limit(now), w.interval() })
+}
+
+// atBest is bound if what others take of a shared window were all ours again: a refusal must not be too early.
+func (q *Quota) atBest(c class, ahead int, now instant) instant {
+	return q.earliest(c, ahead, now, func(w *window) (int, time.Duration) { return w.n, w.per / time.Duration(w.n) })
+}
+
+func (q *Quota) earliest(c class, ahead int, now instant, rate func(*window) (limit int, interval time.Duration)) instant {
 	bound := max(now, q.pause.until)
 	// Those ahead that are of high priority take nothing of what is for normal calls.
 	normalAhead := max(0, ahead-q.queues[high].length)
 	for i := range q.windows {
 		w := &q.windows[i]
-		limit := w.limit(now)
+		limit, interval := rate(w)
 		if over := w.all() + q.inFlight(classes) + ahead + 1 - limit; over > 0 {
 			bound = max(bound, q.freed(i, classes, over, limit, now))
 		}
@@ -300,7 +309,7 @@ func (q *Quota) bound(c class, ahead int, now instant) instant {
 			}
 		}
 		if w.shared {
-			bound = max(bound, w.next.add(time.Duration(ahead)*w.interval()-w.burst()))
+			bound = max(bound, w.next.add(time.Duration(ahead)*interval-w.burst()))
 		}
 	}
 	return bound

@@ -1,0 +1,89 @@
+package quota
+
+import (
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/steadyhttp/steadyhttp"
+)
+
+// leaveAnswered ends a call that went out long ago.
+func leaveAnswered(q *Quota, t *ticket) {
+	resp := &http.Response{StatusCode: 200}
+	t.Answered(resp)
+	q.leave(t, steadyhttp.Attempt{Response: resp, Sent: time.Now()})
+}
+
+// A place that is kept for a replay goes with the answer: nobody is refused for it, and nobody waits a window for it.
+func TestPlacesForReplays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := &Quota{Windows: []Window{{N: 100, Per: time.Hour}}}
+		first, err := q.enter(t.Context(), steadyhttp.Attempt{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		first.Sent(time.Now())
+		first.Sent(time.Now()) // net/http replays it
+		leaveAnswered(q, first)
+		time.Sleep(30 * time.Minute)
+		var held []*ticket
+		for range 49 {
+			ticket, err := q.enter(t.Context(), steadyhttp.Attempt{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ticket.Sent(time.Now())
+			held = append(held, ticket)
+		}
+		// 2 + 49 places are taken, and 49 are kept free. One answer frees the one, and the call behind it waits for no more.
+		began := time.Now()
+		time.AfterFunc(100*time.Millisecond, func() { leaveAnswered(q, held[0]) })
+		if _, err := q.enter(t.Context(), steadyhttp.Attempt{}); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took > 100*time.Millisecond {
+			t.Errorf("waited %v for an answer after 100 ms", took)
+		}
+		// The others hang. They are taken to have arrived after 2 s, and keep nothing free from then on.
+		began = time.Now()
+		for range 40 {
+			ticket, err := q.enter(t.Context(), steadyhttp.Attempt{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ticket.Sent(time.Now())
+		}
+		// Each round halves what is free: 24 calls, 12, 6.
+		if took := time.Since(began); took > 4*arrival {
+			t.Errorf("waited %v for calls that hang", took)
+		}
+		// After a window without a replay, none is expected any more.
+		time.Sleep(2 * time.Hour)
+		q.State()
+		if q.replayed != never {
+			t.Error("a replay is remembered for ever")
+		}
+	})
+}
+
+// A call that is sent very late, after its place was taken to have been used, is counted from its own arrival.
+func TestVeryLateSending(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := &Quota{Windows: []Window{{N: 1, Per: time.Minute}}}
+		late, err := q.enter(t.Context(), steadyhttp.Attempt{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(40 * time.Second) // in Prepare
+		late.Sent(time.Now())
+		sent := time.Now()
+		if _, err := q.enter(t.Context(), steadyhttp.Attempt{}); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(sent); took < time.Minute+arrival {
+			t.Errorf("the next call went %v after it, and may arrive within a minute of it", took)
+		}
+	})
+}
