@@ -45,10 +45,8 @@ func (b *batch) run(ctx context.Context) {
 	b.progress.expect(2*len(b.machines) + len(b.machines)/pageSize + indicators/batchSize + 10)
 	b.listMachines(ctx)
 	forEach(ctx, b.machines, func(id string) {
-		b.get(ctx, "/api/machines/"+url.PathEscape(id)+"/vulnerabilities", nil)
-	})
-	forEach(ctx, b.machines, func(id string) {
 		b.get(ctx, "/api/machines/"+url.PathEscape(id), nil)
+		b.get(ctx, "/api/machines/"+url.PathEscape(id)+"/vulnerabilities", nil)
 	})
 	b.importIndicators(ctx)
 	b.post(ctx, "/api/advancedqueries/run", map[string]string{"Query": "DeviceInfo | summarize count() by OSPlatform"}, nil)
