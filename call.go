@@ -196,7 +196,7 @@ func (c *call) prepare() error {
 			c.attempt.Request = c.out
 		}
 	}
-	if c.given != nil && !same(c.out.Body, c.given) {
+	if c.given != nil && replaced(c.out.Body, c.given) {
 		// A signer has read the body and put its own in the place: nobody else will close the first.
 		c.given.Close()
 	}
@@ -206,6 +206,15 @@ func (c *call) prepare() error {
 // same compares without the panic that values of an incomparable type would cause.
 func same(a, b any) bool {
 	return reflect.TypeOf(a) == reflect.TypeOf(b) && reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
+}
+
+// replaced reports whether a body is another than the one given. Two of an incomparable type can't be told apart: then it is
+// taken to be the one, which must not be closed before it is sent.
+func replaced(body, given io.ReadCloser) bool {
+	if reflect.TypeOf(body) != reflect.TypeOf(given) {
+		return true
+	}
+	return reflect.ValueOf(body).Comparable() && reflect.ValueOf(given).Comparable() && body != given
 }
 
 // touches reports whether anybody may set header fields on the attempt's request.
@@ -571,7 +580,7 @@ func (c *call) wait() error {
 	if c.response != nil {
 		c.keepOrDrop()
 	}
-	c.endAttempt(nil)
+	c.endAttempt()
 	if c.costs(c.last.Verdict) && c.budget().Wait && c.budget().Max >= 0 {
 		asked := time.Now()
 		if err := c.budget().of(c.original).wait(c.bound(), c.legacyCancel()); err != nil {

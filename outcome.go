@@ -33,13 +33,13 @@ func (c *call) drop() {
 }
 
 // endAttempt ends what the attempt has running.
-func (c *call) endAttempt(cause error) {
+func (c *call) endAttempt() {
 	if c.timer != nil {
 		c.timer.Stop()
 		c.timer = nil
 	}
 	if c.cancel != nil {
-		c.cancel(cause)
+		c.cancel(nil)
 		c.cancel = nil
 	}
 }
@@ -53,7 +53,7 @@ func (c *call) finish() (*http.Response, error) {
 		c.drop()
 	}
 	err := c.failure()
-	c.endAttempt(nil)
+	c.endAttempt()
 	c.returned = true
 	c.tellDone()
 	return nil, err
@@ -78,7 +78,7 @@ func (c *call) deliver() (*http.Response, error) {
 	}
 	b := c.standIn
 	if b.whole() {
-		c.endAttempt(nil)
+		c.endAttempt()
 		b.rc.Close()
 	}
 	if told {
@@ -143,7 +143,7 @@ func (c *call) giveBack(err error) {
 		if c.fresh && c.given != nil {
 			c.given.Close()
 		}
-		if c.out.Body != nil && !same(c.out.Body, c.given) {
+		if c.out.Body != nil && replaced(c.out.Body, c.given) {
 			c.out.Body.Close() // Prepare has put it there
 		}
 	}
@@ -152,7 +152,7 @@ func (c *call) giveBack(err error) {
 		c.attempt.Err = err
 		c.leaveGates()
 	}
-	c.endAttempt(nil)
+	c.endAttempt()
 }
 
 // failure is the error of a call whose last attempt has no response. A first attempt's error is returned as it is where

@@ -131,6 +131,25 @@ func TestIncomparableBody(t *testing.T) {
 	}
 }
 
+// One that nobody replaced is not closed before it was read, though it can't be compared.
+func TestIncomparableBodyIsSent(t *testing.T) {
+	for _, prepare := range []func(*http.Request, *steadyhttp.Attempt) error{nil, func(*http.Request, *steadyhttp.Attempt) error { return nil }} {
+		closed, early := 0, false
+		base := newScript(answers(200, ""))
+		req := newRequest(t, http.MethodPost, "content")
+		req.Body = incomparableBody{strings.NewReader("content"), []func(){func() { closed++ }}}
+		watch := &steadyhttp.Trace{Gated: func(context.Context, steadyhttp.Attempt, time.Duration) {}}
+		look := roundTripper(func(req *http.Request) (*http.Response, error) {
+			early = closed > 0
+			return base.RoundTrip(req)
+		})
+		do(t, &steadyhttp.Transport{Base: look, Prepare: prepare, Trace: watch}, req)
+		if early || closed == 0 || base.bodies[0] != "content" {
+			t.Errorf("closed before it was sent: %v, closed %d times, sent %q", early, closed, base.bodies[0])
+		}
+	}
+}
+
 // What an inner Transport was cancelled for is not the caller's doing.
 func TestInnerCancellationIsNotTheCallers(t *testing.T) {
 	inner := &steadyhttp.Transport{Base: newScript(failsWith(trReset))}

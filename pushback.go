@@ -19,13 +19,13 @@ func pushback(resp *http.Response, class Class) time.Duration {
 	if class != Transient && class != Throttled || len(resp.Header) == 0 {
 		return 0
 	}
-	h := resp.Header
+	h := resp.Header // its names are canonical as written below
 	var longest time.Duration
-	for _, value := range fieldValues(h, "Retry-After") {
+	for _, value := range h["Retry-After"] {
 		longest = max(longest, retryAfter(value, h))
 	}
 	for _, name := range [...]string{"Retry-After-Ms", "X-Ms-Retry-After-Ms"} {
-		for _, value := range fieldValues(h, name) {
+		for _, value := range h[name] {
 			longest = max(longest, decimal(value, time.Millisecond))
 		}
 	}
@@ -34,14 +34,14 @@ func pushback(resp *http.Response, class Class) time.Duration {
 		// (draft-ietf-httpapi-ratelimit-headers, section on Retry-After).
 		return longest
 	}
-	for _, value := range fieldValues(h, "Ratelimit") {
+	for _, value := range h["Ratelimit"] {
 		longest = max(longest, resetParameter(value))
 	}
 	for _, prefix := range [...]string{"Ratelimit-", "X-Ratelimit-"} {
 		if left := h.Get(prefix + "Remaining"); left != "" && left != "0" {
 			continue // the window has calls left: its end is not what we were refused for
 		}
-		for _, value := range fieldValues(h, prefix+"Reset") {
+		for _, value := range h[prefix+"Reset"] {
 			longest = max(longest, resetTime(value, h))
 		}
 	}
@@ -51,9 +51,6 @@ func pushback(resp *http.Response, class Class) time.Duration {
 // maxPushback is what any longer request saturates to. The Policy refuses it anyway; what matters is that it stays
 // positive when jitter or a clock reading is added.
 const maxPushback = 365 * 24 * time.Hour
-
-// fieldValues is h.Values without canonicalising the name, for names that are canonical as written.
-func fieldValues(h http.Header, name string) []string { return h[name] }
 
 func retryAfter(value string, h http.Header) time.Duration {
 	value = textproto.TrimString(value)
@@ -134,7 +131,7 @@ func withCentury(t time.Time) time.Time {
 func until(date time.Time, h http.Header) time.Duration {
 	now := time.Now()
 	if len(h["Age"]) == 0 {
-		for _, value := range fieldValues(h, "Date") {
+		for _, value := range h["Date"] {
 			if t, ok := parseDate(textproto.TrimString(value)); ok {
 				now = t
 			}

@@ -99,14 +99,14 @@ func (t *tenant) upload(r request) (answer, error) {
 	case len(f.content) > maxLibraryFile:
 		return answer{}, errFileSize()
 	}
-	known, now := t.libraryByName[f.name], time.Now().UTC()
+	known, now := t.uploadByName[f.name], time.Now().UTC()
 	if known != nil && !f.truth("overrideifexists") {
 		return answer{}, problem{http.StatusBadRequest, "BadRequest", "File " + f.name + " already exists in the library"}
 	}
 	if known == nil {
 		known = &libraryFile{Name: f.name, Created: now, CreatedBy: requestor}
-		t.library = append(t.library, known)
-		t.libraryByName[f.name] = known
+		t.uploads = append(t.uploads, known)
+		t.uploadByName[f.name] = known
 	}
 	sum := sha256.Sum256(f.content)
 	known.SHA256, known.Updated = hex.EncodeToString(sum[:]), now
@@ -116,5 +116,5 @@ func (t *tenant) upload(r request) (answer, error) {
 
 // listLibrary shows what a lost answer's upload came to.
 func (t *tenant) listLibrary(r request) (answer, error) {
-	return listAnswer(r, "LibraryFiles", values(t.library), t.pageSize)
+	return listAnswer(r, "LibraryFiles", values(t.uploads), t.pageSize)
 }

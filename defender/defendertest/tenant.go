@@ -24,8 +24,8 @@ type tenant struct {
 	actions       []*action // in order of creation
 	actionByID    map[string]*action
 	lastAction    map[actionKey]*action // the only one that can be active
-	library       []*libraryFile        // in order of their first upload
-	libraryByName map[string]*libraryFile
+	uploads       []*libraryFile        // in order of their first upload
+	uploadByName  map[string]*libraryFile
 	inquiries     []*investigation // in order of their start
 	incidents     []*incident      // in order of creation
 	incidentByID  map[string]*incident
@@ -43,7 +43,7 @@ func newTenant(c Config) *tenant {
 		minute: c.minute(), hour: c.hour(), began: time.Now().UTC(), links: newSeal(),
 		machineByID: make(map[string]*machine), alertByID: make(map[string]*alert),
 		actionByID: make(map[string]*action), lastAction: make(map[actionKey]*action),
-		libraryByName: make(map[string]*libraryFile), incidentByID: make(map[string]*incident),
+		uploadByName: make(map[string]*libraryFile), incidentByID: make(map[string]*incident),
 		indicatorByID: make(map[string]*indicator), indicatorOf: make(map[indicatorKey]*indicator),
 	}
 	if t.pageSize == 0 {
