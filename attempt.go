@@ -40,6 +40,9 @@ type Attempt struct {
 	// Wait is the back-off or pushback before the next attempt, 0 if there is none.
 	Wait time.Duration
 
+	// Asked says that Wait is what the server asked for. false: it is the back-off, or there is none.
+	Asked bool
+
 	// Stop says why there is no next attempt; "" if there is one.
 	Stop Stop
 

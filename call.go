@@ -50,6 +50,7 @@ type call struct {
 	free       int                        // those of them that MaxAttempts does not count
 	authorized bool                       // the one repeat after a 401 has been made
 	why        Stop                       // why a step ended the call early
+	started    bool                       // Trace.Start has been told, and not come to a panic
 	returned   bool                       // RoundTrip has come to its end, and not to a panic
 }
 
@@ -76,6 +77,7 @@ func (c *call) begin() error {
 	if c.trace != nil && c.trace.Start != nil {
 		c.ctx = orContext(c.trace.Start(c.ctx, c.original), c.ctx)
 	}
+	c.started = true
 	if c.over() {
 		c.why = stopCancelled
 		return cancelCause(c.ctx)
@@ -101,7 +103,7 @@ func (c *call) begin() error {
 
 // apply brings in what the context asks for. The Transport's own policy stays as it is.
 func (c *call) apply(s *settings) {
-	c.trace = Join(c.trace, s.trace)
+	c.trace = Join(c.trace, s.trace.awake(c.ctx))
 	if len(s.edits) > 0 {
 		edited := *c.policy
 		for _, edit := range s.edits {
@@ -244,7 +246,7 @@ func (c *call) authorize() error {
 
 type prepareError struct{ err error }
 
-func (e *prepareError) Error() string { return "Prepare: " + redactError(e.err) }
+func (e *prepareError) Error() string { return "Prepare: " + RedactError(e.err) }
 func (e *prepareError) Unwrap() error { return e.err }
 
 func (c *call) send() {
@@ -448,7 +450,7 @@ func (c *call) decide() {
 		a.Wait, a.Stop = c.next()
 	}
 	if a.Stop != "" {
-		a.Wait = 0
+		a.Wait, a.Asked = 0, false
 	}
 	if c.standIn != nil {
 		c.standIn.attempt = *a
@@ -484,6 +486,7 @@ func (c *call) next() (time.Duration, Stop) {
 	wait := asked
 	if v.RetryAfter > 0 && v.Class != Unauthorized {
 		wait = max(asked, spread(v.RetryAfter))
+		c.attempt.Asked = wait > asked || asked == v.RetryAfter
 	}
 	if stop := c.policy.fits(asked, wait, c.remaining(), untilDeadline(c.ctx)); stop != "" {
 		return 0, stop

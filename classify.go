@@ -156,9 +156,7 @@ func classOfStatus(status int) Class {
 // change between Go versions (go-retryablehttp #201 began to retry untrusted certificates when one did).
 func classOfError(err error, req *http.Request) Class {
 	switch {
-	case is[*tls.CertificateVerificationError](err), is[x509.UnknownAuthorityError](err), is[x509.HostnameError](err),
-		is[x509.CertificateInvalidError](err), is[x509.SystemRootsError](err), is[tls.RecordHeaderError](err),
-		is[*tls.ECHRejectionError](err):
+	case distrust(err):
 		return Permanent
 	case errors.Is(err, ErrRefused), errors.Is(err, errBase):
 		return Permanent
@@ -170,6 +168,13 @@ func classOfError(err error, req *http.Request) Class {
 		return Permanent
 	}
 	return Transient
+}
+
+// distrust reports whether a secure connection was refused for what the other end showed of itself.
+func distrust(err error) bool {
+	return is[*tls.CertificateVerificationError](err) || is[x509.UnknownAuthorityError](err) || is[x509.HostnameError](err) ||
+		is[x509.CertificateInvalidError](err) || is[x509.SystemRootsError](err) || is[tls.RecordHeaderError](err) ||
+		is[*tls.ECHRejectionError](err)
 }
 
 func is[E error](err error) bool {

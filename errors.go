@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"os"
@@ -63,7 +64,7 @@ type Error struct {
 	Err      error         // what ended it; it wraps the last attempt's error too
 }
 
-// Error returns one line. URLs in it have lost their userinfo and the values of their queries.
+// Error returns one line. REDACTED stands for the userinfo and the query values of URLs in it.
 func (e *Error) Error() string {
 	var b strings.Builder
 	b.WriteString("steadyhttp: ")
@@ -80,7 +81,7 @@ func (e *Error) Error() string {
 	}
 	if e.Err != nil {
 		// The Stop has said already that it was refused.
-		b.WriteString(": " + strings.TrimPrefix(redactError(e.Err), ErrRefused.Error()+": "))
+		b.WriteString(": " + strings.TrimPrefix(RedactError(e.Err), ErrRefused.Error()+": "))
 	}
 	return b.String()
 }
@@ -90,11 +91,21 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // Timeout reports whether a timeout ended the call: an attempt's, MaxElapsed or the context's deadline.
 func (e *Error) Timeout() bool {
-	if e.Stop == stopElapsed || errors.Is(e.Err, context.DeadlineExceeded) {
-		return true
+	return e.Stop == stopElapsed || errors.Is(e.Err, context.DeadlineExceeded) || isTimeout(e.Err)
+}
+
+// LogValue implements slog.LogValuer: the fields are named as Log names them.
+func (e *Error) LogValue() slog.Value {
+	attrs := make([]slog.Attr, 0, 6)
+	attrs = append(attrs, slog.Int("attempts", e.Attempts))
+	attrs = appendVerdict(attrs, e.Last.Code, e.Last.Target)
+	if e.Err != nil {
+		attrs = append(attrs, slog.String("error", RedactError(e.Err)))
 	}
-	var t interface{ Timeout() bool }
-	return errors.As(e.Err, &t) && t.Timeout()
+	if e.Wait > 0 {
+		attrs = append(attrs, slog.Duration("wait", e.Wait))
+	}
+	return slog.GroupValue(append(attrs, slog.String("stop", string(e.Stop)))...)
 }
 
 // ServiceError is an answer of the service that says no, as Check makes it.
@@ -134,6 +145,23 @@ func (e *ServiceError) Error() string {
 	return b.String()
 }
 
+// LogValue implements slog.LogValuer: the fields are named as Log names them.
+func (e *ServiceError) LogValue() slog.Value {
+	attrs := make([]slog.Attr, 0, 7)
+	attrs = append(attrs, slog.Int("status", e.StatusCode))
+	attrs = appendVerdict(attrs, e.Code, e.Target)
+	if e.Message != "" {
+		attrs = append(attrs, slog.String("message", e.Message))
+	}
+	if e.RetryAfter > 0 {
+		attrs = append(attrs, slog.Duration("wait", e.RetryAfter))
+	}
+	if e.Attempts > 0 {
+		attrs = append(attrs, slog.Int("attempts", e.Attempts), slog.String("stop", string(e.Stop)))
+	}
+	return slog.GroupValue(attrs...)
+}
+
 // Check returns nil for a response below 400, else a *ServiceError. It does not close the body, and what it reads of it
 // can be read again, so it works behind any wrapper. Of a response that did not come from a Transport, or whose
 // wrapper hides that, it reads at most 64 KiB, for at most a second.
@@ -167,7 +195,7 @@ func (e *cancelled) Error() string {
 	if e.last == nil || errors.Is(e.last, e.ctx) || errors.Is(e.last, e.cause) {
 		return e.cause.Error()
 	}
-	return e.cause.Error() + "; before that: " + redactError(e.last)
+	return e.cause.Error() + "; before that: " + RedactError(e.last)
 }
 
 func (e *cancelled) Unwrap() []error {
@@ -180,7 +208,7 @@ func (e *cancelled) Unwrap() []error {
 // lateError is why a repeat could not be made, and what it would have been a repeat of.
 type lateError struct{ err, last error }
 
-func (e *lateError) Error() string   { return e.err.Error() + "; before that: " + redactError(e.last) }
+func (e *lateError) Error() string   { return e.err.Error() + "; before that: " + RedactError(e.last) }
 func (e *lateError) Unwrap() []error { return []error{e.err, e.last} }
 
 // cancelCause tells why ctx ended. A context that has not ended stands for a Request.Cancel that was closed.
@@ -238,9 +266,13 @@ func round(d time.Duration) time.Duration {
 	return d.Round(time.Millisecond)
 }
 
-// redactError returns err's text, on one line, without the secrets of a URL in it. A base transport that is a client of
-// its own puts the whole URL into its *url.Error, and API keys live in queries (CVE-2024-6104).
-func redactError(err error) string {
+// RedactError returns err's text, on one bounded line, without the secrets of the URLs that it wraps. A base transport
+// that is a client of its own puts the whole URL into its *url.Error, and API keys live in queries (CVE-2024-6104).
+// "" for nil.
+func RedactError(err error) string {
+	if err == nil {
+		return ""
+	}
 	text := err.Error()
 	urls := urlsIn(err, nil)
 	// The longest first: one may be the beginning of another.
@@ -285,7 +317,7 @@ func redactString(s string) string {
 	if err != nil {
 		return redactUnparsable(s)
 	}
-	return redact(u)
+	return RedactURL(u)
 }
 
 // redactUnparsable keeps what can't be a secret however s is read: nothing from a query on, and nothing before an "@". With
@@ -304,13 +336,17 @@ func redactUnparsable(s string) string {
 	return clean(head, maxMessage)
 }
 
-// redact returns u for people to read: without userinfo and fragment, and with the names but not the values of its
-// query. It is all of the URL that ever enters a log line or an error of ours.
-func redact(u *url.URL) string {
+// RedactURL returns u for people to read: REDACTED stands for its userinfo and for the values of its query, and its
+// fragment is left out. It is all of a URL that ever enters a log line, an error or a span of ours. "" for nil.
+func RedactURL(u *url.URL) string {
 	if u == nil {
 		return ""
 	}
 	shown := url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path, RawPath: u.RawPath}
+	if u.User != nil {
+		// OpenTelemetry's form, so that a span's url.full and a log line have the same text.
+		shown.User = url.UserPassword("REDACTED", "REDACTED")
+	}
 	if u.Opaque != "" {
 		shown.Opaque = "REDACTED"
 	}

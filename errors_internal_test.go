@@ -75,8 +75,8 @@ func TestRedactString(t *testing.T) {
 	tests := []struct{ in, want string }{
 		{"https://api.example/machines/1", "https://api.example/machines/1"},
 		{"https://api.example:8443/a%2Fb", "https://api.example:8443/a%2Fb"},
-		{"https://user:secret@api.example/x", "https://api.example/x"},
-		{"https://token@api.example/x", "https://api.example/x"},
+		{"https://user:secret@api.example/x", "https://REDACTED:REDACTED@api.example/x"},
+		{"https://token@api.example/x", "https://REDACTED:REDACTED@api.example/x"},
 		{"https://api.example/x?key=secret", "https://api.example/x?key=REDACTED"},
 		{"https://api.example/x?a=1&key=secret&a=2", "https://api.example/x?a=REDACTED&key=REDACTED&a=REDACTED"},
 		{"https://api.example/x?secret", "https://api.example/x?REDACTED"},
@@ -115,7 +115,7 @@ func TestRedactUnescapedPassword(t *testing.T) {
 }
 
 func TestRedactNilURL(t *testing.T) {
-	if got := redact(nil); got != "" {
+	if got := RedactURL(nil); got != "" {
 		t.Errorf("got %q", got)
 	}
 }
@@ -139,7 +139,7 @@ func TestRedactError(t *testing.T) {
 		"unprintable":                  &url.Error{Op: "parse", URL: "https://user:canary1@api.example/\x7f?key=canary2", Err: errors.New("bad")},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := redactError(err)
+			got := RedactError(err)
 			if strings.Contains(got, "canary") {
 				t.Error(got)
 			}
@@ -152,7 +152,7 @@ func TestRedactError(t *testing.T) {
 
 // Some of net/http's errors quote what the server sent: one line, and not a megabyte of it.
 func TestRedactErrorIsOneBoundedLine(t *testing.T) {
-	got := redactError(errors.New("malformed HTTP response \"" + strings.Repeat("a\nb\x1b", 100_000)))
+	got := RedactError(errors.New("malformed HTTP response \"" + strings.Repeat("a\nb\x1b", 100_000)))
 	if len(got) > maxErrorText || strings.ContainsFunc(got, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		t.Errorf("%d bytes: %.100q", len(got), got)
 	}

@@ -142,7 +142,7 @@ func FuzzRedactURL(f *testing.F) {
 			}
 			for how, text := range map[string]string{
 				"alone":     redactString(raw),
-				"in errors": redactError(&url.Error{Op: "Get", URL: raw, Err: errors.New("failed")}),
+				"in errors": RedactError(&url.Error{Op: "Get", URL: raw, Err: errors.New("failed")}),
 				"wrapped":   (&Error{Attempts: 1, Stop: stopAttempts, Err: &url.Error{Op: "Get", URL: raw, Err: errors.New("failed")}}).Error(),
 			} {
 				if strings.Contains(text, "canary") {

@@ -102,7 +102,8 @@ type waiter interface {
 func (c *call) abandon(err error) (*http.Response, error) {
 	c.giveBack(err)
 	made := c.last
-	made.Stop, made.Wait, made.late = c.why, 0, true
+	made.Stop, made.Wait, made.Asked, made.late = c.why, 0, false, true
+	made.Began = c.attempt.Began // also of a call that ended before its first attempt
 	made.Request = c.requestOf(made)
 	var wait time.Duration
 	if w, ok := errors.AsType[waiter](err); ok {
@@ -194,6 +195,11 @@ func (c *call) end() {
 	}
 	closeBodies(c.original, c.attempt.Request)
 	c.giveBack(errPanicked)
+	if c.started {
+		c.attempt.Request = c.requestOf(c.attempt)
+		c.attempt.Response, c.attempt.Err = nil, errPanicked
+		c.tellDone()
+	}
 }
 
 // closeBodies closes request bodies after a panic, when nobody knows whether the base transport has done so.

@@ -11,6 +11,10 @@ import (
 // are never called with a lock held, and should return quickly. Those that return a context decide what the following
 // hooks and the base transport get; it must be derived from the one they were given. nil stands for that one.
 type Trace struct {
+	// Enabled is asked as a call begins. If it says no, none of the other hooks is called for that call, which then costs
+	// no more than without a Trace. nil: always.
+	Enabled func(ctx context.Context) bool
+
 	// Start is called as the call begins.
 	Start func(ctx context.Context, req *http.Request) context.Context
 
@@ -24,13 +28,13 @@ type Trace struct {
 	// set. Its context is the one that AttemptStart returned.
 	AttemptDone func(ctx context.Context, a Attempt)
 
-	// Done is called once, when the returned body has ended, failed or been closed, or when the call returns if there
-	// is none. a is the last attempt; a call that ended before the first has an attempt with N 0.
+	// Done is called once for each Start: when the returned body has ended, failed or been closed, or when the call
+	// returns if there is none, or panics. a is the last attempt; a call that ended before the first has one with N 0.
 	Done func(ctx context.Context, a Attempt)
 }
 
 // Join returns a Trace that calls all of the given ones; nil ones are left out. Start, Gated and AttemptStart go in
-// order, AttemptDone and Done in reverse, as calls nest.
+// order, AttemptDone and Done in reverse, as calls nest. What one of them wants to be told of, all are.
 func Join(traces ...*Trace) *Trace {
 	var joined *Trace
 	for _, t := range traces {
@@ -47,12 +51,29 @@ func Join(traces ...*Trace) *Trace {
 
 func joinTwo(outer, inner *Trace) *Trace {
 	return &Trace{
+		Enabled:      either(outer.Enabled, inner.Enabled),
 		Start:        chain(outer.Start, inner.Start),
 		Gated:        joinGated(outer.Gated, inner.Gated),
 		AttemptStart: chain(outer.AttemptStart, inner.AttemptStart),
 		AttemptDone:  both(inner.AttemptDone, outer.AttemptDone),
 		Done:         both(inner.Done, outer.Done),
 	}
+}
+
+// either is nil, which is always, if one of them is.
+func either(first, second func(context.Context) bool) func(context.Context) bool {
+	if first == nil || second == nil {
+		return nil
+	}
+	return func(ctx context.Context) bool { return first(ctx) || second(ctx) }
+}
+
+// awake returns t, or nil if it does not want to be told of a call.
+func (t *Trace) awake(ctx context.Context) *Trace {
+	if t == nil || t.Enabled != nil && !t.Enabled(ctx) {
+		return nil
+	}
+	return t
 }
 
 // chain runs the hooks one after the other, each in the context that the one before returned.
@@ -111,11 +132,19 @@ func WithTrace(ctx context.Context, trace *Trace) context.Context {
 	return withSettings(ctx, func(s *settings) { s.trace = Join(s.trace, trace) })
 }
 
-// Log returns a Trace that logs each repeat at Debug and each call that ends without success at Warn; nil stands for
-// slog.Default, looked up at each record. URLs lose their userinfo and the values of their queries; headers and bodies
-// are not logged.
+// longWait is how long a gate must hold an attempt up for that to be worth a word.
+const longWait = 100 * time.Millisecond
+
+// Log returns a Trace that logs each repeat, and each wait at a gate longer than 100 ms, at Debug, and each call that ends
+// without success at Warn; nil stands for slog.Default, looked up at each record. URLs are those of RedactURL; headers and
+// bodies are not logged. Package steadyotel has the same words and fields on its spans and events.
 func Log(logger *slog.Logger) *Trace {
 	return &Trace{
+		Gated: func(ctx context.Context, a Attempt, d time.Duration) {
+			if d > longWait {
+				log(ctx, logger, slog.LevelDebug, "gated", a, slog.Duration("wait", d))
+			}
+		},
 		AttemptDone: func(ctx context.Context, a Attempt) { logAttempt(ctx, logger, a) },
 		Done: func(ctx context.Context, a Attempt) {
 			// The stop of most calls was known, and logged, when their last attempt was decided on.
@@ -127,44 +156,49 @@ func Log(logger *slog.Logger) *Trace {
 }
 
 func logAttempt(ctx context.Context, logger *slog.Logger, a Attempt) {
-	level, message := slog.LevelWarn, "giving up"
 	switch a.Stop {
 	case stopDone:
-		return
 	case stopCancelled:
 		// The caller knows: it was him.
-		level, message = slog.LevelDebug, "cancelled"
+		log(ctx, logger, slog.LevelDebug, "cancelled", a, slog.String("stop", string(a.Stop)))
 	case "":
-		level, message = slog.LevelDebug, "repeating"
+		log(ctx, logger, slog.LevelDebug, "repeating", a, slog.Duration("wait", a.Wait))
+	default:
+		log(ctx, logger, slog.LevelWarn, "giving up", a, slog.String("stop", string(a.Stop)))
 	}
+}
+
+func log(ctx context.Context, logger *slog.Logger, level slog.Level, message string, a Attempt, last slog.Attr) {
 	if logger == nil {
 		logger = slog.Default()
 	}
 	if logger.Enabled(ctx, level) {
-		logger.LogAttrs(ctx, level, message, logAttrs(a)...)
+		logger.LogAttrs(ctx, level, message, append(logAttrs(a), last)...)
 	}
 }
 
 func logAttrs(a Attempt) []slog.Attr {
-	attrs := make([]slog.Attr, 0, 9)
+	attrs := make([]slog.Attr, 0, 8)
 	attrs = append(attrs,
 		slog.String("method", methodOf(a.Request)),
-		slog.String("url", redact(a.Request.URL)),
+		slog.String("url", RedactURL(a.Request.URL)),
 		slog.Int("attempt", a.N))
 	if a.Response != nil {
 		attrs = append(attrs, slog.Int("status", a.Response.StatusCode))
 	}
-	if a.Verdict.Code != "" {
-		attrs = append(attrs, slog.String("code", a.Verdict.Code))
-	}
-	if a.Verdict.Target != "" {
-		attrs = append(attrs, slog.String("target", a.Verdict.Target))
-	}
+	attrs = appendVerdict(attrs, a.Verdict.Code, a.Verdict.Target)
 	if a.Err != nil {
-		attrs = append(attrs, slog.String("error", redactError(a.Err)))
+		attrs = append(attrs, slog.String("error", RedactError(a.Err)))
 	}
-	if a.Stop == "" {
-		return append(attrs, slog.Duration("wait", a.Wait))
+	return attrs
+}
+
+func appendVerdict(attrs []slog.Attr, code, target string) []slog.Attr {
+	if code != "" {
+		attrs = append(attrs, slog.String("code", code))
 	}
-	return append(attrs, slog.String("stop", string(a.Stop)))
+	if target != "" {
+		attrs = append(attrs, slog.String("target", target))
+	}
+	return attrs
 }

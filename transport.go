@@ -69,16 +69,17 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		return nil, err
 	}
-	if t.untouched(req) {
+	trace := t.Trace.awake(req.Context())
+	if trace == nil && t.untouched(req) {
 		// Nearly all calls succeed at once with nobody looking on: they pay for one glance at the answer.
 		resp, err := t.first(req)
 		if err == nil && resp != nil && resp.Body != nil && resp.StatusCode < 400 {
 			t.budgetOf(&t.Policy).pay(req)
 			return answering(resp, req), nil
 		}
-		return t.steady(req, answer{resp, err, true})
+		return t.steady(req, nil, answer{resp, err, true})
 	}
-	return t.steady(req, answer{})
+	return t.steady(req, trace, answer{})
 }
 
 // first makes an attempt of the request as it is.
@@ -95,8 +96,8 @@ func (t *Transport) first(req *http.Request) (*http.Response, error) {
 }
 
 // steady makes the attempts of one call, of which the first may have been made already.
-func (t *Transport) steady(req *http.Request, first answer) (*http.Response, error) {
-	c := call{transport: t, original: req, ctx: req.Context(), policy: &t.Policy, trace: t.Trace, first: first}
+func (t *Transport) steady(req *http.Request, trace *Trace, first answer) (*http.Response, error) {
+	c := call{transport: t, original: req, ctx: req.Context(), policy: &t.Policy, trace: trace, first: first}
 	defer c.end()
 	if err := c.begin(); err != nil {
 		return c.abandon(err)
@@ -149,7 +150,7 @@ func answering(resp *http.Response, req *http.Request) *http.Response {
 // untouched reports whether the first attempt is the caller's request as it is, and a success of it the caller's answer.
 func (t *Transport) untouched(req *http.Request) bool {
 	p, ctx := &t.Policy, req.Context()
-	return len(t.Gates) == 0 && t.Trace == nil && t.Prepare == nil && t.Classify == nil &&
+	return len(t.Gates) == 0 && t.Prepare == nil && t.Classify == nil &&
 		p.AttemptTimeout <= 0 && p.IdleTimeout <= 0 && p.MaxElapsed <= 0 && p.MaxRead <= 0 && !p.IdempotencyKey &&
 		(req.Body == nil || req.GetBody != nil && len(req.Trailer) == 0) &&
 		ctx.Err() == nil && settingsOf(ctx) == nil

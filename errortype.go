@@ -1,0 +1,101 @@
+package steadyhttp
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"syscall"
+)
+
+// What ErrorType calls a failure for which there is no status. The list is closed: it ends up on metrics.
+const (
+	typeTimeout    = "timeout"
+	typeCancelled  = "cancelled"
+	typeRefused    = "refused"
+	typePrepare    = "prepare"
+	typeBody       = "request body"
+	typeDNS        = "dns"
+	typeConnect    = "connect"
+	typeTLS        = "tls"
+	typeConnection = "connection"
+	typeOther      = "_OTHER" // OpenTelemetry's word
+)
+
+// ErrorType returns the kind of failure for OpenTelemetry's attribute error.type, which otelhttp and others ask for by this
+// method. It is one of
+//
+//	"timeout"       an attempt's, MaxElapsed or the context's deadline
+//	"cancelled"     the caller ended the call
+//	"refused"       a Gate said no
+//	"prepare"       Transport.Prepare failed
+//	"request body"  the caller's own body could not be read
+//	"dns"           the host's name was not resolved
+//	"connect"       there was no connection to be had
+//	"tls"           the two ends did not agree on a secure one
+//	"connection"    it was lost
+//	"_OTHER"        anything else
+func (e *Error) ErrorType() string {
+	switch {
+	case e.Stop == stopRefused:
+		return typeRefused
+	case e.Stop == stopPrepare:
+		return typePrepare
+	case e.Stop == stopElapsed:
+		return typeTimeout
+	}
+	return typeOfError(e.Err)
+}
+
+func typeOfError(err error) string {
+	switch {
+	// The deadline first: a context's own error is a net.Error too, and what ends a call says more than what it ended.
+	case errors.Is(err, context.Canceled):
+		return typeCancelled
+	case errors.Is(err, context.DeadlineExceeded), isTimeout(err):
+		return typeTimeout
+	case errors.Is(err, ErrRefused):
+		return typeRefused
+	case is[*prepareError](err):
+		return typePrepare
+	case is[*bodyError](err):
+		return typeBody
+	case is[*net.DNSError](err):
+		return typeDNS
+	case distrust(err), is[tls.AlertError](err):
+		return typeTLS
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		if op.Op == "dial" || op.Op == "proxyconnect" {
+			return typeConnect
+		}
+		return typeConnection
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
+		return typeConnection
+	}
+	return typeOther
+}
+
+func isTimeout(err error) bool {
+	var t interface{ Timeout() bool }
+	return errors.As(err, &t) && t.Timeout()
+}
+
+// ErrorType returns the status, as OpenTelemetry's attribute error.type has it: "404". The code says more, but only who
+// knows all codes of a service can vouch that there are few.
+func (e *ServiceError) ErrorType() string { return typeOfStatus(e.StatusCode) }
+
+// typeOfStatus keeps to the registered statuses: a server can answer with any number.
+func typeOfStatus(status int) string {
+	switch {
+	case http.StatusText(status) != "":
+		return strconv.Itoa(status)
+	case 400 <= status && status <= 599:
+		return strconv.Itoa(status/100) + "xx"
+	}
+	return typeOther
+}

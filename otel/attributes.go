@@ -1,0 +1,214 @@
+package steadyotel
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/steadyhttp/steadyhttp"
+)
+
+// attributes makes the attributes of spans and events.
+type attributes struct {
+	route        func(*http.Request) string
+	codes        map[string]steadyhttp.Class
+	target, code attribute.Key
+}
+
+func newAttributes(c Config) attributes {
+	a := attributes{route: c.Route, target: c.TargetKey, code: c.CodeKey}
+	if c.Rules != nil {
+		a.codes = c.Rules.ByCode
+	}
+	if a.target == "" {
+		a.target = "steadyhttp.error.target"
+	}
+	if a.code == "" {
+		a.code = "steadyhttp.error.code"
+	}
+	return a
+}
+
+func (a *attributes) attemptName(req *http.Request) string {
+	name := methodName(req.Method)
+	if template := a.template(req); template != "" {
+		name += " " + template
+	}
+	return name
+}
+
+func (a *attributes) callName(req *http.Request) string { return "call " + a.attemptName(req) }
+
+func (a *attributes) template(req *http.Request) string {
+	if a.route == nil {
+		return ""
+	}
+	return text(a.route(req))
+}
+
+// ofRequest returns what is known before a request is sent, for the sampler to see.
+func (a *attributes) ofRequest(req *http.Request, resends int) []attribute.KeyValue {
+	attrs := make([]attribute.KeyValue, 0, 7)
+	attrs = append(attrs, method(req.Method))
+	if original := methodName(req.Method); original == "HTTP" {
+		attrs = append(attrs, semconv.HTTPRequestMethodOriginal(text(req.Method)))
+	}
+	attrs = append(attrs,
+		semconv.ServerAddress(text(req.URL.Hostname())),
+		semconv.ServerPort(port(req)),
+		semconv.URLFull(text(steadyhttp.RedactURL(req.URL))))
+	if template := a.template(req); template != "" {
+		attrs = append(attrs, semconv.URLTemplate(template))
+	}
+	if resends > 0 {
+		attrs = append(attrs, resendCount(resends))
+	}
+	return attrs
+}
+
+func (a *attributes) ofResponse(attempt steadyhttp.Attempt) []attribute.KeyValue {
+	attrs := make([]attribute.KeyValue, 0, 3)
+	attrs = append(attrs, semconv.HTTPResponseStatusCode(attempt.Response.StatusCode))
+	if version := protocolVersion(attempt.Response); version != "" {
+		attrs = append(attrs, semconv.NetworkProtocolVersion(version))
+	}
+	if attempt.Sends > 1 {
+		// net/http has repeated it on its own, within the attempt.
+		attrs = append(attrs, attribute.Int("steadyhttp.sends", attempt.Sends))
+	}
+	return attrs
+}
+
+// ofRepeat returns what the event of a repeat says.
+func (a *attributes) ofRepeat(resends int, attempt steadyhttp.Attempt) []attribute.KeyValue {
+	attrs := make([]attribute.KeyValue, 0, 6)
+	attrs = append(attrs, resendCount(resends), wait(attempt.Wait), delaySource(attempt), semconv.ErrorTypeKey.String(a.errorType(attempt)))
+	return a.appendVerdict(attrs, attempt.Verdict)
+}
+
+// ofEnd returns what the event of a failed call says.
+func (a *attributes) ofEnd(errorType string, attempt steadyhttp.Attempt) []attribute.KeyValue {
+	attrs := make([]attribute.KeyValue, 0, 5)
+	attrs = append(attrs, attempts(attempt.N), stop(attempt.Stop), semconv.ErrorTypeKey.String(errorType))
+	return a.appendVerdict(attrs, attempt.Verdict)
+}
+
+func (a *attributes) setVerdict(span trace.Span, v steadyhttp.Verdict) {
+	if (v.Target != "" || v.Code != "") && span.IsRecording() {
+		span.SetAttributes(a.appendVerdict(nil, v)...)
+	}
+}
+
+func (a *attributes) appendVerdict(attrs []attribute.KeyValue, v steadyhttp.Verdict) []attribute.KeyValue {
+	if v.Code != "" {
+		attrs = append(attrs, a.code.String(text(v.Code)))
+	}
+	if v.Target != "" {
+		attrs = append(attrs, a.target.String(text(v.Target)))
+	}
+	return attrs
+}
+
+// errorType returns how an attempt failed, "" if it did not: the service's code if the Rules list it, else the status, else
+// what steadyhttp.Error.ErrorType calls it.
+func (a *attributes) errorType(attempt steadyhttp.Attempt) string {
+	switch {
+	case attempt.Err != nil:
+		return (&steadyhttp.Error{Stop: attempt.Stop, Err: attempt.Err}).ErrorType()
+	case attempt.Response == nil || attempt.Verdict.Class == steadyhttp.Success:
+		return ""
+	}
+	if _, known := a.codes[attempt.Verdict.Code]; known && attempt.Verdict.Code != "" {
+		return attempt.Verdict.Code
+	}
+	return (&steadyhttp.ServiceError{StatusCode: attempt.Response.StatusCode}).ErrorType()
+}
+
+func resendCount(n int) attribute.KeyValue { return semconv.HTTPRequestResendCount(n) }
+func attempts(n int) attribute.KeyValue    { return attribute.Int("steadyhttp.attempts", n) }
+func stop(s steadyhttp.Stop) attribute.KeyValue {
+	return attribute.String("steadyhttp.stop", string(s))
+}
+func wait(d time.Duration) attribute.KeyValue {
+	return attribute.Float64("steadyhttp.wait", d.Seconds())
+}
+
+func delaySource(a steadyhttp.Attempt) attribute.KeyValue {
+	if a.Asked {
+		return attribute.String("steadyhttp.delay.source", "server")
+	}
+	return attribute.String("steadyhttp.delay.source", "backoff")
+}
+
+// method returns the method if it is a known one, else _OTHER: a caller can make them up.
+func method(name string) attribute.KeyValue {
+	switch name {
+	case "", http.MethodGet:
+		return semconv.HTTPRequestMethodGet
+	case http.MethodHead:
+		return semconv.HTTPRequestMethodHead
+	case http.MethodPost:
+		return semconv.HTTPRequestMethodPost
+	case http.MethodPut:
+		return semconv.HTTPRequestMethodPut
+	case http.MethodPatch:
+		return semconv.HTTPRequestMethodPatch
+	case http.MethodDelete:
+		return semconv.HTTPRequestMethodDelete
+	case http.MethodConnect:
+		return semconv.HTTPRequestMethodConnect
+	case http.MethodOptions:
+		return semconv.HTTPRequestMethodOptions
+	case http.MethodTrace:
+		return semconv.HTTPRequestMethodTrace
+	case "QUERY":
+		return semconv.HTTPRequestMethodKey.String("QUERY")
+	}
+	return semconv.HTTPRequestMethodOther
+}
+
+// methodName returns the method for a span's name; the conventions want HTTP in place of an unknown one.
+func methodName(name string) string {
+	known := method(name).Value.AsString()
+	if known == semconv.HTTPRequestMethodOther.Value.AsString() {
+		return "HTTP"
+	}
+	return known
+}
+
+func port(req *http.Request) int {
+	if n, err := strconv.Atoi(req.URL.Port()); err == nil {
+		return n
+	}
+	if req.URL.Scheme == "http" {
+		return 80
+	}
+	return 443
+}
+
+// protocolVersion returns "1.1", "2" or "3", as the conventions write them.
+func protocolVersion(resp *http.Response) string {
+	switch {
+	case resp.ProtoMajor == 1 && 0 <= resp.ProtoMinor && resp.ProtoMinor <= 1:
+		return "1." + strconv.Itoa(resp.ProtoMinor)
+	case resp.ProtoMajor == 2, resp.ProtoMajor == 3:
+		return strconv.Itoa(resp.ProtoMajor)
+	}
+	return ""
+}
+
+// maxText bounds what comes from elsewhere.
+const maxText = 2048
+
+// text makes a string fit to be exported: one that is not UTF-8 would make protobuf refuse the whole batch of spans.
+func text(s string) string {
+	if len(s) > maxText {
+		s = s[:maxText]
+	}
+	return strings.ToValidUTF8(s, "\ufffd")
+}

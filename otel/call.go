@@ -1,0 +1,116 @@
+package steadyotel
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/steadyhttp/steadyhttp"
+)
+
+// call is what is known of one call between its hooks. They come one after the other, Done perhaps on another goroutine, so
+// that it needs no lock.
+type call struct {
+	parent  trace.Span // the call's own, or the caller's; it may record nothing
+	own     bool       // parent is the call's, to be ended
+	attempt trace.Span // the present one; nil between two, or where otelhttp has it
+	hops    int        // redirects before this call
+}
+
+// maxHops bounds what hops counts: a client's own redirect policy may know no end.
+const maxHops = 100
+
+// hops counts the requests that came before req by redirects: http.request.resend_count counts them too. net/http hands the
+// answer that led to a request along with it.
+func hops(req *http.Request) int {
+	n := 0
+	for resp := req.Response; resp != nil && n < maxHops; resp = resp.Request.Response {
+		n++
+		if a, ok := steadyhttp.AttemptOf(resp); ok {
+			n += a.N - 1
+		}
+		if resp.Request == nil {
+			break
+		}
+	}
+	return n
+}
+
+func (c *call) event(name string, attrs ...attribute.KeyValue) {
+	if c.parent.IsRecording() {
+		c.parent.AddEvent(name, trace.WithAttributes(attrs...))
+	}
+}
+
+// answered puts on the attempt's span what came back.
+func (c *call) answered(attributes *attributes, ctx context.Context, a steadyhttp.Attempt) {
+	span := c.attempt
+	if span == nil || !span.IsRecording() {
+		return
+	}
+	if a.Response != nil {
+		span.SetAttributes(attributes.ofResponse(a)...)
+	}
+	attributes.setVerdict(span, a.Verdict)
+	if a.Err != nil && a.Stop == "cancelled" && !overdue(ctx) {
+		return
+	}
+	if errorType := attributes.errorType(a); errorType != "" {
+		fail(span, errorType, a.Err)
+	}
+}
+
+// bodyEnded ends the span of the attempt whose answer was the call's. A body may fail after its headers were good.
+func (c *call) bodyEnded(errorType string, a steadyhttp.Attempt) {
+	if c.attempt == nil {
+		return
+	}
+	if a.Err != nil && errorType != "" && c.attempt.IsRecording() {
+		fail(c.attempt, errorType, a.Err)
+	}
+	c.endAttempt()
+}
+
+func (c *call) endAttempt() {
+	if c.attempt != nil {
+		c.attempt.End()
+		c.attempt = nil
+	}
+}
+
+// end tells the span of the call, or the caller's, what became of it.
+func (c *call) end(attributes *attributes, errorType string, a steadyhttp.Attempt) {
+	switch {
+	case !c.own:
+		// His span may be of many calls. Only an event can say which of them.
+		if errorType != "" && c.parent.IsRecording() {
+			c.event("steadyhttp.giving_up", attributes.ofEnd(errorType, a)...)
+		}
+		return
+	case c.parent.IsRecording():
+		c.parent.SetAttributes(attempts(a.N), stop(a.Stop))
+		if errorType != "" {
+			fail(c.parent, errorType, a.Err)
+		}
+	}
+	c.parent.End()
+}
+
+// fail makes a span red. The description is left out where a status says it all.
+func fail(span trace.Span, errorType string, err error) {
+	span.SetAttributes(attribute.String("error.type", errorType))
+	span.SetStatus(codes.Error, text(steadyhttp.RedactError(err)))
+}
+
+// cancelled reports whether the caller ended the call, or the reading of its body, which is not an error. ctx is the
+// call's: an attempt's is ended by its own timeouts too.
+func cancelled(ctx context.Context, a steadyhttp.Attempt) bool {
+	return (a.Stop == "cancelled" || a.Err != nil && ctx.Err() != nil) && !overdue(ctx)
+}
+
+// overdue reports whether a deadline has passed. That is an error, although the caller has set it.
+func overdue(ctx context.Context) bool { return errors.Is(ctx.Err(), context.DeadlineExceeded) }

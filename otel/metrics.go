@@ -1,0 +1,103 @@
+package steadyotel
+
+import (
+	"context"
+	"time"
+
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+
+	"github.com/steadyhttp/steadyhttp"
+)
+
+// metrics are the instruments of a Config. All may be used concurrently.
+type metrics struct {
+	duration metric.Float64Histogram
+	attempts metric.Int64Histogram
+	gate     metric.Float64Histogram
+	delay    metric.Float64Histogram
+	refusals metric.Int64Counter
+}
+
+func newMetrics(meter metric.Meter) metrics {
+	var m metrics
+	var err error
+	m.duration, err = meter.Float64Histogram("steadyhttp.call.duration", metric.WithUnit("s"),
+		metric.WithDescription("Duration of a call with all its attempts and waits, to the end of its body."),
+		metric.WithExplicitBucketBoundaries(seconds()...))
+	report(err)
+	m.attempts, err = meter.Int64Histogram("steadyhttp.call.attempts", metric.WithUnit("{attempt}"),
+		metric.WithDescription("Attempts of a call."),
+		metric.WithExplicitBucketBoundaries(0, 1, 2, 3, 4, 5, 8, 13, 21))
+	report(err)
+	m.gate, err = meter.Float64Histogram("steadyhttp.gate.wait.duration", metric.WithUnit("s"),
+		metric.WithDescription("How long a gate held an attempt up, for a quota or a limit, where it did."),
+		metric.WithExplicitBucketBoundaries(seconds()...))
+	report(err)
+	m.delay, err = meter.Float64Histogram("steadyhttp.repeat.delay", metric.WithUnit("s"),
+		metric.WithDescription("Wait before a repeat."),
+		metric.WithExplicitBucketBoundaries(seconds()...))
+	report(err)
+	m.refusals, err = meter.Int64Counter("steadyhttp.budget.refusals", metric.WithUnit("{refusal}"),
+		metric.WithDescription("Repeats that were not made because the budget for them was spent."))
+	report(err)
+	return m
+}
+
+// seconds are the bounds of everything that may wait for a quota, of which the longest is an hour: the SDK's own end at ten
+// seconds.
+func seconds() []float64 {
+	return []float64{0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200, 1800, 3600}
+}
+
+// report hands on an error of the SDK, whose instruments work all the same.
+func report(err error) {
+	if err != nil {
+		otel.Handle(err)
+	}
+}
+
+func (m *metrics) enabled(ctx context.Context) bool {
+	return m.duration.Enabled(ctx) || m.attempts.Enabled(ctx) || m.gate.Enabled(ctx) || m.delay.Enabled(ctx) || m.refusals.Enabled(ctx)
+}
+
+func (m *metrics) gateWait(ctx context.Context, d time.Duration) {
+	m.gate.Record(ctx, d.Seconds())
+}
+
+func (m *metrics) repeat(ctx context.Context, a steadyhttp.Attempt) {
+	if m.delay.Enabled(ctx) {
+		m.delay.Record(ctx, a.Wait.Seconds(), metric.WithAttributes(delaySource(a)))
+	}
+}
+
+func (m *metrics) budgetRefusal(ctx context.Context) { m.refusals.Add(ctx, 1) }
+
+// The outcomes of a call.
+const (
+	outcomeSuccess   = "success"
+	outcomeFailure   = "failure"
+	outcomeCancelled = "cancelled"
+)
+
+func (m *metrics) done(ctx context.Context, a steadyhttp.Attempt, errorType string, cancelled bool) {
+	if m.duration.Enabled(ctx) {
+		outcome := outcomeSuccess
+		switch {
+		case cancelled:
+			outcome = outcomeCancelled
+		case errorType != "":
+			outcome = outcomeFailure
+		}
+		m.duration.Record(ctx, time.Since(a.Began).Seconds(), metric.WithAttributes(method(a.Request.Method), attribute.String("steadyhttp.outcome", outcome)))
+	}
+	if m.attempts.Enabled(ctx) {
+		if errorType == "" {
+			m.attempts.Record(ctx, int64(a.N))
+			return
+		}
+		m.attempts.Record(ctx, int64(a.N), metric.WithAttributes(semconv.ErrorTypeKey.String(errorType)))
+	}
+}

@@ -1,0 +1,64 @@
+package steadyotel
+
+import (
+	"reflect"
+	"strings"
+	"sync/atomic"
+
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
+)
+
+// tracers finds the tracer, which a program may set up after it has made its Transport.
+type tracers struct {
+	provider trace.TracerProvider // nil: the global one
+	found    atomic.Pointer[trace.Tracer]
+}
+
+// get returns the tracer, and whether it could record anything at all. Where it can't, its spans are not worth making.
+func (t *tracers) get() (trace.Tracer, bool) {
+	if found := t.found.Load(); found != nil {
+		_, silent := (*found).(noop.Tracer)
+		return *found, !silent
+	}
+	provider := t.provider
+	if provider == nil || placeholder(provider) {
+		provider = otel.GetTracerProvider()
+	}
+	if placeholder(provider) {
+		return nil, false // nobody has set one yet
+	}
+	tracer := provider.Tracer(scope)
+	t.found.Store(&tracer)
+	return tracer, true
+}
+
+// placeholder reports whether x is what package otel has in the place of a provider that nobody has set. Its types are
+// not exported. If they ever move, a program without a provider is slower, and nothing else changes.
+func placeholder(x any) bool {
+	t := reflect.TypeOf(x)
+	return t.Kind() == reflect.Pointer && strings.HasSuffix(t.Elem().PkgPath(), "otel/internal/global")
+}
+
+// propagator is looked up at each use: a program may set the global one at any time.
+func (t *telemetry) propagator() propagation.TextMapPropagator {
+	if t.config.Propagator != nil {
+		return t.config.Propagator
+	}
+	global := otel.GetTextMapPropagator()
+	if placeholder(global) && len(global.Fields()) == 0 {
+		return propagation.TraceContext{}
+	}
+	return global
+}
+
+func meterOf(c Config) metric.Meter {
+	provider := c.MeterProvider
+	if provider == nil {
+		provider = otel.GetMeterProvider()
+	}
+	return provider.Meter(scope)
+}
