@@ -75,6 +75,19 @@ func Match(req *http.Request) (Endpoint, bool) {
 	return e, true
 }
 
+// Route returns the template of req's path, such as /api/machines/{id}, and "" for a path that is not in the table. It is
+// what spans may be named by (steadyotel.Config.Route): there are few of them.
+func Route(req *http.Request) string {
+	e := find(req)
+	switch {
+	case e == nil:
+		return ""
+	case onGraph(e.Path):
+		return "/v1.0/" + e.Path
+	}
+	return "/api/" + e.Path
+}
+
 // family is the endpoints that share one quota: a row of the documentation's limits.
 type family struct {
 	name      string

@@ -2,10 +2,12 @@ package defender
 
 import (
 	"fmt"
+	"iter"
 	"maps"
 	"net/http"
 	"net/url"
 	"slices"
+	"sync"
 
 	"github.com/steadyhttp/steadyhttp"
 	"github.com/steadyhttp/steadyhttp/quota"
@@ -17,15 +19,61 @@ const other = "other"
 
 // limits are the quotas of one tenant and application. The strings are made once: the key is asked for at every call.
 type limits struct {
-	hosts   hosts
-	keys    map[string]string         // by family
-	windows map[string][]quota.Window // by key
+	hosts    hosts
+	keys     map[string]string         // by family
+	families map[string]string         // by key
+	windows  map[string][]quota.Window // by key
+	kept     *kept
+}
+
+// kept is the gate that holds a Transport's quotas. It remembers those that it has made, which are never dropped.
+type kept struct {
+	steadyhttp.Gate
+
+	mu    sync.Mutex             // guards state
+	state map[string]stateReader // by family
+}
+
+// stateReader is what a gate is, besides, if its quota can be looked at. *quota.Quota is one.
+type stateReader interface{ State() quota.State }
+
+func (k *kept) remember(family string, gate steadyhttp.Gate) {
+	if reader, ok := gate.(stateReader); ok {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.state[family] = reader
+	}
+}
+
+// Quotas returns the families that t, which New has made, has sent requests of, each with the state of its quota, in the order of
+// their names. A gate of Config.NewGate is among them if it has the method State of *quota.Quota. It is what
+// steadyotel.ObserveQuotas takes.
+func Quotas(t *steadyhttp.Transport) iter.Seq2[string, quota.State] {
+	return func(yield func(string, quota.State) bool) {
+		for _, gate := range t.Gates {
+			k, ok := gate.(*kept)
+			if !ok {
+				continue
+			}
+			k.mu.Lock()
+			made := maps.Clone(k.state)
+			k.mu.Unlock()
+			for _, family := range slices.Sorted(maps.Keys(made)) {
+				if !yield(family, made[family].State()) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // quotas returns the gate that keeps each family within its quota, nil if there is none. What can't be meant is an error
 // even where no quota is kept: a misspelt family would leave the documented limit in force without a word.
 func (c *Config) quotas(known hosts) (steadyhttp.Gate, error) {
-	l := limits{hosts: known, keys: make(map[string]string), windows: make(map[string][]quota.Window)}
+	l := limits{
+		hosts: known, keys: make(map[string]string), families: make(map[string]string), windows: make(map[string][]quota.Window),
+		kept: &kept{state: make(map[string]stateReader)},
+	}
 	l.add(other, c.key(other, false), per(100, 1500))
 	for _, f := range families() {
 		l.add(f.name, c.key(f.name, f.perTenant), f.windows)
@@ -49,12 +97,14 @@ func (c *Config) quotas(known hosts) (steadyhttp.Gate, error) {
 		return nil, nil
 	}
 	// One more for "". A dropped gate would forget what it has counted.
-	return steadyhttp.PerKey(l.key, l.newGate(c.NewGate, c.Reserve), len(l.keys)+1), nil
+	l.kept.Gate = steadyhttp.PerKey(l.key, l.newGate(c.NewGate, c.Reserve), len(l.keys)+1)
+	return l.kept, nil
 }
 
 // add enters a family with its documented limits.
 func (l *limits) add(family, key string, windows []quota.Window) {
 	l.keys[family] = key
+	l.families[key] = family
 	l.windows[key] = windows
 }
 
@@ -84,15 +134,20 @@ func (l *limits) key(req *http.Request) string {
 func (l *limits) newGate(custom func(string, []quota.Window) steadyhttp.Gate, reserve float64) func(string) steadyhttp.Gate {
 	return func(key string) steadyhttp.Gate {
 		windows := slices.Clone(l.windows[key])
-		switch {
-		case key == "":
+		if key == "" {
 			return nil
+		}
+		var gate steadyhttp.Gate
+		switch {
 		case len(windows) == 0:
 			// Unlimited as far as is known: but when the service says no to one, the others wait with it.
 			return steadyhttp.Limit(nil)
 		case custom != nil:
-			return custom(key, windows)
+			gate = custom(key, windows)
+		default:
+			gate = &quota.Quota{Windows: windows, Reserve: reserve}
 		}
-		return &quota.Quota{Windows: windows, Reserve: reserve}
+		l.kept.remember(l.families[key], gate)
+		return gate
 	}
 }
