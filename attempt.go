@@ -117,10 +117,12 @@ type sendLog struct {
 	asked     int        // times that net/http looked for a connection
 	conns     int        // connections that it took for the request
 	observers []Observer
+	hooks     httptrace.ClientTrace // here to be allocated along with the rest
 }
 
 func (l *sendLog) trace() *httptrace.ClientTrace {
-	return &httptrace.ClientTrace{GetConn: l.getConn, GotConn: l.gotConn, WroteHeaders: l.wroteHeaders}
+	l.hooks = httptrace.ClientTrace{GetConn: l.getConn, GotConn: l.gotConn, WroteHeaders: l.wroteHeaders}
+	return &l.hooks
 }
 
 func (l *sendLog) getConn(string) {

@@ -229,7 +229,8 @@ type responseBody struct {
 	attempt Attempt
 	idle    time.Duration           // bounds each Read; 0: none
 	cancel  context.CancelCauseFunc // ends the attempt; may be nil
-	done    func()                  // called once at the end; may be nil
+	told    *Trace                  // whose Done is called once at the end; nil: nobody's
+	ctx     context.Context         // for it
 	ended   atomic.Bool
 
 	rc      io.ReadCloser
@@ -362,8 +363,8 @@ func (b *responseBody) end(err error) {
 	if b.cancel != nil {
 		defer b.cancel(nil)
 	}
-	if b.done != nil {
-		b.done()
+	if b.told != nil {
+		b.told.Done(b.ctx, b.attempt)
 	}
 }
 

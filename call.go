@@ -180,6 +180,8 @@ func (c *call) prepare() error {
 	if c.touches() {
 		// Whoever sets a field sets it on the attempt's own copy.
 		c.out.Header = c.original.Header.Clone()
+	}
+	if c.transport.Prepare != nil {
 		c.out.URL = cloneURL(c.original.URL)
 	}
 	if c.key != "" {

@@ -351,19 +351,24 @@ func RedactURL(u *url.URL) string {
 		shown.Opaque = "REDACTED"
 	}
 	text := shown.String()
-	if u.RawQuery != "" {
-		var names []string
-		for pair := range strings.SplitSeq(u.RawQuery, "&") {
-			name, value, _ := strings.Cut(pair, "=")
-			if strings.Trim(value, "=") == "" {
-				// Without a value it may be a bare token, padded or not.
-				name = "REDACTED"
-			} else {
-				name += "=REDACTED"
-			}
-			names = append(names, name)
-		}
-		text += "?" + strings.Join(names, "&")
+	if u.RawQuery == "" {
+		return clean(text, maxMessage)
 	}
-	return clean(text, maxMessage)
+	var b strings.Builder
+	b.Grow(len(text) + len(u.RawQuery) + 2*len("=REDACTED"))
+	b.WriteString(text)
+	separator := byte('?')
+	for rest := u.RawQuery; rest != ""; separator = '&' {
+		var pair string
+		pair, rest, _ = strings.Cut(rest, "&")
+		b.WriteByte(separator)
+		name, value, _ := strings.Cut(pair, "=")
+		if strings.Trim(value, "=") != "" {
+			// Without a value it may be a bare token, padded or not.
+			b.WriteString(name)
+			b.WriteByte('=')
+		}
+		b.WriteString("REDACTED")
+	}
+	return clean(b.String(), maxMessage)
 }

@@ -82,8 +82,7 @@ func (c *call) deliver() (*http.Response, error) {
 		b.rc.Close()
 	}
 	if told {
-		ctx, done := c.ctx, c.trace.Done
-		b.done = func() { done(ctx, b.attempt) }
+		b.told, b.ctx = c.trace, c.ctx
 	}
 	if resp.Body == http.NoBody {
 		b.end(nil)

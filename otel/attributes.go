@@ -182,7 +182,8 @@ func methodName(name string) string {
 }
 
 func port(req *http.Request) int {
-	if n, err := strconv.Atoi(req.URL.Port()); err == nil {
+	if written := req.URL.Port(); written != "" {
+		n, _ := strconv.Atoi(written) // 0 for one that net/http will refuse
 		return n
 	}
 	if req.URL.Scheme == "http" {

@@ -13,12 +13,23 @@ import (
 )
 
 // call is what is known of one call between its hooks. They come one after the other, Done perhaps on another goroutine, so
-// that it needs no lock.
+// that it needs no lock. It is the call's context as well, in which the hooks find it.
 type call struct {
-	parent  trace.Span // the call's own, or the caller's; it may record nothing
-	own     bool       // parent is the call's, to be ended
-	attempt trace.Span // the present one; nil between two, or where otelhttp has it
-	hops    int        // redirects before this call
+	context.Context // the caller's
+
+	telemetry *telemetry
+	parent    trace.Span // the call's own, or the caller's; it may record nothing
+	own       bool       // parent is the call's, to be ended
+	attempt   trace.Span // the present one; nil between two, or where otelhttp has it
+	hops      int        // redirects before this call
+}
+
+// Value returns the call itself for its telemetry.
+func (c *call) Value(key any) any {
+	if t, ok := key.(*telemetry); ok && t == c.telemetry {
+		return c
+	}
+	return c.Context.Value(key)
 }
 
 // maxHops bounds what hops counts: a client's own redirect policy may know no end.

@@ -2,6 +2,7 @@ package steadyotel
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel"
@@ -19,10 +20,34 @@ type metrics struct {
 	gate     metric.Float64Histogram
 	delay    metric.Float64Histogram
 	refusals metric.Int64Counter
+
+	// Labels are made once: a set of them costs more than a measurement. There are few, all closed.
+	byOutcome labels[outcome]
+	byError   labels[string]
+	bySource  labels[bool]
 }
 
-func newMetrics(meter metric.Meter) metrics {
-	var m metrics
+// labels keeps the options for measurements with a set of labels, by what the set is made of.
+type labels[K comparable] struct{ made sync.Map }
+
+func (l *labels[K]) of(key K, attributes func(K) []attribute.KeyValue) []metric.RecordOption {
+	if made, ok := l.made.Load(key); ok {
+		return made.([]metric.RecordOption)
+	}
+	options := []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(attributes(key)...))}
+	l.made.Store(key, options)
+	return options
+}
+
+// outcome is what the duration of a call is labelled with.
+type outcome struct{ method, name string }
+
+func (o outcome) attributes() []attribute.KeyValue {
+	return []attribute.KeyValue{method(o.method), attribute.String("steadyhttp.outcome", o.name)}
+}
+
+func newMetrics(meter metric.Meter) *metrics {
+	m := new(metrics)
 	var err error
 	m.duration, err = meter.Float64Histogram("steadyhttp.call.duration", metric.WithUnit("s"),
 		metric.WithDescription("Duration of a call with all its attempts and waits, to the end of its body."),
@@ -69,7 +94,9 @@ func (m *metrics) gateWait(ctx context.Context, d time.Duration) {
 
 func (m *metrics) repeat(ctx context.Context, a steadyhttp.Attempt) {
 	if m.delay.Enabled(ctx) {
-		m.delay.Record(ctx, a.Wait.Seconds(), metric.WithAttributes(delaySource(a)))
+		m.delay.Record(ctx, a.Wait.Seconds(), m.bySource.of(a.Asked, func(bool) []attribute.KeyValue {
+			return []attribute.KeyValue{delaySource(a)}
+		})...)
 	}
 }
 
@@ -84,20 +111,22 @@ const (
 
 func (m *metrics) done(ctx context.Context, a steadyhttp.Attempt, errorType string, cancelled bool) {
 	if m.duration.Enabled(ctx) {
-		outcome := outcomeSuccess
+		o := outcome{method(a.Request.Method).Value.AsString(), outcomeSuccess}
 		switch {
 		case cancelled:
-			outcome = outcomeCancelled
+			o.name = outcomeCancelled
 		case errorType != "":
-			outcome = outcomeFailure
+			o.name = outcomeFailure
 		}
-		m.duration.Record(ctx, time.Since(a.Began).Seconds(), metric.WithAttributes(method(a.Request.Method), attribute.String("steadyhttp.outcome", outcome)))
+		m.duration.Record(ctx, time.Since(a.Began).Seconds(), m.byOutcome.of(o, outcome.attributes)...)
 	}
 	if m.attempts.Enabled(ctx) {
 		if errorType == "" {
 			m.attempts.Record(ctx, int64(a.N))
 			return
 		}
-		m.attempts.Record(ctx, int64(a.N), metric.WithAttributes(semconv.ErrorTypeKey.String(errorType)))
+		m.attempts.Record(ctx, int64(a.N), m.byError.of(errorType, func(string) []attribute.KeyValue {
+			return []attribute.KeyValue{semconv.ErrorTypeKey.String(errorType)}
+		})...)
 	}
 }

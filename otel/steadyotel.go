@@ -114,12 +114,13 @@ func New(c Config) *steadyhttp.Trace {
 type telemetry struct {
 	config     Config
 	tracers    tracers
-	metrics    metrics
+	metrics    *metrics
 	attributes attributes
+	client     trace.SpanStartOption // the kind of an attempt's span
 }
 
 func newTelemetry(c Config) *telemetry {
-	t := &telemetry{config: c, attributes: newAttributes(c)}
+	t := &telemetry{config: c, attributes: newAttributes(c), client: trace.WithSpanKind(trace.SpanKindClient)}
 	t.tracers.provider = c.TracerProvider
 	t.metrics = newMetrics(meterOf(c))
 	return t
@@ -135,23 +136,21 @@ func (t *telemetry) enabled(ctx context.Context) bool {
 }
 
 func (t *telemetry) start(ctx context.Context, req *http.Request) context.Context {
-	c := &call{hops: hops(req)}
-	ctx = context.WithValue(ctx, t, c)
-	c.parent = trace.SpanFromContext(ctx)
+	c := &call{Context: ctx, telemetry: t, parent: trace.SpanFromContext(ctx), hops: hops(req)}
 	switch t.config.CallSpan {
 	case CallSpanNever:
-		return ctx
+		return c
 	case CallSpanAlways:
 	default:
 		if c.parent.IsRecording() {
-			return ctx
+			return c
 		}
 	}
 	tracer, recording := t.tracers.get()
 	if !recording {
-		return ctx
+		return c
 	}
-	ctx, c.parent = tracer.Start(ctx, t.attributes.callName(req), trace.WithAttributes(t.attributes.ofRequest(req, 0)...))
+	ctx, c.parent = tracer.Start(c, t.attributes.callName(req), trace.WithAttributes(t.attributes.ofRequest(req, 0)...))
 	c.own = true
 	return ctx
 }
@@ -183,9 +182,9 @@ func (t *telemetry) attemptStart(ctx context.Context, a steadyhttp.Attempt) cont
 	}
 	if tracer, recording := t.tracers.get(); recording {
 		ctx, c.attempt = tracer.Start(ctx, t.attributes.attemptName(a.Request),
-			trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(t.attributes.ofRequest(a.Request, resends)...))
+			t.client, trace.WithAttributes(t.attributes.ofRequest(a.Request, resends)...))
 	}
-	t.propagator().Inject(ctx, propagation.HeaderCarrier(a.Request.Header))
+	t.propagator().Inject(ctx, carrier{propagation.HeaderCarrier(a.Request.Header)})
 	return ctx
 }
 

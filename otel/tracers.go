@@ -55,6 +55,22 @@ func (t *telemetry) propagator() propagation.TextMapPropagator {
 	return global
 }
 
+// carrier is a header. W3C's names come in lower case, and the canonical form of a name that net/http does not know has to be
+// made each time.
+type carrier struct{ propagation.HeaderCarrier }
+
+func (c carrier) Set(key, value string) {
+	switch key {
+	case "traceparent":
+		key = "Traceparent"
+	case "tracestate":
+		key = "Tracestate"
+	case "baggage":
+		key = "Baggage"
+	}
+	c.HeaderCarrier.Set(key, value)
+}
+
 func meterOf(c Config) metric.Meter {
 	provider := c.MeterProvider
 	if provider == nil {
