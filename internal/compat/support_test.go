@@ -93,7 +93,7 @@ func (r *recorder) spans(scope string) []tracetest.SpanStub {
 func attributeOf(attrs []attribute.KeyValue, key attribute.Key) string {
 	for _, a := range attrs {
 		if a.Key == key {
-			return a.Value.Emit()
+			return a.Value.String()
 		}
 	}
 	return ""
