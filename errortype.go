@@ -44,8 +44,6 @@ func (e *Error) ErrorType() string {
 		return typeRefused
 	case e.Stop == stopPrepare:
 		return typePrepare
-	case e.Stop == stopElapsed:
-		return typeTimeout
 	}
 	return typeOfError(e.Err)
 }

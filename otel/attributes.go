@@ -87,7 +87,7 @@ func (a *attributes) ofResponse(attempt steadyhttp.Attempt) []attribute.KeyValue
 // ofRepeat returns what the event of a repeat says.
 func (a *attributes) ofRepeat(resends int, attempt steadyhttp.Attempt) []attribute.KeyValue {
 	attrs := make([]attribute.KeyValue, 0, 6)
-	attrs = append(attrs, resendCount(resends), wait(attempt.Wait), delaySource(attempt), semconv.ErrorTypeKey.String(a.errorType(attempt)))
+	attrs = append(attrs, resendCount(resends), wait(attempt.Wait), delaySource(source(attempt)), semconv.ErrorTypeKey.String(a.errorType(attempt)))
 	return a.appendVerdict(attrs, attempt.Verdict)
 }
 
@@ -138,11 +138,19 @@ func wait(d time.Duration) attribute.KeyValue {
 	return attribute.Float64("steadyhttp.wait", d.Seconds())
 }
 
-func delaySource(a steadyhttp.Attempt) attribute.KeyValue {
-	if a.Asked {
-		return attribute.String("steadyhttp.delay.source", "server")
+// source says where the wait before a repeat comes from.
+func source(a steadyhttp.Attempt) string {
+	switch {
+	case a.Verdict.Class == steadyhttp.Unauthorized:
+		return "credentials" // new ones need no wait
+	case a.Asked:
+		return "server"
 	}
-	return attribute.String("steadyhttp.delay.source", "backoff")
+	return "backoff"
+}
+
+func delaySource(source string) attribute.KeyValue {
+	return attribute.String("steadyhttp.delay.source", source)
 }
 
 // method returns the method if it is a known one, else _OTHER: a caller can make them up.

@@ -24,7 +24,7 @@ type metrics struct {
 	// Labels are made once: a set of them costs more than a measurement. There are few, all closed.
 	byOutcome labels[outcome]
 	byError   labels[string]
-	bySource  labels[bool]
+	bySource  labels[string]
 }
 
 // labels keeps the options for measurements with a set of labels, by what the set is made of.
@@ -94,8 +94,8 @@ func (m *metrics) gateWait(ctx context.Context, d time.Duration) {
 
 func (m *metrics) repeat(ctx context.Context, a steadyhttp.Attempt) {
 	if m.delay.Enabled(ctx) {
-		m.delay.Record(ctx, a.Wait.Seconds(), m.bySource.of(a.Asked, func(bool) []attribute.KeyValue {
-			return []attribute.KeyValue{delaySource(a)}
+		m.delay.Record(ctx, a.Wait.Seconds(), m.bySource.of(source(a), func(source string) []attribute.KeyValue {
+			return []attribute.KeyValue{delaySource(source)}
 		})...)
 	}
 }

@@ -13,8 +13,8 @@ import (
 )
 
 // ObserveQuotas makes gauges of quotas: used, free and limit of each window, and the calls that wait in line. quotas is
-// ranged over at each collection, and yields each quota's name with its state; defender.Quotas(transport) is one such, and
-// for a few of one's own maps.All will do:
+// ranged over at each collection, and yields each quota's name with its state, as defender.Quotas(transport) does, or for one
+// of one's own
 //
 //	steadyotel.ObserveQuotas(steadyotel.Config{}, func(yield func(string, quota.State) bool) {
 //		yield("machines", machines.State())

@@ -11,7 +11,9 @@
 // attempt's span and on the call's, or the caller's: steadyhttp.error.target and steadyhttp.error.code.
 //
 // The call's span tells the outcome: an attempt that failed and was repeated is red, a call that came to a good end is not.
-// A call that its caller cancelled is no error; one that ran into a deadline is.
+// A call that its caller cancelled is no error; one that ran into a deadline is. error.type is the service's code if
+// Config.Rules lists it, else the status, else a word of steadyhttp.Error.ErrorType. steadyhttp.sends counts, from two on,
+// how often net/http has sent an attempt by itself.
 //
 // # Events
 //
@@ -28,7 +30,8 @@
 //	                                          by http.request.method and steadyhttp.outcome
 //	steadyhttp.call.attempts       {attempt}  of each call, by the error.type that it ended with, if it did
 //	steadyhttp.gate.wait.duration  s          of attempts that a gate held up for a millisecond or more
-//	steadyhttp.repeat.delay        s          before each repeat, by steadyhttp.delay.source: backoff or server
+//	steadyhttp.repeat.delay        s          before each repeat, by steadyhttp.delay.source: backoff, server
+//	                                          (it named the time) or credentials (a 401: no wait)
 //	steadyhttp.budget.refusals     {refusal}  repeats that the Budget refused
 //	steadyhttp.quota.used, .free, .limit  {request}  by steadyhttp.quota.name and .window; see ObserveQuotas
 //	steadyhttp.quota.waiting       {call}     in line, by steadyhttp.quota.name
