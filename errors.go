@@ -211,12 +211,16 @@ type lateError struct{ err, last error }
 func (e *lateError) Error() string   { return e.err.Error() + "; before that: " + RedactError(e.last) }
 func (e *lateError) Unwrap() []error { return []error{e.err, e.last} }
 
-// cancelCause tells why ctx ended. A context that has not ended stands for a Request.Cancel that was closed.
+// cancelCause tells why ctx ended. A context that has not ended stands for a Request.Cancel that was closed. http.Client
+// closes that at its Timeout, and sets the context a deadline for the same instant, which may come a little later.
 func cancelCause(ctx context.Context) error {
-	if ctx.Err() == nil {
-		return &cancelled{cause: errRequestCancel, ctx: context.Canceled}
+	switch {
+	case ctx.Err() != nil:
+		return &cancelled{cause: context.Cause(ctx), ctx: ctx.Err()}
+	case untilDeadline(ctx) == 0:
+		return &cancelled{cause: context.DeadlineExceeded, ctx: context.DeadlineExceeded}
 	}
-	return &cancelled{cause: context.Cause(ctx), ctx: ctx.Err()}
+	return &cancelled{cause: errRequestCancel, ctx: context.Canceled}
 }
 
 var errRequestCancel = errors.New("request cancelled by its Cancel channel")

@@ -180,7 +180,7 @@ func log(ctx context.Context, logger *slog.Logger, level slog.Level, message str
 func logAttrs(a Attempt) []slog.Attr {
 	attrs := make([]slog.Attr, 0, 8)
 	attrs = append(attrs,
-		slog.String("method", methodOf(a.Request)),
+		slog.String("method", clean(methodOf(a.Request), maxCode)),
 		slog.String("url", RedactURL(a.Request.URL)),
 		slog.Int("attempt", a.N))
 	if a.Response != nil {

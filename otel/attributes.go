@@ -98,9 +98,19 @@ func (a *attributes) ofEnd(errorType string, attempt steadyhttp.Attempt) []attri
 	return a.appendVerdict(attrs, attempt.Verdict)
 }
 
+// told reports whether the service has said what went wrong.
+func told(v steadyhttp.Verdict) bool { return v.Code != "" || v.Target != "" }
+
 func (a *attributes) setVerdict(span trace.Span, v steadyhttp.Verdict) {
-	if (v.Target != "" || v.Code != "") && span.IsRecording() {
+	if told(v) {
 		span.SetAttributes(a.appendVerdict(nil, v)...)
+	}
+}
+
+// replaceVerdict is setVerdict for a span that may have those of a failure before: the two must not be mixed.
+func (a *attributes) replaceVerdict(span trace.Span, v steadyhttp.Verdict) {
+	if told(v) && span.IsRecording() {
+		span.SetAttributes(a.code.String(text(v.Code)), a.target.String(text(v.Target)))
 	}
 }
 

@@ -2,8 +2,8 @@ package steadyotel
 
 import (
 	"context"
-	"errors"
 	"net/http"
+	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
@@ -67,10 +67,14 @@ func (c *call) answered(attributes *attributes, ctx context.Context, a steadyhtt
 		span.SetAttributes(attributes.ofResponse(a)...)
 	}
 	attributes.setVerdict(span, a.Verdict)
-	if a.Err != nil && a.Stop == "cancelled" && !overdue(ctx) {
-		return
+	errorType := attributes.errorType(a)
+	if a.Err != nil && a.Stop == "cancelled" {
+		if !overdue(ctx) {
+			return
+		}
+		errorType = timeout // whatever the base made of it
 	}
-	if errorType := attributes.errorType(a); errorType != "" {
+	if errorType != "" {
 		fail(span, errorType, a.Err)
 	}
 }
@@ -103,7 +107,10 @@ func (c *call) end(attributes *attributes, errorType string, a steadyhttp.Attemp
 		}
 		return
 	case c.parent.IsRecording():
-		c.parent.SetAttributes(attempts(a.N), stop(a.Stop))
+		c.parent.SetAttributes(attempts(a.N))
+		if a.Stop != "" { // it has none after a panic
+			c.parent.SetAttributes(stop(a.Stop))
+		}
 		if errorType != "" {
 			fail(c.parent, errorType, a.Err)
 		}
@@ -117,11 +124,25 @@ func fail(span trace.Span, errorType string, err error) {
 	span.SetStatus(codes.Error, text(steadyhttp.RedactError(err)))
 }
 
-// cancelled reports whether the caller ended the call, or the reading of its body, which is not an error. ctx is the
-// call's: an attempt's is ended by its own timeouts too.
-func cancelled(ctx context.Context, a steadyhttp.Attempt) bool {
-	return (a.Stop == "cancelled" || a.Err != nil && ctx.Err() != nil) && !overdue(ctx)
+// timeout is what steadyhttp.Error.ErrorType calls a deadline that has passed.
+const timeout = "timeout"
+
+// outcomeOf returns how a call failed, "" if it did not, and whether its caller ended it, or the reading of its body, which is
+// not an error. ctx is the call's: an attempt's is ended by its own timeouts too.
+func outcomeOf(ctx context.Context, attributes *attributes, a steadyhttp.Attempt) (errorType string, cancelled bool) {
+	ended := a.Stop == "cancelled" || a.Err != nil && ctx.Err() != nil
+	switch {
+	case ended && overdue(ctx):
+		return timeout, false
+	case ended:
+		return "", true
+	}
+	return attributes.errorType(a), false
 }
 
-// overdue reports whether a deadline has passed. That is an error, although the caller has set it.
-func overdue(ctx context.Context) bool { return errors.Is(ctx.Err(), context.DeadlineExceeded) }
+// overdue reports whether a deadline has passed. That is an error, although the caller has set it. The context is not asked:
+// http.Client's Timeout may close Request.Cancel an instant before it ends the context.
+func overdue(ctx context.Context) bool {
+	deadline, ok := ctx.Deadline()
+	return ok && !time.Now().Before(deadline)
+}

@@ -7,8 +7,8 @@
 //
 // Each attempt has a span of kind CLIENT with the stable HTTP attributes, and its context goes out with the request. It
 // ends when the response's body has ended, failed or been closed. Around the attempts of a call there is one of kind
-// INTERNAL, unless the caller has a span already. The service's tracking ID and code of the last failure are on the
-// attempt's span and on the call's, or the caller's: steadyhttp.error.target and steadyhttp.error.code.
+// INTERNAL, unless the caller has a span already. The service's tracking ID and code are on the attempt's span, and those of
+// the last failure that had any on the call's, or the caller's: steadyhttp.error.target and steadyhttp.error.code.
 //
 // The call's span tells the outcome: an attempt that failed and was repeated is red, a call that came to a good end is not.
 // A call that its caller cancelled is no error; one that ran into a deadline is. error.type is the service's code if
@@ -197,7 +197,7 @@ func (t *telemetry) attemptDone(ctx context.Context, a steadyhttp.Attempt) {
 		return
 	}
 	if failed := a.Err != nil || a.Verdict.Class != steadyhttp.Success; failed {
-		t.attributes.setVerdict(c.parent, a.Verdict)
+		t.attributes.replaceVerdict(c.parent, a.Verdict)
 	}
 	c.answered(&t.attributes, ctx, a)
 	if a.Stop != "" {
@@ -218,11 +218,8 @@ func (t *telemetry) done(ctx context.Context, a steadyhttp.Attempt) {
 	if c == nil {
 		return
 	}
-	errorType := t.attributes.errorType(a)
-	if cancelled(ctx, a) {
-		errorType = ""
-	}
+	errorType, cancelled := outcomeOf(ctx, &t.attributes, a)
 	c.bodyEnded(errorType, a)
 	c.end(&t.attributes, errorType, a)
-	t.metrics.done(ctx, a, errorType, cancelled(ctx, a))
+	t.metrics.done(ctx, a, errorType, cancelled)
 }
