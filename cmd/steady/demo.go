@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -29,6 +30,8 @@ type demoOptions struct {
 	faults   float64
 	seed     uint64
 	all      bool
+	trace    bool
+	otlp     *url.URL // nil: not given
 }
 
 func parseDemo(args []string, progress io.Writer) (demoOptions, error) {
@@ -39,6 +42,8 @@ func parseDemo(args []string, progress io.Writer) (demoOptions, error) {
 	flags.Float64Var(&o.faults, "faults", 0.05, "share of the calls that meet a 500, a 503, a lost connection or a broken body")
 	flags.Uint64Var(&o.seed, "seed", 1, "of the faults")
 	flags.BoolVar(&o.all, "all", false, "list every call that the plain client lost")
+	flags.BoolVar(&o.trace, "trace", false, "print the spans of the last call that failed for good, as OpenTelemetry has them")
+	otlp := flags.String("otlp", "", "send the steadyhttp run's spans and metrics to an OpenTelemetry collector: its base `URL` for OTLP/HTTP,\nsuch as http://127.0.0.1:4318")
 	if err := flags.Parse(args); err != nil {
 		return o, usageError{err}
 	}
@@ -50,12 +55,29 @@ func parseDemo(args []string, progress io.Writer) (demoOptions, error) {
 	case !(o.faults >= 0 && o.faults <= 0.5):
 		return o, usageError{fmt.Errorf("-faults is %v; use 0 to 0.5", o.faults)}
 	}
+	if given(flags, "otlp") {
+		var err error
+		if o.otlp, err = parseCollector(*otlp); err != nil {
+			return o, usageError{err}
+		}
+	}
 	return o, nil
+}
+
+// given reports whether a flag was on the command line. An empty value of a script's variable is not the same as none.
+func given(flags *flag.FlagSet, name string) bool {
+	found := false
+	flags.Visit(func(f *flag.Flag) { found = found || f.Name == name })
+	return found
 }
 
 // demo runs the same batch twice, each against a fresh server: through a plain http.Client, and through steadyhttp.
 func demo(ctx context.Context, args []string, out, progress io.Writer) error {
 	o, err := parseDemo(args, progress)
+	if err != nil {
+		return err
+	}
+	observed, err := newTelemetry(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -69,17 +91,23 @@ func demo(ctx context.Context, args []string, out, progress io.Writer) error {
 		return err
 	}
 	steady, err := runBatch(ctx, o, "steadyhttp", progress, func(t *tally, host string) http.RoundTripper {
-		return defender.New(defender.Config{
+		transport := defender.New(defender.Config{
 			Policy: steadyhttp.Batch(),
 			Hosts:  []string{host},
 			Quotas: scaled(),
-			Trace:  t.trace(),
+			Trace:  steadyhttp.Join(t.trace(), observed.trace()),
 		})
+		observed.observe(transport)
+		return transport
 	})
+	observed.close(ctx, progress)
 	if err != nil {
 		return err
 	}
 	report(out, plain, steady, o.all)
+	if o.trace {
+		printTree(out, observed.last.call())
+	}
 	return steady.verdict()
 }
 

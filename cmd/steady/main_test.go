@@ -81,6 +81,8 @@ func TestCommandLine(t *testing.T) {
 		{[]string{"help"}, 0, ""},
 		{[]string{"dance"}, 2, `no command "dance"`},
 		{[]string{"demo", "-h"}, 0, "-machines"},
+		{[]string{"demo", "-h"}, 0, "-otlp URL"},
+		{[]string{"demo", "-h"}, 0, "-trace"},
 		{[]string{"demo", "-machines", "1"}, 2, "-machines is 1; use 2 to 10000"},
 		{[]string{"demo", "-faults", "0.9"}, 2, "-faults is 0.9; use 0 to 0.5"},
 		{[]string{"demo", "-faults", "NaN"}, 2, "-faults is NaN"},
