@@ -91,7 +91,7 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // Timeout reports whether a timeout ended the call: an attempt's, MaxElapsed or the context's deadline.
 func (e *Error) Timeout() bool {
-	return e.Stop == stopElapsed || errors.Is(e.Err, context.DeadlineExceeded) || isTimeout(e.Err)
+	return e.Stop == stopElapsed || isTimeout(e.Err)
 }
 
 // LogValue implements slog.LogValuer: the fields are named as Log names them.
@@ -105,7 +105,10 @@ func (e *Error) LogValue() slog.Value {
 	if e.Wait > 0 {
 		attrs = append(attrs, slog.Duration("wait", e.Wait))
 	}
-	return slog.GroupValue(append(attrs, slog.String("stop", string(e.Stop)))...)
+	if e.Stop != "" {
+		attrs = append(attrs, slog.String("stop", string(e.Stop)))
+	}
+	return slog.GroupValue(attrs...)
 }
 
 // ServiceError is an answer of the service that says no, as Check makes it.

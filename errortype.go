@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"syscall"
 )
@@ -28,11 +29,11 @@ const (
 // ErrorType returns the kind of failure for OpenTelemetry's attribute error.type, which otelhttp and others ask for by this
 // method. It is one of
 //
-//	"timeout"       an attempt's, MaxElapsed or the context's deadline
+//	"timeout"       an attempt's time, MaxElapsed or the context's deadline ran out on it
 //	"cancelled"     the caller ended the call
 //	"refused"       a Gate said no
 //	"prepare"       Transport.Prepare failed
-//	"request body"  the caller's own body could not be read
+//	"request body"  the caller's own body could not be read ahead, or not be had again
 //	"dns"           the host's name was not resolved
 //	"connect"       there was no connection to be had
 //	"tls"           the two ends did not agree on a secure one
@@ -49,26 +50,34 @@ func (e *Error) ErrorType() string {
 }
 
 func typeOfError(err error) string {
-	switch {
-	// The deadline first: a context's own error is a net.Error too, and what ends a call says more than what it ended.
-	case errors.Is(err, context.Canceled):
+	// Ours come first: they say what ended the call, and wrap what it ended. A context.Canceled that is not the caller's is
+	// the base transport's own, and anything.
+	if ended, ok := errors.AsType[*cancelled](err); ok {
+		if ended.ctx == context.DeadlineExceeded {
+			return typeTimeout
+		}
 		return typeCancelled
-	case errors.Is(err, context.DeadlineExceeded), isTimeout(err):
-		return typeTimeout
-	case errors.Is(err, ErrRefused):
-		return typeRefused
+	}
+	switch {
 	case is[*prepareError](err):
 		return typePrepare
 	case is[*bodyError](err):
 		return typeBody
+	case isTimeout(err):
+		return typeTimeout
+	case errors.Is(err, ErrRefused):
+		return typeRefused
 	case is[*net.DNSError](err):
 		return typeDNS
 	case distrust(err), is[tls.AlertError](err):
 		return typeTLS
 	}
 	if op, ok := errors.AsType[*net.OpError](err); ok {
-		if op.Op == "dial" || op.Op == "proxyconnect" {
+		switch op.Op {
+		case "dial", "proxyconnect", "socks connect":
 			return typeConnect
+		case "remote error", "local error": // an alert of crypto/tls, whose type is not exported
+			return typeTLS
 		}
 		return typeConnection
 	}
@@ -78,7 +87,11 @@ func typeOfError(err error) string {
 	return typeOther
 }
 
+// isTimeout asks for the errors themselves, too: those of net/url and net look no further than what they wrap directly.
 func isTimeout(err error) bool {
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
+		return true
+	}
 	var t interface{ Timeout() bool }
 	return errors.As(err, &t) && t.Timeout()
 }

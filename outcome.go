@@ -62,15 +62,16 @@ func (c *call) finish() (*http.Response, error) {
 // deliver hands the last response to the caller, as it came but for its body's stand-in.
 func (c *call) deliver() (*http.Response, error) {
 	resp := answering(c.response, c.original)
-	c.returned = true
 	told := c.trace != nil && c.trace.Done != nil
 	if c.standIn == nil {
 		if !told && c.cancel == nil && c.attempt.N == 1 && c.attempt.Stop == stopDone {
+			c.returned = true
 			return resp, nil
 		}
 		c.standIn = &responseBody{rc: resp.Body, attempt: c.attempt, idle: c.policy.IdleTimeout, cancel: c.cancel}
 		if inner, ok := AttemptOf(resp); ok {
 			if !told && c.cancel == nil {
+				c.returned = true
 				return resp, nil
 			}
 			c.standIn.attempt = inner
@@ -81,6 +82,7 @@ func (c *call) deliver() (*http.Response, error) {
 		c.endAttempt()
 		b.rc.Close()
 	}
+	c.returned = true // what panicked so far left nothing to return
 	if told {
 		b.told, b.ctx = c.trace, c.ctx
 	}
@@ -139,20 +141,23 @@ func (c *call) requestOf(made Attempt) *http.Request {
 
 // giveBack leaves the gates of an attempt that was not made, and closes its body.
 func (c *call) giveBack(err error) {
-	if c.out != nil {
-		if c.fresh && c.given != nil {
-			c.given.Close()
-		}
-		if c.out.Body != nil && replaced(c.out.Body, c.given) {
-			c.out.Body.Close() // Prepare has put it there
-		}
-	}
+	out := c.out
 	c.out = nil
+	// In this order from the last to the first, and all of them: a Close may panic.
+	defer c.endAttempt()
 	if len(c.leaves) > 0 {
 		c.attempt.Err = err
-		c.leaveGates()
+		defer c.leaveGates()
 	}
-	c.endAttempt()
+	if out == nil {
+		return
+	}
+	if out.Body != nil && replaced(out.Body, c.given) {
+		defer out.Body.Close() // Prepare has put it there
+	}
+	if c.fresh && c.given != nil {
+		c.given.Close()
+	}
 }
 
 // failure is the error of a call whose last attempt has no response. A first attempt's error is returned as it is where
@@ -182,30 +187,41 @@ func (c *call) tellDone() {
 // end runs on every way out of RoundTrip. On a panic, out of a hook or the base transport, it gives back what the call
 // holds, and lets the panic go on.
 func (c *call) end() {
-	c.body.close()
-	if c.unbound != nil {
-		c.unbound()
-	}
 	if c.returned {
+		defer c.body.close()
+		if c.unbound != nil {
+			c.unbound()
+		}
 		return
 	}
-	if c.response != nil {
-		c.response.Body.Close()
-	}
-	closeBodies(c.original, c.attempt.Request)
-	c.giveBack(errPanicked)
+	// In this order from the last to the first, and all of them: a Close may panic too.
 	if c.started {
-		c.attempt.Request = c.requestOf(c.attempt)
-		c.attempt.Response, c.attempt.Err = nil, errPanicked
-		c.tellDone()
+		defer c.tellPanic()
 	}
+	defer c.giveBack(errPanicked)
+	defer closeBodies(c.original, c.attempt.Request)
+	if c.response != nil {
+		defer c.response.Body.Close()
+	}
+	if c.unbound != nil {
+		defer c.unbound()
+	}
+	c.body.close()
+}
+
+func (c *call) tellPanic() {
+	c.attempt = Attempt{
+		N: c.attempt.N, Request: c.requestOf(c.attempt), Err: errPanicked,
+		Began: c.attempt.Began, Sent: c.attempt.Sent, Sends: c.attempt.Sends,
+	}
+	c.tellDone()
 }
 
 // closeBodies closes request bodies after a panic, when nobody knows whether the base transport has done so.
 func closeBodies(requests ...*http.Request) {
 	for _, req := range requests {
 		if req != nil && req.Body != nil {
-			req.Body.Close()
+			defer req.Body.Close() // all of them, even if one panics
 		}
 	}
 }

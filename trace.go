@@ -29,7 +29,8 @@ type Trace struct {
 	AttemptDone func(ctx context.Context, a Attempt)
 
 	// Done is called once for each Start: when the returned body has ended, failed or been closed, or when the call
-	// returns if there is none, or panics. a is the last attempt; a call that ended before the first has one with N 0.
+	// returns if there is none. a is the last attempt; a call that ended before the first has one with N 0. If a hook, a gate
+	// or the base transport panics, a is the attempt under way, with an Err and no Stop.
 	Done func(ctx context.Context, a Attempt)
 }
 
@@ -52,7 +53,7 @@ func Join(traces ...*Trace) *Trace {
 func joinTwo(outer, inner *Trace) *Trace {
 	return &Trace{
 		Enabled:      either(outer.Enabled, inner.Enabled),
-		Start:        chain(outer.Start, inner.Start),
+		Start:        joinStart(outer, inner),
 		Gated:        joinGated(outer.Gated, inner.Gated),
 		AttemptStart: chain(outer.AttemptStart, inner.AttemptStart),
 		AttemptDone:  both(inner.AttemptDone, outer.AttemptDone),
@@ -76,6 +77,25 @@ func (t *Trace) awake(ctx context.Context) *Trace {
 	return t
 }
 
+// joinStart sees to it that the outer one is told of an end even if the inner one panics.
+func joinStart(outer, inner *Trace) func(context.Context, *http.Request) context.Context {
+	if outer.Start == nil || inner.Start == nil || outer.Done == nil {
+		return chain(outer.Start, inner.Start)
+	}
+	return func(ctx context.Context, req *http.Request) context.Context {
+		ctx = orContext(outer.Start(ctx, req), ctx)
+		started := false
+		defer func() {
+			if !started {
+				outer.Done(ctx, Attempt{Request: req, Err: errPanicked})
+			}
+		}()
+		joined := orContext(inner.Start(ctx, req), ctx)
+		started = true
+		return joined
+	}
+}
+
 // chain runs the hooks one after the other, each in the context that the one before returned.
 func chain[T any](first, second func(context.Context, T) context.Context) func(context.Context, T) context.Context {
 	if first == nil || second == nil {
@@ -97,8 +117,8 @@ func both(first, second func(context.Context, Attempt)) func(context.Context, At
 		return first
 	}
 	return func(ctx context.Context, a Attempt) {
+		defer second(ctx, a) // even if the first one panics
 		first(ctx, a)
-		second(ctx, a)
 	}
 }
 

@@ -69,7 +69,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		return nil, err
 	}
-	trace := t.Trace.awake(req.Context())
+	trace := t.traceOf(req)
 	if trace == nil && t.untouched(req) {
 		// Nearly all calls succeed at once with nobody looking on: they pay for one glance at the answer.
 		resp, err := t.first(req)
@@ -80,6 +80,22 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return t.steady(req, nil, answer{resp, err, true})
 	}
 	return t.steady(req, trace, answer{})
+}
+
+// traceOf returns the hooks that want to be told of the call.
+func (t *Transport) traceOf(req *http.Request) *Trace {
+	if t.Trace == nil {
+		return nil
+	}
+	asked := false
+	defer func() {
+		if !asked {
+			closeBodies(req)
+		}
+	}()
+	trace := t.Trace.awake(req.Context())
+	asked = true
+	return trace
 }
 
 // first makes an attempt of the request as it is.
