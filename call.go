@@ -26,6 +26,7 @@ type call struct {
 	first     answer // to an attempt that was made before the call's state was needed
 
 	attempt  Attempt                 // the present one
+	made     int                     // attempts that the base transport was given
 	out      *http.Request           // as the base transport gets it; nil once that has it
 	given    io.ReadCloser           // the body that out was made with
 	fresh    bool                    // given is the attempt's own, and not the caller's
@@ -287,6 +288,7 @@ func (c *call) roundTrip() (*http.Response, error) {
 	}
 	request := c.out
 	c.out = nil
+	c.made = c.attempt.N
 	c.body.handed = true
 	return c.transport.base().RoundTrip(request)
 }

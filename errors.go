@@ -220,10 +220,18 @@ func cancelCause(ctx context.Context) error {
 	switch {
 	case ctx.Err() != nil:
 		return &cancelled{cause: context.Cause(ctx), ctx: ctx.Err()}
-	case untilDeadline(ctx) == 0:
+	case overdue(ctx):
 		return &cancelled{cause: context.DeadlineExceeded, ctx: context.DeadlineExceeded}
 	}
 	return &cancelled{cause: errRequestCancel, ctx: context.Canceled}
+}
+
+// overdue reports whether ctx's deadline has passed, also if that has not ended it yet.
+func overdue(ctx context.Context) bool {
+	if err := ctx.Err(); err != nil {
+		return err == context.DeadlineExceeded
+	}
+	return untilDeadline(ctx) == 0
 }
 
 var errRequestCancel = errors.New("request cancelled by its Cancel channel")

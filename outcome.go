@@ -74,6 +74,8 @@ func (c *call) deliver() (*http.Response, error) {
 				c.returned = true
 				return resp, nil
 			}
+			// How often it was sent is the inner one's to know, the rest is ours.
+			inner.Request, inner.Began = c.attempt.Request, c.attempt.Began
 			c.standIn.attempt = inner
 		}
 	}
@@ -211,7 +213,7 @@ func (c *call) end() {
 
 func (c *call) tellPanic() {
 	c.attempt = Attempt{
-		N: c.attempt.N, Request: c.requestOf(c.attempt), Err: errPanicked,
+		N: c.made, Request: c.requestOf(c.attempt), Err: errPanicked,
 		Began: c.attempt.Began, Sent: c.attempt.Sent, Sends: c.attempt.Sends,
 	}
 	c.tellDone()

@@ -30,7 +30,7 @@ type Trace struct {
 
 	// Done is called once for each Start: when the returned body has ended, failed or been closed, or when the call
 	// returns if there is none. a is the last attempt; a call that ended before the first has one with N 0. If a hook, a gate
-	// or the base transport panics, a is the attempt under way, with an Err and no Stop.
+	// or the base transport panics, a has an Err and no Stop.
 	Done func(ctx context.Context, a Attempt)
 }
 
@@ -168,25 +168,30 @@ func Log(logger *slog.Logger) *Trace {
 		AttemptDone: func(ctx context.Context, a Attempt) { logAttempt(ctx, logger, a) },
 		Done: func(ctx context.Context, a Attempt) {
 			// The stop of most calls was known, and logged, when their last attempt was decided on.
-			if a.late {
+			switch {
+			case a.late:
 				logAttempt(ctx, logger, a)
+			case a.Stop == stopDone && a.Err != nil && ctx.Err() != context.Canceled:
+				log(ctx, logger, slog.LevelWarn, "giving up", a, stopAttr(a)) // its body has failed
 			}
 		},
 	}
 }
 
 func logAttempt(ctx context.Context, logger *slog.Logger, a Attempt) {
-	switch a.Stop {
-	case stopDone:
-	case stopCancelled:
-		// The caller knows: it was him.
-		log(ctx, logger, slog.LevelDebug, "cancelled", a, slog.String("stop", string(a.Stop)))
-	case "":
+	switch {
+	case a.Stop == stopDone:
+	case a.Stop == "":
 		log(ctx, logger, slog.LevelDebug, "repeating", a, slog.Duration("wait", a.Wait))
+	case a.Stop == stopCancelled && !overdue(ctx):
+		// The caller knows: it was him.
+		log(ctx, logger, slog.LevelDebug, "cancelled", a, stopAttr(a))
 	default:
-		log(ctx, logger, slog.LevelWarn, "giving up", a, slog.String("stop", string(a.Stop)))
+		log(ctx, logger, slog.LevelWarn, "giving up", a, stopAttr(a))
 	}
 }
+
+func stopAttr(a Attempt) slog.Attr { return slog.String("stop", string(a.Stop)) }
 
 func log(ctx context.Context, logger *slog.Logger, level slog.Level, message string, a Attempt, last slog.Attr) {
 	if logger == nil {

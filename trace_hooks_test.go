@@ -978,3 +978,61 @@ func TestPanicInEnabledClosesTheBody(t *testing.T) {
 		t.Error("the request's body was not closed")
 	}
 }
+
+// Log has steadyotel's words: a deadline that passed and a body that failed are failures, what the caller cancelled is not.
+func TestLogOfEnds(t *testing.T) {
+	broken := func(req *http.Request) (*http.Response, error) {
+		resp, _ := answers(200, "")(req)
+		resp.Body = io.NopCloser(failingReader{errReset})
+		return resp, nil
+	}
+	untilCancelled := func(req *http.Request) (*http.Response, error) {
+		resp, _ := answers(200, "")(req)
+		resp.Body = io.NopCloser(readFunc(func([]byte) (int, error) { <-req.Context().Done(); return 0, req.Context().Err() }))
+		return resp, nil
+	}
+	for _, tt := range []struct {
+		name     string
+		base     step
+		deadline bool
+		want     string
+	}{
+		{"deadline in an attempt", hangs, true, "WARN giving up stop=cancelled"},
+		{"cancelled in an attempt", hangs, false, "DEBUG cancelled stop=cancelled"},
+		{"broken body", broken, false, "WARN giving up stop=done"},
+		{"deadline in the body", untilCancelled, true, "WARN giving up stop=done"},
+		{"cancelled in the body", untilCancelled, false, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithCancel(t.Context())
+				if tt.deadline {
+					ctx, cancel = context.WithTimeout(t.Context(), time.Second)
+				} else {
+					time.AfterFunc(time.Second, cancel)
+				}
+				defer cancel()
+				handler := &records{level: slog.LevelDebug}
+				resp, err := (&steadyhttp.Transport{Base: newScript(tt.base), Trace: steadyhttp.Log(slog.New(handler))}).RoundTrip(newRequest(t, "GET", "").WithContext(ctx))
+				if err == nil {
+					io.Copy(io.Discard, resp.Body)
+					resp.Body.Close()
+				}
+				var got []string
+				for _, record := range handler.all {
+					line := record.Level.String() + " " + record.Message
+					record.Attrs(func(a slog.Attr) bool {
+						if a.Key == "stop" {
+							line += " " + a.String()
+						}
+						return true
+					})
+					got = append(got, line)
+				}
+				if strings.Join(got, "; ") != tt.want {
+					t.Errorf("got %q, want %q", got, tt.want)
+				}
+			})
+		})
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"go.opentelemetry.io/otel/attribute"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
@@ -201,7 +202,10 @@ func methodName(name string) string {
 
 func port(req *http.Request) int {
 	if written := req.URL.Port(); written != "" {
-		n, _ := strconv.Atoi(written) // 0 for one that net/http will refuse
+		n, err := strconv.Atoi(written)
+		if err != nil {
+			return 0 // net/http will refuse it
+		}
 		return n
 	}
 	if req.URL.Scheme == "http" {
@@ -228,6 +232,12 @@ const maxText = 2048
 func text(s string) string {
 	if len(s) > maxText {
 		s = s[:maxText]
+		for range utf8.UTFMax - 1 { // what is left of a rune
+			if r, size := utf8.DecodeLastRuneInString(s); r != utf8.RuneError || size != 1 {
+				break
+			}
+			s = s[:len(s)-1]
+		}
 	}
-	return strings.ToValidUTF8(s, "\ufffd")
+	return strings.ToValidUTF8(s, "?")
 }

@@ -18,10 +18,14 @@ type call struct {
 	context.Context // the caller's
 
 	telemetry *telemetry
+	request   *http.Request
 	parent    trace.Span // the call's own, or the caller's; it may record nothing
 	own       bool       // parent is the call's, to be ended
 	attempt   trace.Span // the present one; nil between two, or where otelhttp has it
 	hops      int        // redirects before this call
+	began     int        // the last attempt that did
+	answers   int        // the last attempt that was answered
+	over      bool
 }
 
 // Value returns the call itself for its telemetry.
@@ -36,7 +40,8 @@ func (c *call) Value(key any) any {
 const maxHops = 100
 
 // hops counts the requests that came before req by redirects: http.request.resend_count counts them too. net/http hands the
-// answer that led to a request along with it.
+// answer that led to a request along with it. How often that was sent is lost where http.Client has a Timeout, and wraps the
+// answer's body.
 func hops(req *http.Request) int {
 	n := 0
 	for resp := req.Response; resp != nil && n < maxHops; resp = resp.Request.Response {
@@ -58,7 +63,7 @@ func (c *call) event(name string, attrs ...attribute.KeyValue) {
 }
 
 // answered puts on the attempt's span what came back.
-func (c *call) answered(attributes *attributes, ctx context.Context, a steadyhttp.Attempt) {
+func (c *call) answered(attributes *attributes, a steadyhttp.Attempt) {
 	span := c.attempt
 	if span == nil || !span.IsRecording() {
 		return
@@ -68,11 +73,8 @@ func (c *call) answered(attributes *attributes, ctx context.Context, a steadyhtt
 	}
 	attributes.setVerdict(span, a.Verdict)
 	errorType := attributes.errorType(a)
-	if a.Err != nil && a.Stop == "cancelled" {
-		if !overdue(ctx) {
-			return
-		}
-		errorType = timeout // whatever the base made of it
+	if a.Err != nil {
+		errorType, _ = outcomeOf(c.Context, attributes, a)
 	}
 	if errorType != "" {
 		fail(span, errorType, a.Err)
@@ -130,7 +132,7 @@ const timeout = "timeout"
 // outcomeOf returns how a call failed, "" if it did not, and whether its caller ended it, or the reading of its body, which is
 // not an error. ctx is the call's: an attempt's is ended by its own timeouts too.
 func outcomeOf(ctx context.Context, attributes *attributes, a steadyhttp.Attempt) (errorType string, cancelled bool) {
-	ended := a.Stop == "cancelled" || a.Err != nil && ctx.Err() != nil
+	ended := a.Stop == "cancelled" || a.Err != nil && (ctx.Err() != nil || cancelClosed(a.Request))
 	switch {
 	case ended && overdue(ctx):
 		return timeout, false
@@ -140,9 +142,23 @@ func outcomeOf(ctx context.Context, attributes *attributes, a steadyhttp.Attempt
 	return attributes.errorType(a), false
 }
 
-// overdue reports whether a deadline has passed. That is an error, although the caller has set it. The context is not asked:
-// http.Client's Timeout may close Request.Cancel an instant before it ends the context.
+// overdue reports whether a deadline has passed. That is an error, although the caller has set it. A context that has not
+// ended may be overdue: http.Client's Timeout may close Request.Cancel an instant before.
 func overdue(ctx context.Context) bool {
+	if err := ctx.Err(); err != nil {
+		return err == context.DeadlineExceeded
+	}
 	deadline, ok := ctx.Deadline()
 	return ok && !time.Now().Before(deadline)
+}
+
+// cancelClosed reports whether a request was cancelled in the old way, which http.Client still uses for its Timeout.
+func cancelClosed(req *http.Request) bool {
+	select {
+	//lint:ignore SA1019 as long as http.Client sets it
+	case <-req.Cancel:
+		return true
+	default:
+		return false
+	}
 }

@@ -119,11 +119,15 @@ type telemetry struct {
 	tracers    tracers
 	metrics    *metrics
 	attributes attributes
+	internal   trace.SpanStartOption // the kind of a call's span
 	client     trace.SpanStartOption // the kind of an attempt's span
 }
 
 func newTelemetry(c Config) *telemetry {
-	t := &telemetry{config: c, attributes: newAttributes(c), client: trace.WithSpanKind(trace.SpanKindClient)}
+	t := &telemetry{
+		config: c, attributes: newAttributes(c),
+		internal: trace.WithSpanKind(trace.SpanKindInternal), client: trace.WithSpanKind(trace.SpanKindClient),
+	}
 	t.tracers.provider = c.TracerProvider
 	t.metrics = newMetrics(meterOf(c))
 	return t
@@ -139,7 +143,10 @@ func (t *telemetry) enabled(ctx context.Context) bool {
 }
 
 func (t *telemetry) start(ctx context.Context, req *http.Request) context.Context {
-	c := &call{Context: ctx, telemetry: t, parent: trace.SpanFromContext(ctx), hops: hops(req)}
+	if c := t.callOf(ctx); c != nil && c.request == req {
+		return ctx // by the same hooks: the Transport's may be the context's as well
+	}
+	c := &call{Context: ctx, telemetry: t, request: req, parent: trace.SpanFromContext(ctx), hops: hops(req)}
 	switch t.config.CallSpan {
 	case CallSpanNever:
 		return c
@@ -153,7 +160,7 @@ func (t *telemetry) start(ctx context.Context, req *http.Request) context.Contex
 	if !recording {
 		return c
 	}
-	ctx, c.parent = tracer.Start(c, t.attributes.callName(req), trace.WithAttributes(t.attributes.ofRequest(req, 0)...))
+	ctx, c.parent = tracer.Start(c, t.attributes.callName(req), t.internal, trace.WithAttributes(t.attributes.ofRequest(req, 0)...))
 	c.own = true
 	return ctx
 }
@@ -176,9 +183,10 @@ const longWait = 100 * time.Millisecond
 
 func (t *telemetry) attemptStart(ctx context.Context, a steadyhttp.Attempt) context.Context {
 	c := t.callOf(ctx)
-	if c == nil {
+	if c == nil || c.began == a.N {
 		return ctx
 	}
+	c.began = a.N
 	resends := c.hops + a.N - 1
 	if t.config.NoAttemptSpans {
 		return context.WithValue(ctx, resendsKey{}, resends)
@@ -193,13 +201,14 @@ func (t *telemetry) attemptStart(ctx context.Context, a steadyhttp.Attempt) cont
 
 func (t *telemetry) attemptDone(ctx context.Context, a steadyhttp.Attempt) {
 	c := t.callOf(ctx)
-	if c == nil {
+	if c == nil || c.answers == a.N {
 		return
 	}
+	c.answers = a.N
 	if failed := a.Err != nil || a.Verdict.Class != steadyhttp.Success; failed {
 		t.attributes.replaceVerdict(c.parent, a.Verdict)
 	}
-	c.answered(&t.attributes, ctx, a)
+	c.answered(&t.attributes, a)
 	if a.Stop != "" {
 		if a.Stop == "budget" {
 			t.metrics.budgetRefusal(ctx)
@@ -215,9 +224,10 @@ func (t *telemetry) attemptDone(ctx context.Context, a steadyhttp.Attempt) {
 
 func (t *telemetry) done(ctx context.Context, a steadyhttp.Attempt) {
 	c := t.callOf(ctx)
-	if c == nil {
+	if c == nil || c.over {
 		return
 	}
+	c.over = true
 	errorType, cancelled := outcomeOf(ctx, &t.attributes, a)
 	c.bodyEnded(errorType, a)
 	c.end(&t.attributes, errorType, a)

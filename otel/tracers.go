@@ -21,8 +21,7 @@ type tracers struct {
 // get returns the tracer, and whether it could record anything at all. Where it can't, its spans are not worth making.
 func (t *tracers) get() (trace.Tracer, bool) {
 	if found := t.found.Load(); found != nil {
-		_, silent := (*found).(noop.Tracer)
-		return *found, !silent
+		return *found, !silent(*found)
 	}
 	provider := t.provider
 	if provider == nil || placeholder(provider) {
@@ -33,7 +32,12 @@ func (t *tracers) get() (trace.Tracer, bool) {
 	}
 	tracer := provider.Tracer(scope)
 	t.found.Store(&tracer)
-	return tracer, true
+	return tracer, !silent(tracer)
+}
+
+func silent(tracer trace.Tracer) bool {
+	_, ok := tracer.(noop.Tracer)
+	return ok
 }
 
 // placeholder reports whether x is what package otel has in the place of a provider that nobody has set. Its types are
