@@ -577,7 +577,7 @@ func (k *faultsWorker) call(t *testing.T) {
 	var resp *http.Response
 	var err error
 	switch {
-	case k.percent(70) || req.Method == "" || strings.ContainsAny(req.Method, " \xff"):
+	case k.percent(70) || req.Method == "" || strings.Contains(req.Method, " ") || !utf8.ValidString(req.Method):
 		resp, err = k.transport.RoundTrip(req)
 	case k.percent(20):
 		resp, err = (&http.Client{Transport: k.transport, Timeout: k.upTo(5*time.Second) + 1}).Do(req)
