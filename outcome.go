@@ -75,7 +75,7 @@ func (c *call) deliver() (*http.Response, error) {
 				return resp, nil
 			}
 			// How often it was sent is the inner one's to know, the rest is ours.
-			inner.Request, inner.Began = c.attempt.Request, c.attempt.Began
+			inner.Request, inner.Began, inner.late = c.attempt.Request, c.attempt.Began, false
 			c.standIn.attempt = inner
 		}
 	}
@@ -126,10 +126,7 @@ func (c *call) abandon(err error) (*http.Response, error) {
 		err = &lateError{err, made.Err}
 	}
 	c.returned = true
-	if made.Err == nil {
-		c.attempt.Err = err
-		c.attempt.Response = nil
-	}
+	c.attempt.Response, c.attempt.Err = nil, err
 	c.tellDone()
 	return nil, &Error{Attempts: made.N, Last: made.Verdict, Stop: c.why, Wait: wait, Err: err}
 }

@@ -83,11 +83,12 @@ func joinStart(outer, inner *Trace) func(context.Context, *http.Request) context
 		return chain(outer.Start, inner.Start)
 	}
 	return func(ctx context.Context, req *http.Request) context.Context {
+		began := time.Now()
 		ctx = orContext(outer.Start(ctx, req), ctx)
 		started := false
 		defer func() {
 			if !started {
-				outer.Done(ctx, Attempt{Request: req, Err: errPanicked})
+				outer.Done(ctx, Attempt{Request: req, Began: began, Err: errPanicked})
 			}
 		}()
 		joined := orContext(inner.Start(ctx, req), ctx)

@@ -1036,3 +1036,32 @@ func TestLogOfEnds(t *testing.T) {
 		})
 	}
 }
+
+// A trace whose inner one panics on Start is told when the call began, like any other.
+func TestBeganOfAPanicInAJoinedStart(t *testing.T) {
+	var began time.Time
+	outer := &steadyhttp.Trace{
+		Start: func(ctx context.Context, _ *http.Request) context.Context { return ctx },
+		Done:  func(_ context.Context, a steadyhttp.Attempt) { began = a.Began },
+	}
+	ended(&steadyhttp.Transport{Trace: steadyhttp.Join(outer, &steadyhttp.Trace{Start: func(context.Context, *http.Request) context.Context { panic(errTrial) }})}, newRequest(t, "GET", ""))
+	if time.Since(began) > time.Minute {
+		t.Errorf("began at %v", began)
+	}
+}
+
+// A call that an inner Transport has ended late is logged once by the outer one.
+func TestLogOfNestedTransports(t *testing.T) {
+	handler := &records{level: slog.LevelDebug}
+	second := gateFunc(func(_ context.Context, a steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
+		if a.N > 1 {
+			return nil, errTrial
+		}
+		return nil, nil
+	})
+	inner := &steadyhttp.Transport{Base: newScript(answers(503, "x")), Policy: atOnce(), Gates: []steadyhttp.Gate{second}}
+	do(t, &steadyhttp.Transport{Base: inner, Policy: atOnce(), Trace: steadyhttp.Log(slog.New(handler))}, newRequest(t, "GET", ""))
+	if len(handler.all) != 1 {
+		t.Errorf("%d records: %v", len(handler.all), handler.all)
+	}
+}

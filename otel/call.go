@@ -25,6 +25,9 @@ type call struct {
 	hops      int        // redirects before this call
 	began     int        // the last attempt that did
 	answers   int        // the last attempt that was answered
+	gates     int        // waits at gates that were told of, by all the hooks
+	hooks     int        // how often the call has these hooks: a Transport's may be the context's as well
+	gaveUp    bool       // the caller's span has been told
 	over      bool
 }
 
@@ -103,10 +106,7 @@ func (c *call) endAttempt() {
 func (c *call) end(attributes *attributes, errorType string, a steadyhttp.Attempt) {
 	switch {
 	case !c.own:
-		// His span may be of many calls. Only an event can say which of them.
-		if errorType != "" && c.parent.IsRecording() {
-			c.event("steadyhttp.giving_up", attributes.ofEnd(errorType, a)...)
-		}
+		c.giveUp(attributes, errorType, a)
 		return
 	case c.parent.IsRecording():
 		c.parent.SetAttributes(attempts(a.N))
@@ -118,6 +118,14 @@ func (c *call) end(attributes *attributes, errorType string, a steadyhttp.Attemp
 		}
 	}
 	c.parent.End()
+}
+
+// giveUp tells a caller's span of a call that failed. That span may be of many calls: only an event can say which of them.
+func (c *call) giveUp(attributes *attributes, errorType string, a steadyhttp.Attempt) {
+	if !c.own && !c.gaveUp && errorType != "" && c.parent.IsRecording() {
+		c.gaveUp = true
+		c.event("steadyhttp.giving_up", attributes.ofEnd(errorType, a)...)
+	}
 }
 
 // fail makes a span red. The description is left out where a status says it all.
@@ -132,7 +140,8 @@ const timeout = "timeout"
 // outcomeOf returns how a call failed, "" if it did not, and whether its caller ended it, or the reading of its body, which is
 // not an error. ctx is the call's: an attempt's is ended by its own timeouts too.
 func outcomeOf(ctx context.Context, attributes *attributes, a steadyhttp.Attempt) (errorType string, cancelled bool) {
-	ended := a.Stop == "cancelled" || a.Err != nil && (ctx.Err() != nil || cancelClosed(a.Request))
+	// An inner Transport's Stop may be of a context of its own.
+	ended := (a.Stop == "cancelled" || a.Err != nil) && (ctx.Err() != nil || cancelClosed(a.Request))
 	switch {
 	case ended && overdue(ctx):
 		return timeout, false

@@ -110,7 +110,7 @@ const (
 )
 
 func (m *metrics) done(ctx context.Context, a steadyhttp.Attempt, errorType string, cancelled bool) {
-	if m.duration.Enabled(ctx) {
+	if m.duration.Enabled(ctx) && !a.Began.IsZero() {
 		o := outcome{method(a.Request.Method).Value.AsString(), outcomeSuccess}
 		switch {
 		case cancelled:

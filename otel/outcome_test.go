@@ -2,14 +2,21 @@ package steadyotel_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 	"unicode/utf8"
+
+	"go.opentelemetry.io/otel/baggage"
+	metricnoop "go.opentelemetry.io/otel/metric/noop"
+	"go.opentelemetry.io/otel/propagation"
+	tracenoop "go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/steadyhttp/steadyhttp"
 	"github.com/steadyhttp/steadyhttp/otel"
@@ -131,5 +138,150 @@ func TestCancelledBeforeTheDeadline(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		finish(resp, nil)
 		assertText(t, "outcomes", s.outcomes(), "call GET: unset; GET: unset")
+	})
+}
+
+// The call's span says what the returned error says, also where a repeat could not be made.
+func TestTypeOfACallThatCouldNotGoOn(t *testing.T) {
+	lost := failsWith(syscall.ECONNRESET)
+	for _, tt := range []struct {
+		name string
+		rt   *steadyhttp.Transport
+		want string
+	}{
+		{"body not to be had again", &steadyhttp.Transport{}, "request body"},
+		{"elapsed at a gate", &steadyhttp.Transport{Gates: []steadyhttp.Gate{blocks(2)}}, "timeout"},
+		{"refused", &steadyhttp.Transport{Gates: []steadyhttp.Gate{refuses(2)}}, "refused"},
+		{"prepare", &steadyhttp.Transport{Prepare: func(_ *http.Request, prev *steadyhttp.Attempt) error {
+			if prev != nil {
+				return errors.New("no token")
+			}
+			return nil
+		}}, "prepare"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newSDK(t)
+				rt := tt.rt
+				rt.Base, rt.Policy, rt.Trace = script(lost), every(0), s.trace(steadyotel.Config{})
+				rt.Policy.MaxElapsed = time.Second
+				req := newRequest(t, t.Context(), "PUT", "http://api.example/")
+				if tt.want == "request body" {
+					req.Body = io.NopCloser(strings.NewReader("x"))
+					req.GetBody = func() (io.ReadCloser, error) { return nil, errors.New("gone") }
+				}
+				_, err := rt.RoundTrip(req)
+				failure, ok := errors.AsType[*steadyhttp.Error](err)
+				if !ok || failure.ErrorType() != tt.want {
+					t.Fatalf("got %v", err)
+				}
+				assertText(t, "call", pick(s.parent(t).Attributes(), "error.type"), "error.type="+tt.want)
+				assertText(t, "attempt", pick(s.attempts()[0].Attributes(), "error.type"), "error.type=connection")
+				if said := s.parent(t).Status().Description; !strings.Contains(said, "; before that: ") {
+					t.Errorf("the call's span says %q", said)
+				}
+			})
+		})
+	}
+}
+
+// What ended an inner Transport's call has not ended the outer one's: a layer between the two has a deadline of its own.
+func TestNestedTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSDK(t)
+		inner := &steadyhttp.Transport{Base: script(failsWith(syscall.ECONNRESET), hangs), Policy: every(0)}
+		middle := roundTripper(func(r *http.Request) (*http.Response, error) {
+			ctx, cancel := context.WithTimeout(r.Context(), time.Second)
+			defer cancel()
+			return inner.RoundTrip(r.WithContext(ctx))
+		})
+		call(t, t.Context(), &steadyhttp.Transport{Base: middle, Trace: s.trace(steadyotel.Config{})})
+		assertText(t, "outcomes", s.outcomes(), "call GET: error timeout; GET: error timeout")
+	})
+}
+
+// The caller's span may end before the body is closed, as otelhttp's does: it is told of a failure as soon as that is certain.
+func TestGivingUpIsToldAtOnce(t *testing.T) {
+	s := newSDK(t)
+	ctx, end := s.caller(t.Context())
+	resp, err := (&steadyhttp.Transport{Base: answers(404, "x"), Trace: s.trace(steadyotel.Config{})}).RoundTrip(newRequest(t, ctx, "GET", "http://api.example/"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	end()
+	resp.Body.Close()
+	if told := events(s.parent(t)); len(told) != 1 || !strings.HasPrefix(told[0], "steadyhttp.giving_up") {
+		t.Errorf("told %q", told)
+	}
+}
+
+// An inner Transport's refused repeat is one, for however many Transports are around it.
+func TestBudgetRefusalOfNestedTransports(t *testing.T) {
+	for name, step := range map[string]roundTripper{"answer": answers(503, "x"), "error": failsWith(syscall.ECONNRESET)} {
+		t.Run(name, func(t *testing.T) {
+			s := newSDK(t)
+			hooks := s.trace(steadyotel.Config{})
+			policy := every(0)
+			policy.Budget = &steadyhttp.Budget{Max: 0.5}
+			inner := &steadyhttp.Transport{Base: script(step), Policy: policy, Trace: hooks}
+			call(t, t.Context(), &steadyhttp.Transport{Base: inner, Policy: every(0), Trace: hooks})
+			assertLines(t, "refusals", points(t, s.collect(t)["steadyhttp.budget.refusals"]), "1")
+		})
+	}
+}
+
+// Each wait at a gate is told once, though the hooks are there twice.
+func TestGatedBySameHooksTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSDK(t)
+		hooks := s.trace(steadyotel.Config{})
+		gates := []steadyhttp.Gate{delay(time.Second), delay(time.Second)}
+		call(t, steadyhttp.WithTrace(t.Context(), hooks), &steadyhttp.Transport{Base: answers(200, ""), Gates: gates, Trace: hooks})
+		if told := events(s.parent(t)); len(told) != 2 {
+			t.Errorf("told %q", told)
+		}
+	})
+}
+
+// Baggage goes on where nothing is recorded, as the trace does.
+func TestBaggageWithoutProviders(t *testing.T) {
+	tenant, err := baggage.NewMember("tenant", "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bag, err := baggage.New(tenant)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got string
+	base := roundTripper(func(req *http.Request) (*http.Response, error) {
+		got = req.Header.Get("Baggage")
+		return answers(200, "")(req)
+	})
+	hooks := steadyotel.New(steadyotel.Config{
+		TracerProvider: tracenoop.NewTracerProvider(), MeterProvider: metricnoop.NewMeterProvider(), Propagator: propagation.Baggage{},
+	})
+	call(t, baggage.ContextWithBaggage(t.Context(), bag), &steadyhttp.Transport{Base: base, Trace: hooks})
+	if got != "tenant=x" {
+		t.Errorf("the baggage is %q", got)
+	}
+}
+
+// Annotate reads nothing by itself: an answer whose body hangs is returned in the time that it would be without.
+func TestAnnotateTakesNoTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSDK(t)
+		annotated := steadyotel.Annotate(withBody(400, hangingBody))
+		base := roundTripper(func(req *http.Request) (*http.Response, error) {
+			ctx, span := s.tracers.Tracer("otelhttp").Start(req.Context(), "HTTP GET")
+			defer span.End()
+			return annotated.RoundTrip(req.WithContext(ctx))
+		})
+		rt := &steadyhttp.Transport{Base: base, Policy: steadyhttp.Policy{AttemptTimeout: 500 * time.Millisecond}, Trace: s.trace(steadyotel.Config{NoAttemptSpans: true})}
+		resp, err := rt.RoundTrip(newRequest(t, t.Context(), "GET", "http://api.example/"))
+		if err != nil || resp.StatusCode != 400 {
+			t.Fatalf("got %v, %v", resp, err)
+		}
+		resp.Body.Close()
 	})
 }

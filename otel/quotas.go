@@ -20,7 +20,8 @@ import (
 //		yield("machines", machines.State())
 //	})
 //
-// The names must be few: each is a label. free may go up and down with what the server says; it is never negative. Of c,
+// The names must be few: each is a label. Those of several Transports must differ, with the tenant's before them, say: of two with
+// one name, only one is kept. free may go up and down with what the server says; it is never negative. Of c,
 // only MeterProvider is looked at. Unregister ends the observation.
 func ObserveQuotas(c Config, quotas iter.Seq2[string, quota.State]) (metric.Registration, error) {
 	if quotas == nil {

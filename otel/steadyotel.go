@@ -18,7 +18,7 @@
 // # Events
 //
 // On the call's span, or the caller's: steadyhttp.repeating before each wait for a repeat, steadyhttp.gated after each wait
-// at a gate longer than 100 ms, and steadyhttp.giving_up on a caller's span when a call has failed. They are the words of
+// at a gate longer than 100 ms, and steadyhttp.giving_up on a caller's span once a call has failed. They are the words of
 // steadyhttp.Log, and so are the attributes' last parts.
 //
 // # Metrics
@@ -44,10 +44,12 @@ package steadyotel
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/baggage"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
@@ -60,7 +62,8 @@ const scope = "github.com/steadyhttp/steadyhttp/otel"
 
 // Config is what New makes a Trace of. The zero value is good.
 type Config struct {
-	// TracerProvider makes the spans. nil: the global one.
+	// TracerProvider makes the spans. nil: the global one. Instrumentation by eBPF makes spans only if it is set to that of
+	// go.opentelemetry.io/auto/sdk.
 	TracerProvider trace.TracerProvider
 
 	// MeterProvider makes the metrics. nil: the global one.
@@ -139,14 +142,15 @@ func (t *telemetry) enabled(ctx context.Context) bool {
 	if _, recording := t.tracers.get(); recording {
 		return true
 	}
-	return trace.SpanContextFromContext(ctx).IsValid() || t.metrics.enabled(ctx)
+	return trace.SpanContextFromContext(ctx).IsValid() || baggage.FromContext(ctx).Len() > 0 || t.metrics.enabled(ctx)
 }
 
 func (t *telemetry) start(ctx context.Context, req *http.Request) context.Context {
 	if c := t.callOf(ctx); c != nil && c.request == req {
-		return ctx // by the same hooks: the Transport's may be the context's as well
+		c.hooks++
+		return ctx
 	}
-	c := &call{Context: ctx, telemetry: t, request: req, parent: trace.SpanFromContext(ctx), hops: hops(req)}
+	c := &call{Context: ctx, telemetry: t, request: req, hooks: 1, parent: trace.SpanFromContext(ctx), hops: hops(req)}
 	switch t.config.CallSpan {
 	case CallSpanNever:
 		return c
@@ -172,8 +176,15 @@ func (t *telemetry) callOf(ctx context.Context) *call {
 }
 
 func (t *telemetry) gated(ctx context.Context, a steadyhttp.Attempt, d time.Duration) {
+	c := t.callOf(ctx)
+	if c == nil {
+		return
+	}
+	if c.gates++; c.gates%c.hooks != 0 {
+		return
+	}
 	t.metrics.gateWait(ctx, d)
-	if c := t.callOf(ctx); c != nil && d > longWait {
+	if d > longWait {
 		c.event("steadyhttp.gated", resendCount(c.hops+a.N-1), wait(d))
 	}
 }
@@ -189,7 +200,7 @@ func (t *telemetry) attemptStart(ctx context.Context, a steadyhttp.Attempt) cont
 	c.began = a.N
 	resends := c.hops + a.N - 1
 	if t.config.NoAttemptSpans {
-		return context.WithValue(ctx, resendsKey{}, resends)
+		return context.WithValue(ctx, sendingKey{}, sending{resends, trace.SpanContextFromContext(ctx)})
 	}
 	if tracer, recording := t.tracers.get(); recording {
 		ctx, c.attempt = tracer.Start(ctx, t.attributes.attemptName(a.Request),
@@ -210,16 +221,28 @@ func (t *telemetry) attemptDone(ctx context.Context, a steadyhttp.Attempt) {
 	}
 	c.answered(&t.attributes, a)
 	if a.Stop != "" {
-		if a.Stop == "budget" {
+		if a.Stop == "budget" && !inherited(a) {
 			t.metrics.budgetRefusal(ctx)
 		}
-		return // its body goes on
+		// At once: the caller may end his span before he closes the body.
+		errorType, _ := outcomeOf(c.Context, &t.attributes, a)
+		c.giveUp(&t.attributes, errorType, a)
+		return // the body goes on
 	}
 	c.endAttempt()
 	t.metrics.repeat(ctx, a)
 	if c.parent.IsRecording() {
 		c.event("steadyhttp.repeating", t.attributes.ofRepeat(c.hops+a.N-1, a)...)
 	}
+}
+
+// inherited reports whether the Stop is that of an inner Transport.
+func inherited(a steadyhttp.Attempt) bool {
+	if _, ok := errors.AsType[*steadyhttp.Error](a.Err); ok {
+		return true
+	}
+	_, ok := steadyhttp.AttemptOf(a.Response)
+	return ok
 }
 
 func (t *telemetry) done(ctx context.Context, a steadyhttp.Attempt) {

@@ -126,7 +126,7 @@ func TestOtelhttpAround(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	read(t, resp)
+	resp.Body.Close() // unread: otelhttp ends its span before it closes the body
 	attempts, around := r.spans(ours), r.spans(theirs)
 	if len(attempts) != 2 || len(around) != 1 {
 		t.Fatalf("%d spans of ours, %d of otelhttp's", len(attempts), len(around))
@@ -148,6 +148,27 @@ func TestOtelhttpAround(t *testing.T) {
 	}
 	if !slices.Equal(events, []string{"steadyhttp.repeating", "steadyhttp.giving_up"}) {
 		t.Errorf("otelhttp's span has the events %v", events)
+	}
+}
+
+// A request that otelhttp's filter leaves out has no span of its own: nothing is put on that of the call instead.
+func TestAnnotateBelowAFilter(t *testing.T) {
+	service := newService(t, answer{429, refused}, answer{200, "fine"})
+	r := newRecorder(t)
+	none := otelhttp.WithFilter(func(*http.Request) bool { return false })
+	rt := &steadyhttp.Transport{
+		Base:   otelhttp.NewTransport(steadyotel.Annotate(nil), otelhttp.WithTracerProvider(r.tracers), none),
+		Policy: atOnce(),
+		Trace:  steadyotel.New(steadyotel.Config{TracerProvider: r.tracers, MeterProvider: r.meters, NoAttemptSpans: true}),
+	}
+	resp, err := (&http.Client{Transport: rt}).Get(service.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	read(t, resp)
+	spans := r.exporter.GetSpans()
+	if len(spans) != 1 || attributeOf(spans[0].Attributes, "http.request.resend_count") != "" {
+		t.Errorf("got %v", spans)
 	}
 }
 
