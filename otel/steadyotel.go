@@ -12,8 +12,9 @@
 //
 // The call's span tells the outcome: an attempt that failed and was repeated is red, a call that came to a good end is not.
 // A call that its caller cancelled is no error; one that ran into a deadline is. error.type is the service's code if
-// Config.Rules lists it, else the status, else a word of steadyhttp.Error.ErrorType. steadyhttp.sends counts, from two on,
-// how often net/http has sent an attempt by itself.
+// Config.Rules lists it, else the status, else a word of steadyhttp.Error.ErrorType. A call's span also has steadyhttp.attempts
+// and steadyhttp.stop, which is why it went no further, an attempt's from two on steadyhttp.sends: how often net/http has sent
+// it by itself.
 //
 // # Events
 //
