@@ -87,6 +87,7 @@ func (b *annotatedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// tell puts the verdict on the span. What Check makes of the bytes is what it would have made of the answer.
 func (b *annotatedBody) tell() {
 	b.told = true
 	if !b.span.IsRecording() {

@@ -14,7 +14,9 @@ import (
 	"github.com/steadyhttp/steadyhttp"
 )
 
-// attributes makes the attributes of spans and events.
+// attributes makes the attributes of spans and events. Names and meanings are those of the semantic conventions 1.43 (docs/http,
+// docs/general) where they have any, and begin with steadyhttp where they have none: names under a foreign namespace may be
+// given another meaning there (docs/general/naming.md).
 type attributes struct {
 	route        func(*http.Request) string
 	codes        map[string]steadyhttp.Class
@@ -35,6 +37,7 @@ func newAttributes(c Config) attributes {
 	return a
 }
 
+// attemptName is "GET" or "GET /api/machines/{id}", never the path itself: backends group by it.
 func (a *attributes) attemptName(req *http.Request) string {
 	name := methodName(req.Method)
 	if template := a.template(req); template != "" {
@@ -43,8 +46,10 @@ func (a *attributes) attemptName(req *http.Request) string {
 	return name
 }
 
+// callName must not look like an attempt's. A call's span is not one of HTTP: it has no status, and may have no request.
 func (a *attributes) callName(req *http.Request) string { return "call " + a.attemptName(req) }
 
+// template returns what the caller knows of the path. The conventions have url.template opt-in: a Route opts in.
 func (a *attributes) template(req *http.Request) string {
 	if a.route == nil {
 		return ""
@@ -57,6 +62,7 @@ func (a *attributes) ofRequest(req *http.Request, resends int) []attribute.KeyVa
 	attrs := make([]attribute.KeyValue, 0, 7)
 	attrs = append(attrs, method(req.Method))
 	if original := methodName(req.Method); original == "HTTP" {
+		// A span may have it as it is; only metrics must be safe from those who make methods up.
 		attrs = append(attrs, semconv.HTTPRequestMethodOriginal(text(req.Method)))
 	}
 	attrs = append(attrs,
@@ -72,6 +78,7 @@ func (a *attributes) ofRequest(req *http.Request, resends int) []attribute.KeyVa
 	return attrs
 }
 
+// ofResponse returns what an answer's headers say. The conventions forbid nothing more, but a header may be a secret.
 func (a *attributes) ofResponse(attempt steadyhttp.Attempt) []attribute.KeyValue {
 	attrs := make([]attribute.KeyValue, 0, 3)
 	attrs = append(attrs, semconv.HTTPResponseStatusCode(attempt.Response.StatusCode))
@@ -102,6 +109,7 @@ func (a *attributes) ofEnd(errorType string, attempt steadyhttp.Attempt) []attri
 // told reports whether the service has said what went wrong.
 func told(v steadyhttp.Verdict) bool { return v.Code != "" || v.Target != "" }
 
+// setVerdict puts the service's own words on a span, but not its message: that may name a machine or a user.
 func (a *attributes) setVerdict(span trace.Span, v steadyhttp.Verdict) {
 	if told(v) {
 		span.SetAttributes(a.appendVerdict(nil, v)...)
@@ -140,11 +148,16 @@ func (a *attributes) errorType(attempt steadyhttp.Attempt) string {
 	return (&steadyhttp.ServiceError{StatusCode: attempt.Response.StatusCode}).ErrorType()
 }
 
+// resendCount is left out on a first sending, by the conventions. Events have it also there: 0 is the attempt that they are of.
 func resendCount(n int) attribute.KeyValue { return semconv.HTTPRequestResendCount(n) }
 func attempts(n int) attribute.KeyValue    { return attribute.Int("steadyhttp.attempts", n) }
+
+// stop has Stop's own words, which may have spaces: who searches for one finds it in the log, in the error and here.
 func stop(s steadyhttp.Stop) attribute.KeyValue {
 	return attribute.String("steadyhttp.stop", string(s))
 }
+
+// wait is in seconds, as OpenTelemetry wants all durations.
 func wait(d time.Duration) attribute.KeyValue {
 	return attribute.Float64("steadyhttp.wait", d.Seconds())
 }
@@ -200,6 +213,7 @@ func methodName(name string) string {
 	return known
 }
 
+// port is there also if it is the scheme's own: server.port is required of a client's span.
 func port(req *http.Request) int {
 	if written := req.URL.Port(); written != "" {
 		n, err := strconv.Atoi(written)

@@ -59,13 +59,14 @@ func hops(req *http.Request) int {
 	return n
 }
 
+// event adds to the call's span or the caller's. An attempt's has none: what is decided between two belongs to neither.
 func (c *call) event(name string, attrs ...attribute.KeyValue) {
 	if c.parent.IsRecording() {
 		c.parent.AddEvent(name, trace.WithAttributes(attrs...))
 	}
 }
 
-// answered puts on the attempt's span what came back.
+// answered puts on the attempt's span what came back. It stays open: the body belongs to it.
 func (c *call) answered(attributes *attributes, a steadyhttp.Attempt) {
 	span := c.attempt
 	if span == nil || !span.IsRecording() {
@@ -77,7 +78,7 @@ func (c *call) answered(attributes *attributes, a steadyhttp.Attempt) {
 	attributes.setVerdict(span, a.Verdict)
 	errorType := attributes.errorType(a)
 	if a.Err != nil {
-		errorType, _ = outcomeOf(c.Context, attributes, a)
+		errorType, _ = outcomeOf(c.Context, attributes, a) // it may be that the caller has cancelled
 	}
 	if errorType != "" {
 		fail(span, errorType, a.Err)
@@ -95,6 +96,7 @@ func (c *call) bodyEnded(errorType string, a steadyhttp.Attempt) {
 	c.endAttempt()
 }
 
+// endAttempt ends the span exactly once, whoever comes first: the next attempt, the body's end or a panic.
 func (c *call) endAttempt() {
 	if c.attempt != nil {
 		c.attempt.End()
@@ -109,6 +111,7 @@ func (c *call) end(attributes *attributes, errorType string, a steadyhttp.Attemp
 		c.giveUp(attributes, errorType, a)
 		return
 	case c.parent.IsRecording():
+		// Failures that were repeated away are not recorded here (docs/general/recording-errors.md): only how it ended.
 		c.parent.SetAttributes(attempts(a.N))
 		if a.Stop != "" { // it has none after a panic
 			c.parent.SetAttributes(stop(a.Stop))
@@ -128,7 +131,8 @@ func (c *call) giveUp(attributes *attributes, errorType string, a steadyhttp.Att
 	}
 }
 
-// fail makes a span red. The description is left out where a status says it all.
+// fail makes a span red. The description is left out where a status says it all (docs/http/http-spans.md, Status). There is no
+// exception event: the conventions now want those in the log, and steadyhttp.Log is one.
 func fail(span trace.Span, errorType string, err error) {
 	span.SetAttributes(attribute.String("error.type", errorType))
 	span.SetStatus(codes.Error, text(steadyhttp.RedactError(err)))

@@ -13,7 +13,8 @@ import (
 	"github.com/steadyhttp/steadyhttp"
 )
 
-// metrics are the instruments of a Config. All may be used concurrently.
+// metrics are the instruments of a Config. All may be used concurrently. What has a tracking ID in it is never a label: each is
+// another, and each would be a series for ever. Exemplars lead from a measurement to its trace, and so to the ID.
 type metrics struct {
 	duration metric.Float64Histogram
 	attempts metric.Int64Histogram
@@ -46,6 +47,7 @@ func (o outcome) attributes() []attribute.KeyValue {
 	return []attribute.KeyValue{method(o.method), attribute.String("steadyhttp.outcome", o.name)}
 }
 
+// newMetrics makes all instruments, also those that may never measure: a dashboard should find them.
 func newMetrics(meter metric.Meter) *metrics {
 	m := new(metrics)
 	var err error
@@ -84,14 +86,17 @@ func report(err error) {
 	}
 }
 
+// enabled reports whether anybody collects. A view may drop any one of the instruments.
 func (m *metrics) enabled(ctx context.Context) bool {
 	return m.duration.Enabled(ctx) || m.attempts.Enabled(ctx) || m.gate.Enabled(ctx) || m.delay.Enabled(ctx) || m.refusals.Enabled(ctx)
 }
 
+// gateWait measures attempts that were held up. The others are not counted as zeros: call.attempts has their number.
 func (m *metrics) gateWait(ctx context.Context, d time.Duration) {
 	m.gate.Record(ctx, d.Seconds())
 }
 
+// repeat measures the wait that was decided on, before it begins: a call that is cancelled in it was going to be repeated.
 func (m *metrics) repeat(ctx context.Context, a steadyhttp.Attempt) {
 	if m.delay.Enabled(ctx) {
 		m.delay.Record(ctx, a.Wait.Seconds(), m.bySource.of(source(a), func(source string) []attribute.KeyValue {
@@ -100,15 +105,17 @@ func (m *metrics) repeat(ctx context.Context, a steadyhttp.Attempt) {
 	}
 }
 
+// budgetRefusal is the one Stop with a metric of its own: it rises in an outage, and tells that from a few bad calls.
 func (m *metrics) budgetRefusal(ctx context.Context) { m.refusals.Add(ctx, 1) }
 
-// The outcomes of a call.
+// The outcomes of a call. They stand in for the Stop, whose thirteen words times ten methods would be series enough to hide in.
 const (
 	outcomeSuccess   = "success"
 	outcomeFailure   = "failure"
 	outcomeCancelled = "cancelled"
 )
 
+// done measures a call at its very end. A success has no error.type, as the conventions want it; so has what was cancelled.
 func (m *metrics) done(ctx context.Context, a steadyhttp.Attempt, errorType string, cancelled bool) {
 	if m.duration.Enabled(ctx) && !a.Began.IsZero() {
 		o := outcome{method(a.Request.Method).Value.AsString(), outcomeSuccess}

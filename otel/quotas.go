@@ -39,6 +39,7 @@ func ObserveQuotas(c Config, quotas iter.Seq2[string, quota.State]) (metric.Regi
 	if err := errors.Join(usedErr, freeErr, limitErr, waitingErr); err != nil {
 		return nil, err
 	}
+	// All are read in one go, so that used and free of one moment are shown together.
 	observe := func(_ context.Context, o metric.Observer) error {
 		for name, state := range quotas {
 			key := attribute.String("steadyhttp.quota.name", text(name))

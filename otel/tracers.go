@@ -28,13 +28,15 @@ func (t *tracers) get() (trace.Tracer, bool) {
 		provider = otel.GetTracerProvider()
 	}
 	if placeholder(provider) {
-		return nil, false // nobody has set one yet
+		// Nobody has set one yet. Its tracer would pass a later one's spans on, but not tell whether there is one.
+		return nil, false
 	}
 	tracer := provider.Tracer(scope)
 	t.found.Store(&tracer)
 	return tracer, !silent(tracer)
 }
 
+// silent knows the one tracer that is sure never to record. One that samples nothing is not silent: it decides anew each time.
 func silent(tracer trace.Tracer) bool {
 	_, ok := tracer.(noop.Tracer)
 	return ok
@@ -75,6 +77,7 @@ func (c carrier) Set(key, value string) {
 	c.HeaderCarrier.Set(key, value)
 }
 
+// meterOf needs no such care: the instruments of package otel's placeholder do tell whether they measure.
 func meterOf(c Config) metric.Meter {
 	provider := c.MeterProvider
 	if provider == nil {
