@@ -59,17 +59,22 @@ func (a *attributes) template(req *http.Request) string {
 
 // ofRequest returns what is known before a request is sent, for the sampler to see.
 func (a *attributes) ofRequest(req *http.Request, resends int) []attribute.KeyValue {
-	attrs := make([]attribute.KeyValue, 0, 7)
-	attrs = append(attrs, method(req.Method))
-	if original := methodName(req.Method); original == "HTTP" {
-		// A span may have it as it is; only metrics must be safe from those who make methods up.
-		attrs = append(attrs, semconv.HTTPRequestMethodOriginal(text(req.Method)))
+	template := a.template(req)
+	n := 4
+	if template != "" || resends > 0 {
+		n = 6 // an attribute is large, and most requests have neither
 	}
+	attrs := make([]attribute.KeyValue, 0, n)
 	attrs = append(attrs,
+		method(req.Method),
 		semconv.ServerAddress(text(req.URL.Hostname())),
 		semconv.ServerPort(port(req)),
 		semconv.URLFull(text(steadyhttp.RedactURL(req.URL))))
-	if template := a.template(req); template != "" {
+	if methodName(req.Method) == "HTTP" {
+		// A span may have it as it is; only metrics must be safe from those who make methods up.
+		attrs = append(attrs, semconv.HTTPRequestMethodOriginal(text(req.Method)))
+	}
+	if template != "" {
 		attrs = append(attrs, semconv.URLTemplate(template))
 	}
 	if resends > 0 {
@@ -80,7 +85,7 @@ func (a *attributes) ofRequest(req *http.Request, resends int) []attribute.KeyVa
 
 // ofResponse returns what an answer's headers say. The conventions forbid nothing more, but a header may be a secret.
 func (a *attributes) ofResponse(attempt steadyhttp.Attempt) []attribute.KeyValue {
-	attrs := make([]attribute.KeyValue, 0, 3)
+	attrs := make([]attribute.KeyValue, 0, 2)
 	attrs = append(attrs, semconv.HTTPResponseStatusCode(attempt.Response.StatusCode))
 	if version := protocolVersion(attempt.Response); version != "" {
 		attrs = append(attrs, semconv.NetworkProtocolVersion(version))
