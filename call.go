@@ -181,8 +181,6 @@ func (c *call) prepare() error {
 	if c.touches() {
 		// Whoever sets a field sets it on the attempt's own copy.
 		c.out.Header = c.original.Header.Clone()
-	}
-	if c.transport.Prepare != nil {
 		c.out.URL = cloneURL(c.original.URL)
 	}
 	if c.key != "" {
@@ -345,6 +343,12 @@ func (c *call) account() {
 	}
 }
 
+// knownUnsent is unsent without the proof that there is only because a hook looks on: whether a call is repeated must not
+// depend on whether it is traced.
+func (c *call) knownUnsent() bool {
+	return c.unsent() && (len(c.transport.Gates) > 0 || neverSent(c.attempt.Err))
+}
+
 // unsent reports whether the attempt provably never left.
 func (c *call) unsent() bool {
 	if c.sends == nil {
@@ -481,7 +485,7 @@ func (c *call) next() (time.Duration, Stop) {
 	}
 	if v.Class == Transient {
 		s.repeatable = c.repeatable()
-		s.unsent = !s.repeatable && c.attempt.Err != nil && c.unsent()
+		s.unsent = !s.repeatable && c.attempt.Err != nil && c.knownUnsent()
 	}
 	if stop := c.policy.permit(v, s); stop != "" {
 		return 0, stop

@@ -370,10 +370,10 @@ func RedactURL(u *url.URL) string {
 		return clean(text, maxMessage)
 	}
 	var b strings.Builder
-	b.Grow(len(text) + len(u.RawQuery) + 2*len("=REDACTED"))
+	b.Grow(len(text) + min(len(u.RawQuery), maxMessage) + 2*len("=REDACTED"))
 	b.WriteString(text)
 	separator := byte('?')
-	for rest := u.RawQuery; rest != ""; separator = '&' {
+	for rest := u.RawQuery; rest != "" && b.Len() <= maxMessage; separator = '&' {
 		var pair string
 		pair, rest, _ = strings.Cut(rest, "&")
 		b.WriteByte(separator)

@@ -29,7 +29,8 @@ const (
 // ErrorType returns the kind of failure for OpenTelemetry's attribute error.type, which otelhttp and others ask for by this
 // method. It is one of
 //
-//	"timeout"       an attempt's time, MaxElapsed or the context's deadline ran out on it
+//	"timeout"       an attempt's time, MaxElapsed or the context's deadline ran out on it; where a wait would only have been too
+//	                long, it is what failed before, although Timeout reports true for MaxElapsed
 //	"cancelled"     the caller ended the call
 //	"refused"       a Gate said no
 //	"prepare"       Transport.Prepare failed

@@ -53,6 +53,10 @@ func (c *call) finish() (*http.Response, error) {
 		c.drop()
 	}
 	err := c.failure()
+	c.attempt.Response, c.attempt.Err = nil, err
+	if ours, ok := err.(*Error); ok {
+		c.attempt.Err = ours.Err
+	}
 	c.endAttempt()
 	c.returned = true
 	c.tellDone()
@@ -75,7 +79,11 @@ func (c *call) deliver() (*http.Response, error) {
 				return resp, nil
 			}
 			// How often it was sent is the inner one's to know, the rest is ours.
-			inner.Request, inner.Began, inner.late = c.attempt.Request, c.attempt.Began, false
+			inner.Request, inner.late = c.attempt.Request, false
+			if c.watched() {
+				inner.Began, inner.Sent, inner.Answered = c.attempt.Began, c.attempt.Sent, c.attempt.Answered
+				inner.Sends = c.attempt.Sends
+			}
 			c.standIn.attempt = inner
 		}
 	}
@@ -103,6 +111,10 @@ type waiter interface {
 
 // abandon ends a call whose next attempt could not be made.
 func (c *call) abandon(err error) (*http.Response, error) {
+	ended, isEnd := err.(*cancelled)
+	if isEnd {
+		ended.last = c.last.Err // before a gate gets to see it
+	}
 	c.giveBack(err)
 	made := c.last
 	made.Stop, made.Wait, made.Asked, made.late = c.why, 0, false, true
@@ -120,9 +132,7 @@ func (c *call) abandon(err error) (*http.Response, error) {
 		}
 		return c.deliver()
 	}
-	if ended, ok := err.(*cancelled); ok {
-		ended.last = made.Err
-	} else if made.Err != nil {
+	if !isEnd && made.Err != nil {
 		err = &lateError{err, made.Err}
 	}
 	c.returned = true
@@ -145,7 +155,7 @@ func (c *call) giveBack(err error) {
 	// In this order from the last to the first, and all of them: a Close may panic.
 	defer c.endAttempt()
 	if len(c.leaves) > 0 {
-		c.attempt.Err = err
+		c.attempt.Response, c.attempt.Err = nil, err
 		defer c.leaveGates()
 	}
 	if out == nil {

@@ -173,7 +173,7 @@ func Log(logger *slog.Logger) *Trace {
 			switch {
 			case a.late:
 				logAttempt(ctx, logger, a)
-			case a.Stop == stopDone && a.Err != nil && ctx.Err() != context.Canceled:
+			case a.Stop == stopDone && a.Err != nil && !(ctx.Err() == context.Canceled || cancelClosed(a.Request) && !overdue(ctx)):
 				log(ctx, logger, slog.LevelWarn, "giving up", a, stopAttr(a)) // its body has failed
 			}
 		},
@@ -185,11 +185,22 @@ func logAttempt(ctx context.Context, logger *slog.Logger, a Attempt) {
 	case a.Stop == stopDone:
 	case a.Stop == "":
 		log(ctx, logger, slog.LevelDebug, "repeating", a, slog.Duration("wait", a.Wait))
-	case a.Stop == stopCancelled && !overdue(ctx):
+	case a.Stop == stopCancelled && untilDeadline(ctx) != 0:
 		// The caller knows: it was him.
 		log(ctx, logger, slog.LevelDebug, "cancelled", a, stopAttr(a))
 	default:
 		log(ctx, logger, slog.LevelWarn, "giving up", a, stopAttr(a))
+	}
+}
+
+// cancelClosed reports whether a request was cancelled in the old way.
+func cancelClosed(req *http.Request) bool {
+	select {
+	//lint:ignore SA1019 a RoundTripper must obey it as long as http.Client sets it
+	case <-req.Cancel:
+		return true
+	default:
+		return false
 	}
 }
 

@@ -4,15 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"github.com/cenkalti/backoff/v4"
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/cenkalti/backoff/v4"
 
 	"github.com/steadyhttp/steadyhttp"
 )
@@ -981,6 +981,7 @@ func TestPanicInEnabledClosesTheBody(t *testing.T) {
 
 // Log has steadyotel's words: a deadline that passed and a body that failed are failures, what the caller cancelled is not.
 func TestLogOfEnds(t *testing.T) {
+	cancelled := make(chan struct{})
 	broken := func(req *http.Request) (*http.Response, error) {
 		resp, _ := answers(200, "")(req)
 		resp.Body = io.NopCloser(failingReader{errReset})
@@ -989,6 +990,11 @@ func TestLogOfEnds(t *testing.T) {
 	untilCancelled := func(req *http.Request) (*http.Response, error) {
 		resp, _ := answers(200, "")(req)
 		resp.Body = io.NopCloser(readFunc(func([]byte) (int, error) { <-req.Context().Done(); return 0, req.Context().Err() }))
+		return resp, nil
+	}
+	closesCancel := func(req *http.Request) (*http.Response, error) {
+		resp, _ := answers(200, "")(req)
+		resp.Body = io.NopCloser(readFunc(func([]byte) (int, error) { close(cancelled); return 0, errTrial }))
 		return resp, nil
 	}
 	for _, tt := range []struct {
@@ -1002,6 +1008,7 @@ func TestLogOfEnds(t *testing.T) {
 		{"broken body", broken, false, "WARN giving up stop=done"},
 		{"deadline in the body", untilCancelled, true, "WARN giving up stop=done"},
 		{"cancelled in the body", untilCancelled, false, ""},
+		{"cancelled in the old way in the body", closesCancel, false, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -1013,7 +1020,10 @@ func TestLogOfEnds(t *testing.T) {
 				}
 				defer cancel()
 				handler := &records{level: slog.LevelDebug}
-				resp, err := (&steadyhttp.Transport{Base: newScript(tt.base), Trace: steadyhttp.Log(slog.New(handler))}).RoundTrip(newRequest(t, "GET", "").WithContext(ctx))
+				req := newRequest(t, "GET", "").WithContext(ctx)
+				//lint:ignore SA1019 http.Client sets it
+				req.Cancel = cancelled
+				resp, err := (&steadyhttp.Transport{Base: newScript(tt.base), Trace: steadyhttp.Log(slog.New(handler))}).RoundTrip(req)
 				if err == nil {
 					io.Copy(io.Discard, resp.Body)
 					resp.Body.Close()
@@ -1063,5 +1073,122 @@ func TestLogOfNestedTransports(t *testing.T) {
 	do(t, &steadyhttp.Transport{Base: inner, Policy: atOnce(), Trace: steadyhttp.Log(slog.New(handler))}, newRequest(t, "GET", ""))
 	if len(handler.all) != 1 {
 		t.Errorf("%d records: %v", len(handler.all), handler.all)
+	}
+}
+
+// Whether a call is repeated does not depend on whether it is traced: net/http looked for a connection and took none, which only
+// a hook can see.
+func TestTracingDecidesNothing(t *testing.T) {
+	base := roundTripper(func(req *http.Request) (*http.Response, error) {
+		if trace := httptrace.ContextClientTrace(req.Context()); trace != nil {
+			trace.GetConn("api.example:443")
+		}
+		return nil, io.EOF
+	})
+	attempts := func(transport *steadyhttp.Transport) int {
+		made := 0
+		transport.Base = roundTripper(func(req *http.Request) (*http.Response, error) { made++; return base(req) })
+		transport.Policy = atOnce()
+		if resp, err := transport.RoundTrip(newRequest(t, "POST", "")); err == nil {
+			t.Fatal(resp.Status)
+		}
+		return made
+	}
+	if n := attempts(&steadyhttp.Transport{}); n != 1 {
+		t.Errorf("%d attempts without a trace", n)
+	}
+	if n := attempts(&steadyhttp.Transport{Trace: new(hooks).trace("")}); n != 1 {
+		t.Errorf("%d attempts with a trace", n)
+	}
+	// A gate is the Transport's, and there for every call: its proof counts.
+	if n := attempts(&steadyhttp.Transport{Gates: []steadyhttp.Gate{steadyhttp.Limit(nil)}}); n != 4 {
+		t.Errorf("%d attempts with a gate", n)
+	}
+}
+
+// What a hook does to the attempt's request does not reach the caller's, not even where the hook may not.
+func TestHookHasItsOwnURL(t *testing.T) {
+	req := newRequest(t, "GET", "")
+	before := req.URL.String()
+	do(t, &steadyhttp.Transport{Base: newScript(answers(503, ""), answers(200, "")), Policy: atOnce(), Trace: &steadyhttp.Trace{
+		AttemptStart: func(ctx context.Context, a steadyhttp.Attempt) context.Context {
+			a.Request.URL.RawQuery += "&x=1"
+			return ctx
+		},
+	}}, req)
+	if req.URL.String() != before {
+		t.Errorf("the caller's URL is now %s", req.URL)
+	}
+}
+
+// Around an inner Transport, the times are the outer one's own where somebody looks, and the inner one's else.
+func TestTimesOfNestedTransports(t *testing.T) {
+	check := func(name string, a steadyhttp.Attempt) {
+		if a.Began.IsZero() || a.Sent.IsZero() || a.Answered.IsZero() || a.Sends == 0 {
+			t.Errorf("%s: began %v, sent %v, answered %v, %d sends", name, a.Began, a.Sent, a.Answered, a.Sends)
+		}
+	}
+	inner := &steadyhttp.Transport{Base: newScript(answers(404, "x"))}
+	do(t, &steadyhttp.Transport{Base: inner, Trace: &steadyhttp.Trace{Done: func(_ context.Context, a steadyhttp.Attempt) { check("outer", a) }}}, newRequest(t, "GET", ""))
+
+	inner = &steadyhttp.Transport{Base: newScript(answers(404, "x")), Trace: new(hooks).trace("")}
+	resp, err := (&steadyhttp.Transport{Base: inner, Policy: steadyhttp.Policy{AttemptTimeout: time.Minute}}).RoundTrip(newRequest(t, "GET", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	a, _ := steadyhttp.AttemptOf(resp)
+	check("inner", a)
+}
+
+// Gates and hooks see the error that is returned, whole from the beginning.
+func TestErrorOfACancelledCallIsToldWhole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Second, cancel)
+		var left, done error
+		first := gateFunc(func(context.Context, steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
+			return func(a steadyhttp.Attempt) { left = a.Err }, nil
+		})
+		second := gateFunc(func(ctx context.Context, a steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
+			if a.N == 1 {
+				return nil, nil
+			}
+			<-ctx.Done()
+			return nil, ctx.Err()
+		})
+		_, err := (&steadyhttp.Transport{
+			Base: newScript(failsWith(errReset)), Policy: atOnce(), Gates: []steadyhttp.Gate{first, second},
+			Trace: &steadyhttp.Trace{Done: func(_ context.Context, a steadyhttp.Attempt) { done = a.Err }},
+		}).RoundTrip(newRequest(t, "GET", "").WithContext(ctx))
+		want := errorOf(t, err).Err
+		if left != want || done != want || !errors.Is(want, errReset) {
+			t.Errorf("the gate was told %v, the hook %v, the caller %v", left, done, want)
+		}
+	})
+}
+
+// A base that answers a call which the caller has cancelled meanwhile: hooks are told what the caller is.
+func TestDoneOfAnAnswerTooLate(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var done steadyhttp.Attempt
+	_, err := (&steadyhttp.Transport{
+		Base:  newScript(func(req *http.Request) (*http.Response, error) { cancel(); return answers(503, "x")(req) }),
+		Trace: &steadyhttp.Trace{Done: func(_ context.Context, a steadyhttp.Attempt) { done = a }},
+	}).RoundTrip(newRequest(t, "GET", "").WithContext(ctx))
+	if done.Response != nil || done.Err != errorOf(t, err).Err {
+		t.Errorf("Done was told %v and %v, the caller %v", done.Response, done.Err, err)
+	}
+}
+
+// Whoever is told of a panic is told of no answer: an Attempt has either.
+func TestGateAfterAPanicSeesNoAnswer(t *testing.T) {
+	var told steadyhttp.Attempt
+	gate := gateFunc(func(context.Context, steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
+		return func(a steadyhttp.Attempt) { told = a }, nil
+	})
+	ended(&steadyhttp.Transport{Base: newScript(answers(503, "x")), Gates: []steadyhttp.Gate{gate}, Classify: func(steadyhttp.Attempt) steadyhttp.Verdict { panic(errTrial) }}, newRequest(t, "GET", ""))
+	if told.Err == nil || told.Response != nil || told.Sent.IsZero() {
+		t.Errorf("the gate was told %+v", told)
 	}
 }
