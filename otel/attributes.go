@@ -83,7 +83,7 @@ func (a *attributes) ofRequest(req *http.Request, resends int) []attribute.KeyVa
 	return attrs
 }
 
-// ofResponse returns what an answer's headers say. The conventions forbid nothing more, but a header may be a secret.
+// ofResponse returns what is known once the answer's headers are there. Of these themselves it takes none: they may be secrets.
 func (a *attributes) ofResponse(attempt steadyhttp.Attempt) []attribute.KeyValue {
 	attrs := make([]attribute.KeyValue, 0, 2)
 	attrs = append(attrs, semconv.HTTPResponseStatusCode(attempt.Response.StatusCode))

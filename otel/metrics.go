@@ -47,7 +47,7 @@ func (o outcome) attributes() []attribute.KeyValue {
 	return []attribute.KeyValue{method(o.method), attribute.String("steadyhttp.outcome", o.name)}
 }
 
-// newMetrics makes all instruments, also those that may never measure: a dashboard should find them.
+// newMetrics makes the instruments once: making one takes a lock in the SDK. An error of one does not cost the others.
 func newMetrics(meter metric.Meter) *metrics {
 	m := new(metrics)
 	var err error
