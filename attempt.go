@@ -46,8 +46,10 @@ type Attempt struct {
 	// Stop says why there is no next attempt; "" if there is one.
 	Stop Stop
 
-	log  *sendLog // nil where nobody looks
-	late bool     // Stop was set after AttemptDone had been told of a repeat, which then could not be made
+	log     *sendLog // nil where nobody looks
+	late    bool     // Stop was set after AttemptDone had been told of a repeat, which then could not be made
+	foreign bool     // of a redirect's hop to another origin: no gate may learn from its answer
+	whole   *Attempt // of a foreign attempt on leaving a gate: all of it, for PerKey
 }
 
 // Stop is the reason why a call went no further. It is one of
@@ -98,30 +100,47 @@ func standInOf(resp *http.Response) *responseBody {
 	if resp == nil {
 		return nil
 	}
-	switch body := resp.Body.(type) {
-	case *responseBody:
-		return body
-	case upgradedBody:
-		return body.responseBody
+	if b, ok := resp.Body.(interface{ standsIn() *responseBody }); ok {
+		return b.standsIn()
 	}
 	return nil
 }
 
+// masked is what the gates of a redirect's hop are told that led to another origin. That origin's answer says nothing of
+// the service that the gates are for: a 429 from there must not hold everybody up here.
+func (a Attempt) masked() Attempt {
+	told := a
+	told.Response, told.Err, told.Body, told.Verdict, told.whole = nil, nil, nil, Verdict{}, &a
+	return told
+}
+
 // sendLog notes when request headers really went out. The grant of a gate is not the send: Prepare may fetch a token
 // in between, and net/http may send one request several times. Its hooks run on net/http's goroutines, also after
-// RoundTrip has returned.
+// RoundTrip has returned. It is also the only proof that a request never left, and so every attempt of a request that is
+// not idempotent has one, whoever looks on.
 type sendLog struct {
 	mu        sync.Mutex // guards what follows
 	first     time.Time  // the first note of a sending
 	notes     int        // of sendings
 	asked     int        // times that net/http looked for a connection
 	conns     int        // connections that it took for the request
-	observers []Observer
+	observers []observer
 	hooks     httptrace.ClientTrace // here to be allocated along with the rest
 }
 
-func (l *sendLog) trace() *httptrace.ClientTrace {
-	l.hooks = httptrace.ClientTrace{GetConn: l.getConn, GotConn: l.gotConn, WroteHeaders: l.wroteHeaders}
+// observer is an Observer, and whether the answer is for it to know.
+type observer struct {
+	Observer
+	foreign bool
+}
+
+// trace returns the hooks. Whether a connection was taken proves all that must be proved; the time of the sending is for
+// those who look on, and is left out where nobody does.
+func (l *sendLog) trace(watched bool) *httptrace.ClientTrace {
+	l.hooks.GetConn, l.hooks.GotConn = l.getConn, l.gotConn
+	if watched {
+		l.hooks.WroteHeaders = l.wroteHeaders
+	}
 	return &l.hooks
 }
 
@@ -153,16 +172,18 @@ func (l *sendLog) wroteHeaders() {
 
 func (l *sendLog) answered(resp *http.Response) {
 	for _, o := range l.observers {
-		o.Answered(resp)
+		if !o.foreign {
+			o.Answered(resp)
+		}
 	}
 }
 
-// unsent reports whether net/http looked for a connection and never took one. That it looked must be seen: a protocol that was
-// registered with it (http.Transport.RegisterProtocol) sends without telling anybody.
-func (l *sendLog) unsent() bool {
+// connections returns how often net/http looked for a connection, and how often it took one. That it looked must be seen: a
+// protocol that was registered with it (http.Transport.RegisterProtocol) sends without telling anybody.
+func (l *sendLog) connections() (asked, taken int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.asked > 0 && l.conns == 0 && l.notes == 0
+	return l.asked, max(l.conns, l.notes)
 }
 
 // read returns how often the request may have gone out. HTTP/2 notes a sending on a goroutine of its own, possibly after the
@@ -181,13 +202,14 @@ type Observer interface {
 }
 
 // Observe tells an observer what becomes of an attempt as it happens. A Gate calls it in Enter: what it is told on leaving
-// is complete, but late. It reports false for an attempt that is not about to be made.
+// is complete, but late. It reports false for an attempt that is not about to be made. Of a redirect's hop to another origin
+// it is told the sending only (see Gate).
 func (a Attempt) Observe(o Observer) bool {
 	if a.log == nil {
 		return false
 	}
 	a.log.mu.Lock()
 	defer a.log.mu.Unlock()
-	a.log.observers = append(a.log.observers, o)
+	a.log.observers = append(a.log.observers, observer{o, a.foreign})
 	return true
 }

@@ -76,12 +76,13 @@ func bench(b *testing.B, rt http.RoundTripper, req *http.Request) {
 }
 
 func BenchmarkHappyPath(b *testing.B) {
-	ok := constant{status: 200}
+	ok := registered(constant{status: 200})
 	for _, kind := range []struct {
 		name string
 		req  func(testing.TB) *http.Request
 	}{
 		{"GET", get},
+		{"PUT", func(tb testing.TB) *http.Request { req := post(tb, `{"Comment":"x"}`); req.Method = "PUT"; return req }},
 		{"POST", func(tb testing.TB) *http.Request { return post(tb, `{"Comment":"x"}`) }},
 	} {
 		b.Run(kind.name+"/bare", func(b *testing.B) { bench(b, ok, kind.req(b)) })
@@ -112,7 +113,7 @@ func BenchmarkHappyPath(b *testing.B) {
 // allocations with the default back-off and a real timer, in virtual time.
 func BenchmarkRepeat(b *testing.B) {
 	b.Run("bare", func(b *testing.B) {
-		base, req := &alternating{}, get(b)
+		base, req := registered(&alternating{}), get(b)
 		b.ReportAllocs()
 		for b.Loop() {
 			for range 2 {
@@ -125,7 +126,7 @@ func BenchmarkRepeat(b *testing.B) {
 		}
 	})
 	b.Run("steady", func(b *testing.B) {
-		bench(b, &steadyhttp.Transport{Base: &alternating{}, Policy: steadyhttp.Policy{
+		bench(b, &steadyhttp.Transport{Base: registered(&alternating{}), Policy: steadyhttp.Policy{
 			NewBackOff: func() backoff.BackOff { return &backoff.ZeroBackOff{} },
 			Budget:     &steadyhttp.Budget{Max: -1},
 		}}, get(b))
@@ -135,7 +136,7 @@ func BenchmarkRepeat(b *testing.B) {
 const notFound = `{"error":{"code":"ResourceNotFound","message":"Machine 123123123 was not found","target":"43f4cb08-8fac-4b65-9db1-745c2ae65f3a"}}`
 
 func BenchmarkErrorAnswer(b *testing.B) {
-	base := constant{status: 404, body: notFound}
+	base := registered(constant{status: 404, body: notFound})
 	b.Run("bare", func(b *testing.B) { bench(b, base, get(b)) })
 	b.Run("steady", func(b *testing.B) { bench(b, &steadyhttp.Transport{Base: base}, get(b)) })
 }

@@ -8,7 +8,9 @@ import (
 	"math"
 	"mime"
 	"net/http"
+	"reflect"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,12 +34,14 @@ type requestBody struct {
 	original io.ReadCloser                 // nil: the request has none
 	getBody  func() (io.ReadCloser, error) // nil: it can be sent once
 	once     *onceBody                     // the original, watched, if it can be sent once
-	handed   bool                          // the original has been given to the base transport, which closes it
+	lender   *lender                       // of the original and what GetBody makes; nil: they are given away
+	used     bool                          // an attempt has had the original
+	handed   bool                          // the base transport has been given it, and closes it
 	final    bool                          // the original was read into memory, and closed
 }
 
-// newRequestBody wraps nothing that can be replayed: net/http looks at a body's type to tell an empty one, and to send a
-// file by the system.
+// newRequestBody wraps nothing that is small and in memory: net/http looks at a body's type to tell an empty one, and to send
+// it along with its headers in one piece.
 func newRequestBody(bound func() context.Context, req *http.Request, p *Policy) (requestBody, error) {
 	b := requestBody{original: req.Body, getBody: req.GetBody}
 	switch {
@@ -50,12 +54,38 @@ func newRequestBody(bound func() context.Context, req *http.Request, p *Policy) 
 		// The caller fills the trailer in while its body is read: a second reading would not have it.
 		b.getBody = nil
 	case b.getBody != nil:
+		if !inMemory(req) {
+			b.lender = &lender{getBody: b.getBody}
+		}
 		return b, nil
 	case p.MaxBuffer > 0:
 		return b.buffer(bound(), p.MaxBuffer, req.ContentLength)
 	}
 	b.once = &onceBody{rc: req.Body}
 	return b, nil
+}
+
+// The types that io.NopCloser returns, by which net/http tells what is in memory, as we do.
+var (
+	nopCloser         = reflect.TypeOf(io.NopCloser(nil))
+	nopCloserWriterTo = reflect.TypeOf(io.NopCloser(struct {
+		io.Reader
+		io.WriterTo
+	}{}))
+)
+
+// inMemory reports whether req's body is one that net/http has read for good by the time it has sent the headers, so that no
+// two attempts can meet in it, even if GetBody rewinds it.
+func inMemory(req *http.Request) bool {
+	const small = 16 << 10 // well below what the smallest socket buffers take
+	if t := reflect.TypeOf(req.Body); t != nopCloser && t != nopCloserWriterTo || req.ContentLength > small {
+		return false
+	}
+	switch reflect.ValueOf(req.Body).Field(0).Interface().(type) {
+	case *bytes.Reader, *bytes.Buffer, *strings.Reader:
+		return true
+	}
+	return false
 }
 
 func tunnel(req *http.Request) bool {
@@ -105,21 +135,46 @@ type joinedBody struct {
 	io.Closer
 }
 
-// next returns the body of attempt n, counted from 1. changed reports whether it is another than the request's own.
-func (b *requestBody) next(n int) (body io.ReadCloser, changed bool, err error) {
+// next returns a body for the next attempt. changed reports whether it is another than the request's own.
+func (b *requestBody) next(ctx context.Context) (body io.ReadCloser, changed bool, err error) {
+	first := !b.used && !b.final
+	b.used = true
 	switch {
 	case b.original == nil:
 		return nil, false, nil
 	case b.once != nil:
 		return b.once.attempt(), true, nil
-	case n == 1 && !b.final:
+	case b.lender != nil && first:
+		return b.lender.lend(b.original), true, nil
+	case b.lender != nil:
+		body, err = b.lender.renew(ctx)
+		return body, true, err
+	case first:
 		return b.original, false, nil
 	}
-	body, err = b.getBody()
+	if !b.handed && !b.final {
+		b.handed = true
+		b.original.Close() // Prepare may have read of it, and failed
+	}
+	body, err = newBody(b.getBody)
+	return body, true, err
+}
+
+func newBody(getBody func() (io.ReadCloser, error)) (io.ReadCloser, error) {
+	body, err := getBody()
 	if err == nil && body == nil {
 		err = errors.New("steadyhttp: Request.GetBody returned neither a body nor an error")
 	}
-	return body, true, err
+	return body, err
+}
+
+// source is the attempt's own GetBody, which net/http calls where it replays a request by itself.
+func (b *requestBody) source() func() (io.ReadCloser, error) {
+	if b.lender == nil {
+		return b.getBody
+	}
+	lender := b.lender // b itself must stay on the stack
+	return func() (io.ReadCloser, error) { return lender.renew(context.Background()) }
 }
 
 // replayable reports whether a further attempt would have a body.
@@ -137,9 +192,132 @@ func (b *requestBody) close() {
 	case b.original == nil || b.final:
 	case b.once != nil:
 		b.once.release()
+	case b.lender != nil && b.used:
+		b.lender.release()
 	case !b.handed:
 		b.original.Close()
 	}
+}
+
+// lender gives the attempts of a call the readers that GetBody returns, one after the other. GetBody may rewind a reader
+// that an attempt has had and return it once more, as azcore's does for files: so no attempt closes one, none reads one
+// that the next may have, and GetBody is not called while a Read is under way.
+type lender struct {
+	getBody func() (io.ReadCloser, error)
+
+	mu       sync.Mutex // guards what follows, and the fields of each loan
+	current  *loan
+	released bool // there will be no further attempt
+}
+
+// loan is one attempt's hold on a reader.
+type loan struct {
+	lender  *lender
+	rc      io.ReadCloser
+	reading bool
+	idle    chan struct{} // closed when the Read has ended that the next attempt waits for; nil: none does
+	over    bool          // the attempt has closed it, or lost it to the next one
+	closed  bool          // rc is
+}
+
+// rewindTime bounds how long the next attempt waits for a Read of the one before. What takes longer is no file that GetBody
+// rewinds, but a pipe; closing it ends the Read.
+const rewindTime = time.Second
+
+func (l *lender) lend(rc io.ReadCloser) io.ReadCloser {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.current = &loan{lender: l, rc: rc}
+	return l.current
+}
+
+// renew takes the reader away from the attempt before, and returns another, or the same one rewound.
+func (l *lender) renew(ctx context.Context) (io.ReadCloser, error) {
+	l.mu.Lock()
+	last := l.current
+	last.over = true
+	if last.reading {
+		last.idle = make(chan struct{})
+	}
+	idle := last.idle
+	l.mu.Unlock()
+	if idle != nil {
+		timer := time.NewTimer(rewindTime)
+		defer timer.Stop()
+		select {
+		case <-idle:
+		case <-timer.C:
+			last.end()
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+	body, err := newBody(l.getBody)
+	if err != nil {
+		return nil, err
+	}
+	if replaced(body, last.rc) {
+		last.end()
+	}
+	return l.lend(body), nil
+}
+
+// release says that there will be no further attempt. If the last one still reads, its Close closes the reader.
+func (l *lender) release() {
+	l.mu.Lock()
+	l.released = true
+	last := l.current
+	over := last.over
+	l.mu.Unlock()
+	if over {
+		last.end()
+	}
+}
+
+// end closes the reader for good.
+func (a *loan) end() error {
+	a.lender.mu.Lock()
+	closing := !a.closed
+	a.over, a.closed = true, true
+	a.lender.mu.Unlock()
+	if closing {
+		return a.rc.Close()
+	}
+	return nil
+}
+
+func (a *loan) Read(p []byte) (int, error) {
+	a.lender.mu.Lock()
+	if a.over {
+		a.lender.mu.Unlock()
+		return 0, errReadAfterClose
+	}
+	a.reading = true
+	a.lender.mu.Unlock()
+	defer a.rest()
+	return a.rc.Read(p)
+}
+
+func (a *loan) rest() {
+	a.lender.mu.Lock()
+	defer a.lender.mu.Unlock()
+	a.reading = false
+	if a.idle != nil {
+		close(a.idle)
+		a.idle = nil
+	}
+}
+
+// Close gives the reader back. It may be called while a Read is under way.
+func (a *loan) Close() error {
+	a.lender.mu.Lock()
+	a.over = true
+	released := a.lender.released
+	a.lender.mu.Unlock()
+	if released {
+		return a.end()
+	}
+	return nil
 }
 
 // onceBody is a body without GetBody. As long as no byte of it was read, a further attempt can have it: one that failed
@@ -229,28 +407,52 @@ type responseBody struct {
 	attempt Attempt
 	idle    time.Duration           // bounds each Read; 0: none
 	cancel  context.CancelCauseFunc // ends the attempt; may be nil
+	native  bool                    // net/http's own: it may be closed during a Read
 	told    *Trace                  // whose Done is called once at the end; nil: nobody's
 	ctx     context.Context         // for it
 	ended   atomic.Bool
+	closed  atomic.Bool
 
 	rc      io.ReadCloser
-	ahead   *readAhead // what was read before the caller came; nil: nothing
-	offset  int        // how much of it the caller has had
+	room    *http.Response // for the copy that it is handed out with
+	ahead   *readAhead     // what was read before the caller came; nil: nothing
+	offset  int            // how much of it the caller has had
+	reads   atomic.Int64   // begun and ended under an IdleTimeout: odd while one is under way
 	expired atomic.Bool
 }
 
-// upgradedBody keeps the Write of a 101's body: without it, WebSocket clients fail (opentelemetry-go-contrib #1329).
-type upgradedBody struct {
+func (b *responseBody) standsIn() *responseBody { return b }
+
+// delivery is a stand-in with room for the response that it is handed out with: one allocation for both.
+type delivery struct {
+	responseBody
+	response http.Response
+}
+
+// writableBody keeps the Write of a 101's body: without it, WebSocket clients fail (opentelemetry-go-contrib #1329).
+type writableBody struct {
 	*responseBody
 	io.Writer
 }
 
+// upgradedBody keeps all that net/http's own body of a 101 has.
+type upgradedBody struct {
+	writableBody
+	closeWriter
+}
+
+type closeWriter interface{ CloseWrite() error }
+
 // standIn returns what the caller gets for a body.
 func (b *responseBody) standIn() io.ReadCloser {
-	if w, ok := b.rc.(io.Writer); ok {
-		return upgradedBody{b, w}
+	w, writes := b.rc.(io.Writer)
+	if !writes {
+		return b
 	}
-	return b
+	if half, ok := b.rc.(closeWriter); ok {
+		return upgradedBody{writableBody{b, w}, half}
+	}
+	return writableBody{b, w}
 }
 
 // peek reads the beginning of an error answer's body, for at most the given time, and returns it. What was read, and a
@@ -297,6 +499,9 @@ func (b *responseBody) whole() bool {
 }
 
 func (b *responseBody) Read(p []byte) (int, error) {
+	if b.closed.Load() {
+		return 0, http.ErrBodyReadAfterClose
+	}
 	if b.ahead != nil {
 		n := b.ahead.copy(p, b.offset)
 		if n == 0 && len(p) > 0 {
@@ -327,27 +532,68 @@ func (b bodySource) Read(p []byte) (int, error) {
 	if b.idle <= 0 {
 		return b.rc.Read(p)
 	}
-	timer := time.AfterFunc(b.idle, b.expire)
+	read := b.reads.Add(1)
+	timer := time.AfterFunc(b.idle, func() { b.expire(read) })
 	n, err := b.rc.Read(p)
+	b.reads.Add(1)
 	timer.Stop()
-	if err != nil && err != io.EOF && b.expired.Load() {
-		err = &timeoutError{"Policy.IdleTimeout", b.idle}
+	if b.expired.Load() {
+		if err != nil && err != io.EOF {
+			err = &timeoutError{"Policy.IdleTimeout", b.idle}
+		}
+		b.rc.Close()
 	}
 	return n, err
 }
 
-func (b *responseBody) expire() {
+// deafTime is how long a base transport that is not net/http's has to end a Read whose context has ended. Closing its body at
+// once would be quicker, and a fault: a decompressor that goes back to its pool in the middle of a Read serves two calls.
+const deafTime = time.Second
+
+// expire ends the Read that has lasted for the IdleTimeout.
+func (b *responseBody) expire(read int64) {
 	b.expired.Store(true)
 	if b.cancel != nil {
 		b.cancel(&timeoutError{"Policy.IdleTimeout", b.idle})
 	}
-	// Not every base transport looks at the context once it has answered.
-	b.rc.Close()
+	if b.native {
+		b.rc.Close()
+		return
+	}
+	time.AfterFunc(deafTime, func() {
+		if b.reads.Load() == read {
+			b.rc.Close()
+		}
+	})
 }
 
+// Close closes the body. If it is being read ahead, it has the Read ended first.
 func (b *responseBody) Close() (err error) {
-	defer func() { err = b.rc.Close() }()
+	b.closed.Store(true)
+	defer func() { err = b.shut() }()
 	b.end(nil) // what is told at the end is told before a Close that may block
+	return nil
+}
+
+// shut closes what the base transport has given, but not during a Read of ours: then the attempt ends, and who reads closes.
+func (b *responseBody) shut() error {
+	if b.native || b.ahead == nil || !b.ahead.handOver(b.rc) {
+		return b.rc.Close()
+	}
+	if b.cancel != nil {
+		b.cancel(nil)
+	}
+	timer := time.NewTimer(drainTime)
+	defer timer.Stop()
+	select {
+	case <-b.ahead.done:
+	case <-timer.C:
+		time.AfterFunc(deafTime-drainTime, func() {
+			if rc := b.ahead.takeBack(); rc != nil {
+				rc.Close()
+			}
+		})
+	}
 	return nil
 }
 
@@ -375,7 +621,9 @@ type readAhead struct {
 	stop  atomic.Bool
 	done  chan struct{} // closed when the goroutine has ended; then all fields may be read
 
-	mu       sync.Mutex // guards buffer while the goroutine runs
+	mu       sync.Mutex // guards what follows while the goroutine runs
+	over     bool       // the goroutine reads no more
+	closer   io.Closer  // for it to close then; nil: that is for others to do
 	buffer   []byte
 	err      error // what ended the body: io.EOF or a failure; nil if it goes on
 	panicked any   // what the body's Read panicked with, nil if it did not
@@ -431,7 +679,14 @@ func (r *readAhead) finished() bool {
 func (r *readAhead) read() {
 	defer func() {
 		r.panicked = recover() // for whoever waits: a panic here could be caught by nobody
-		close(r.done)
+		r.mu.Lock()
+		r.over = true
+		r.mu.Unlock()
+		defer close(r.done)
+		if rc := r.takeBack(); rc != nil {
+			defer func() { recover() }() // nobody waits for a body that was given up
+			rc.Close()
+		}
 	}()
 	for !r.stop.Load() && len(r.buffer) < r.limit {
 		if len(r.buffer) == cap(r.buffer) {
@@ -447,6 +702,25 @@ func (r *readAhead) read() {
 			return
 		}
 	}
+}
+
+// handOver leaves it to the goroutine to close a body. It reports false if that has ended.
+func (r *readAhead) handOver(rc io.Closer) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.over {
+		r.closer = rc
+	}
+	return !r.over
+}
+
+// takeBack returns what is still to be closed, to one caller only.
+func (r *readAhead) takeBack() io.Closer {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rc := r.closer
+	r.closer = nil
+	return rc
 }
 
 func (r *readAhead) grow() {
@@ -476,7 +750,8 @@ func (r *readAhead) snapshot() []byte {
 // worth a second look.
 func (b *responseBody) discard(resp *http.Response, ends ...<-chan struct{}) {
 	if b.ahead == nil && resp.Body != http.NoBody {
-		newReadAhead(b.rc, peekSize, resp.ContentLength).run(drainTime, ends...)
+		b.ahead = newReadAhead(b.rc, peekSize, resp.ContentLength)
+		b.ahead.run(drainTime, ends...)
 	}
-	b.rc.Close()
+	b.shut()
 }

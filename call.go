@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"reflect"
+	"strings"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -33,7 +34,10 @@ type call struct {
 	response *http.Response          // the present attempt's, also if its body has failed
 	standIn  *responseBody           // for response's body; nil if that goes to the caller as it is
 	final    Stop                    // an inner Transport has ended the call already, for this reason
-	sends    *sendLog                // nil where nobody looks
+	sends    *sendLog                // nil where nobody looks and nothing need be proved
+	native   bool                    // the base transport is net/http's own, and keeps its contract
+	foreign  bool                    // the request is a redirect's hop that has left its origin
+	unsafe   bool                    // doing the request twice may do harm: nobody may, net/http included
 	context  context.Context         // the attempt's
 	cancel   context.CancelCauseFunc // ends context; nil if nothing of ours ever would
 	timer    *time.Timer             // AttemptTimeout's, or what is left of MaxElapsed; nil: none
@@ -49,6 +53,7 @@ type call struct {
 	interval   time.Duration              // what the back-off said last
 	throttled  int                        // repeats after a 429 that named a time
 	free       int                        // those of them that MaxAttempts does not count
+	unprepared int                        // repeats after a Prepare that failed
 	authorized bool                       // the one repeat after a 401 has been made
 	why        Stop                       // why a step ended the call early
 	started    bool                       // Trace.Start has been told, and not come to a panic
@@ -65,7 +70,8 @@ type answer struct {
 func (c *call) begin() error {
 	if c.first.ready {
 		// There were no settings to apply and nobody to tell, or the first attempt would not have been made like that.
-		c.body = requestBody{original: c.original.Body, getBody: c.original.GetBody, handed: true}
+		c.body = requestBody{original: c.original.Body, getBody: c.original.GetBody, used: true, handed: true}
+		c.native = true
 		return nil
 	}
 	c.body.original = c.original.Body // to be closed, however early the call ends
@@ -83,9 +89,12 @@ func (c *call) begin() error {
 		c.why = stopCancelled
 		return cancelCause(c.ctx)
 	}
-	if c.policy.IdempotencyKey && !idempotent(c.original.Method) && !hasKey(c.original) && !leftOrigin(c.original) {
-		// A Structured Field string, hence the quotes (draft-ietf-httpapi-idempotency-key-header).
-		c.key = `"` + rand.Text() + `"`
+	c.foreign = c.original.Response != nil && leftOrigin(c.original)
+	if err := c.chooseBase(); err != nil {
+		return err
+	}
+	if c.policy.IdempotencyKey && !idempotent(c.original.Method) && !hasKey(c.original) && !c.foreign {
+		c.key = c.newKey()
 	}
 	if c.original.Body == nil {
 		return nil
@@ -114,11 +123,48 @@ func (c *call) apply(s *settings) {
 	}
 }
 
+// newKey returns a key for the call, "" where the policy says that not even with one the request is repeatable: then net/http
+// must not replay it either.
+func (c *call) newKey() string {
+	// A Structured Field string, hence the quotes (draft-ietf-httpapi-idempotency-key-header).
+	key := `"` + rand.Text() + `"`
+	if c.policy.Repeatable != nil {
+		keyed := *c.original
+		keyed.Header = c.original.Header.Clone()
+		keyed.Header.Set("Idempotency-Key", key)
+		if !c.policy.Repeatable(&keyed) {
+			return ""
+		}
+	}
+	return key
+}
+
+// maxNesting is how often a base transport may lead back to its Transport in one call: a token for the call may be fetched by
+// way of the same one, and a token for that.
+const maxNesting = 16
+
+type nesting struct{ *Transport }
+
+// chooseBase finds out what can be expected of the base transport, and refuses one that leads back here for ever, which would
+// end in a stack overflow that no recover can stop.
+func (c *call) chooseBase() error {
+	_, c.native = c.transport.base().(*http.Transport)
+	if c.native {
+		return nil
+	}
+	if depth, _ := c.ctx.Value(nesting{c.transport}).(int); depth >= maxNesting {
+		c.why = stopPermanent
+		return errCycle
+	}
+	return nil
+}
+
 // watched reports whether anybody looks at times and sends.
 func (c *call) watched() bool { return c.trace != nil || len(c.transport.Gates) > 0 }
 
 func (c *call) enterGates() error {
-	c.attempt = Attempt{N: c.attempt.N + 1, Began: c.attempt.Began, Request: c.original}
+	c.attempt = Attempt{N: c.attempt.N + 1, Began: c.attempt.Began, Request: c.original, foreign: c.foreign}
+	c.sends = nil
 	if c.watched() {
 		c.sends = new(sendLog)
 		c.attempt.log = c.sends
@@ -158,28 +204,29 @@ func (c *call) prepare() error {
 	if c.first.ready {
 		return nil
 	}
-	c.context, c.cancel, c.timer = c.ctx, nil, nil
-	if c.policy.AttemptTimeout > 0 || c.policy.IdleTimeout > 0 || c.policy.MaxElapsed > 0 {
-		c.context, c.cancel = context.WithCancelCause(c.context)
+	if c.attempt.N == 1 {
+		c.unsafe = c.key == "" && !c.policy.repeatable(c.original)
 	}
-	if c.sends != nil {
-		c.context = httptrace.WithClientTrace(c.context, c.sends.trace())
+	if c.unsafe && c.sends == nil {
+		c.sends = new(sendLog)
 	}
-	body, changed, err := c.body.next(c.attempt.N)
+	c.attemptContext()
+	body, changed, err := c.body.next(c.context)
 	if err != nil {
 		c.why = stopBody
 		return &bodyError{err}
 	}
 	c.fresh = changed
 	c.out = c.original
-	if changed || c.watched() || c.cancel != nil || c.touches() {
+	owned := !c.native || c.touches() || c.unsafe && hasKey(c.original)
+	if changed || owned || c.context != c.original.Context() {
 		c.out = c.original.WithContext(c.context)
 		if changed {
-			c.out.Body, c.out.GetBody = body, c.body.getBody
+			c.out.Body, c.out.GetBody = body, c.body.source()
 		}
 	}
-	if c.touches() {
-		// Whoever sets a field sets it on the attempt's own copy.
+	if owned {
+		// Whoever sets a field sets it on the attempt's own copy. Only net/http's own transport is known to set none.
 		c.out.Header = c.original.Header.Clone()
 		c.out.URL = cloneURL(c.original.URL)
 	}
@@ -199,25 +246,79 @@ func (c *call) prepare() error {
 			c.attempt.Request = c.out
 		}
 	}
-	if c.given != nil && replaced(c.out.Body, c.given) {
+	if c.given != nil && c.touches() && replaced(c.out.Body, c.given) {
 		// A signer has read the body and put its own in the place: nobody else will close the first.
 		c.given.Close()
+	}
+	if c.unsafe {
+		forbidReplay(c.out)
 	}
 	return nil
 }
 
+// attemptContext makes the context of the attempt: one that can be ended, if anything of ours ever would, and that takes
+// notes, if anybody needs them.
+func (c *call) attemptContext() {
+	c.context, c.cancel, c.timer = c.ctx, nil, nil
+	if !c.native {
+		depth, _ := c.ctx.Value(nesting{c.transport}).(int)
+		c.context = context.WithValue(c.context, nesting{c.transport}, depth+1)
+	}
+	if !c.native || c.policy.AttemptTimeout > 0 || c.policy.IdleTimeout > 0 || c.policy.MaxElapsed > 0 {
+		c.context, c.cancel = context.WithCancelCause(c.context)
+	}
+	if c.sends != nil {
+		c.context = httptrace.WithClientTrace(c.context, c.sends.trace(c.watched()))
+	}
+}
+
+// forbidReplay sees to it that net/http does not replay an attempt by itself (Request.isReplayable) once some of it has been
+// sent. Fields that it would do so for are spelt so that it does not find them; they have no case on the wire (RFC 9110
+// section 5.1), and the server gets them all the same.
+func forbidReplay(out *http.Request) {
+	for _, name := range [...]string{"Idempotency-Key", "X-Idempotency-Key"} {
+		if values, ok := out.Header[name]; ok {
+			delete(out.Header, name)
+			out.Header[strings.ToLower(name)] = values
+		}
+	}
+	if !netReplays(out.Method) {
+		return
+	}
+	if out.Body == nil || out.Body == http.NoBody {
+		// net/http finds that it is empty, and sends none, but does not replay it.
+		out.Body = io.NopCloser(eof{})
+	}
+	out.GetBody = nil
+}
+
+type eof struct{}
+
+func (eof) Read([]byte) (int, error) { return 0, io.EOF }
+
 // same compares without the panic that values of an incomparable type would cause.
 func same(a, b any) bool {
-	return reflect.TypeOf(a) == reflect.TypeOf(b) && reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
+	t := reflect.TypeOf(a)
+	switch {
+	case t != reflect.TypeOf(b) || t == nil:
+		return t == reflect.TypeOf(b)
+	case t.Kind() == reflect.Pointer:
+		return a == b // as nearly all are, and without what reflect.Value costs
+	}
+	return reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
 }
 
 // replaced reports whether a body is another than the one given. Two of an incomparable type can't be told apart: then it is
 // taken to be the one, which must not be closed before it is sent.
 func replaced(body, given io.ReadCloser) bool {
-	if reflect.TypeOf(body) != reflect.TypeOf(given) {
+	t := reflect.TypeOf(body)
+	if t != reflect.TypeOf(given) {
 		return true
 	}
-	return reflect.ValueOf(body).Comparable() && reflect.ValueOf(given).Comparable() && body != given
+	if t == nil || t.Kind() != reflect.Pointer && !(reflect.ValueOf(body).Comparable() && reflect.ValueOf(given).Comparable()) {
+		return false
+	}
+	return body != given
 }
 
 // touches reports whether anybody may set header fields on the attempt's request.
@@ -225,7 +326,7 @@ func (c *call) touches() bool {
 	return c.key != "" || c.transport.Prepare != nil || c.trace != nil && c.trace.AttemptStart != nil
 }
 
-func (c *call) authorizes() bool { return c.transport.Prepare != nil && !leftOrigin(c.original) }
+func (c *call) authorizes() bool { return c.transport.Prepare != nil && !c.foreign }
 
 func (c *call) authorize() error {
 	var prev *Attempt
@@ -266,10 +367,12 @@ func (c *call) send() {
 	case resp == nil && err == nil:
 		err = baseError(c.transport.base())
 	case resp != nil && resp.Body == nil:
-		resp.Body = http.NoBody
+		whole := *resp
+		whole.Body = http.NoBody
+		resp = &whole
 	}
 	c.response, c.attempt.Response, c.attempt.Err = resp, resp, err
-	if c.sends != nil {
+	if c.watched() {
 		c.account()
 	}
 }
@@ -280,7 +383,7 @@ func (c *call) roundTrip() (*http.Response, error) {
 		return c.first.resp, c.first.err
 	}
 	c.limitAttempt()
-	if c.sends != nil {
+	if c.watched() {
 		// Should the base transport panic, it counts as sent.
 		c.attempt.Sent, c.attempt.Sends = time.Now(), 1
 	}
@@ -343,21 +446,25 @@ func (c *call) account() {
 	}
 }
 
-// knownUnsent is unsent without the proof that there is only because a hook looks on: whether a call is repeated must not
-// depend on whether it is traced.
-func (c *call) knownUnsent() bool {
-	return c.unsent() && (len(c.transport.Gates) > 0 || neverSent(c.attempt.Err))
-}
-
-// unsent reports whether the attempt provably never left.
+// unsent reports whether the attempt provably never left: net/http looked for a connection and took none, or HTTP/2's own word
+// says so. Only where nobody looked for one, the error's type is believed.
 func (c *call) unsent() bool {
-	if c.sends == nil {
-		return neverSent(c.attempt.Err)
-	}
-	if _, sends := c.sends.read(); sends > 0 {
+	err := c.attempt.Err
+	if err == nil {
 		return false
 	}
-	return neverSent(c.attempt.Err) || c.attempt.Err != nil && c.sends.unsent()
+	asked, taken := 0, 0
+	if c.sends != nil {
+		asked, taken = c.sends.connections()
+	}
+	switch {
+	case taken > 0:
+		// A base that repeats on its own tells of its last try alone; net/http repeats only what was not processed.
+		return (c.native || taken == 1) && unprocessed(err)
+	case asked > 0:
+		return true
+	}
+	return neverSent(err)
 }
 
 func (c *call) classify() {
@@ -402,7 +509,7 @@ func (c *call) peek(resp *http.Response) {
 	if resp.Body == http.NoBody {
 		return
 	}
-	c.standIn = &responseBody{rc: resp.Body, idle: c.policy.IdleTimeout, cancel: c.cancel}
+	c.standIn = c.newStandIn()
 	switch {
 	case resp.StatusCode >= 400:
 		if inner, ok := AttemptOf(resp); ok {
@@ -485,7 +592,7 @@ func (c *call) next() (time.Duration, Stop) {
 	}
 	if v.Class == Transient {
 		s.repeatable = c.repeatable()
-		s.unsent = !s.repeatable && c.attempt.Err != nil && c.knownUnsent()
+		s.unsent = !s.repeatable && c.unsent()
 	}
 	if stop := c.policy.permit(v, s); stop != "" {
 		return 0, stop
@@ -580,6 +687,10 @@ func (c *call) leaveGates() {
 	defer c.leaveGates()
 	leave := c.leaves[len(c.leaves)-1]
 	c.leaves = c.leaves[:len(c.leaves)-1]
+	if c.foreign {
+		leave(c.attempt.masked())
+		return
+	}
 	leave(c.attempt)
 }
 

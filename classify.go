@@ -182,15 +182,45 @@ func is[E error](err error) bool {
 	return ok
 }
 
-// neverSent reports whether err proves that no byte of the request reached a server: it failed before there was a
-// connection. Only an error that nobody wrapped proves that. A base that repeats on its own tells of its last try
-// alone, and an earlier one may have been carried out; most such bases wrap.
+// neverSent reports whether err says by its type that no byte of the request reached a server: it failed before there was a
+// connection. That is no proof from a base that repeats on its own, which tells of its last try alone; most such bases wrap,
+// and so only an error that nobody wrapped is believed.
 func neverSent(err error) bool {
 	switch e := err.(type) {
 	case *net.OpError:
 		return e.Op == "dial" || e.Op == "proxyconnect"
 	case *net.DNSError:
 		return true
+	}
+	return false
+}
+
+// streamError has the shape of net/http's own, which errors.As fills in (http2StreamError.As).
+type streamError struct {
+	StreamID uint32
+	Code     uint32
+	Cause    error
+}
+
+func (e streamError) Error() string { return e.Cause.Error() } // errors.As takes errors only
+
+const refusedStream = 7 // REFUSED_STREAM, RFC 9113 section 7
+
+// unprocessed reports whether HTTP/2 vouches for it that the server has done nothing with a request that was sent: it refused
+// the stream (RFC 9113 section 8.7), or left below it (section 6.8). For the latter net/http has texts and no types: should
+// they change, the request is taken to have been carried out, as any other that was lost.
+func unprocessed(err error) bool {
+	if stream, ok := errors.AsType[streamError](err); ok {
+		return stream.Code == refusedStream
+	}
+	for ; err != nil; err = errors.Unwrap(err) {
+		// Without GetBody, net/http quotes what it would otherwise have replayed the request after.
+		text := strings.TrimPrefix(err.Error(), "http2: Transport: cannot retry err [")
+		if strings.HasPrefix(text, "http2: Transport received Server's graceful shutdown GOAWAY") ||
+			strings.HasPrefix(text, "http2: Transport received GOAWAY from server ErrCode:") ||
+			strings.HasPrefix(text, "stream error: ") && strings.Contains(text, "; REFUSED_STREAM") {
+			return true
+		}
 	}
 	return false
 }

@@ -38,6 +38,9 @@ func examine(resp *http.Response) Verdict {
 // errPanicked is what gates are told became of an attempt during which a hook or the base transport panicked.
 var errPanicked = errors.New("steadyhttp: panic during the attempt")
 
+// errCycle is the error of a call whose base transport has led back to the Transport over and over.
+var errCycle = fmt.Errorf("steadyhttp: Transport.Base leads back to the Transport itself; set it to what really sends: %w", errBase)
+
 func baseError(base http.RoundTripper) error {
 	return fmt.Errorf("steadyhttp: Transport.Base (%T) returned neither: %w", base, errBase)
 }

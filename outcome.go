@@ -26,7 +26,7 @@ func (c *call) keepOrDrop() {
 
 func (c *call) drop() {
 	if c.standIn == nil {
-		c.standIn = &responseBody{rc: c.response.Body}
+		c.standIn = c.newStandIn()
 	}
 	c.standIn.discard(c.response, c.ctx.Done(), c.legacyCancel())
 	c.standIn, c.response = nil, nil
@@ -63,21 +63,38 @@ func (c *call) finish() (*http.Response, error) {
 	return nil, err
 }
 
-// deliver hands the last response to the caller, as it came but for its body's stand-in.
+// newStandIn returns a stand-in for the body of the present response.
+func (c *call) newStandIn() *responseBody {
+	d := new(delivery)
+	b := &d.responseBody
+	b.rc, b.idle, b.cancel, b.native, b.room = c.response.Body, c.policy.IdleTimeout, c.cancel, c.native, &d.response
+	return b
+}
+
+// deliver hands the last response to the caller, as it came but for its body's stand-in. It is a copy: the base's own may be
+// a cache's, and hooks may have kept it.
 func (c *call) deliver() (*http.Response, error) {
-	resp := answering(c.response, c.original)
 	told := c.trace != nil && c.trace.Done != nil
+	plain := c.standIn == nil && c.attempt.N == 1 && c.attempt.Stop == stopDone && !told
+	if plain && c.response.Body == http.NoBody {
+		c.endAttempt()
+	}
+	plain = plain && c.cancel == nil
+	if plain && c.native && !c.watched() {
+		c.returned = true
+		return answering(c.response, c.original), nil
+	}
+	inner, nested := AttemptOf(c.response)
+	if c.standIn == nil && (plain || nested && !told && c.cancel == nil) {
+		c.returned = true
+		resp := *c.response
+		resp.Request = c.original
+		return &resp, nil
+	}
 	if c.standIn == nil {
-		if !told && c.cancel == nil && c.attempt.N == 1 && c.attempt.Stop == stopDone {
-			c.returned = true
-			return resp, nil
-		}
-		c.standIn = &responseBody{rc: resp.Body, attempt: c.attempt, idle: c.policy.IdleTimeout, cancel: c.cancel}
-		if inner, ok := AttemptOf(resp); ok {
-			if !told && c.cancel == nil {
-				c.returned = true
-				return resp, nil
-			}
+		c.standIn = c.newStandIn()
+		c.standIn.attempt = c.attempt
+		if nested {
 			// How often it was sent is the inner one's to know, the rest is ours.
 			inner.Request, inner.late = c.attempt.Request, false
 			if c.watched() {
@@ -88,6 +105,9 @@ func (c *call) deliver() (*http.Response, error) {
 		}
 	}
 	b := c.standIn
+	resp := b.room
+	*resp = *c.response
+	resp.Request = c.original
 	if b.whole() {
 		c.endAttempt()
 		b.rc.Close()
@@ -101,6 +121,22 @@ func (c *call) deliver() (*http.Response, error) {
 	}
 	resp.Body = b.standIn()
 	return resp, nil
+}
+
+// answering makes resp the answer to the caller's own request, and not to a clone of it (golang/go#39533). It writes into the
+// response only if net/http has just made it, for that request or a clone.
+func answering(resp *http.Response, req *http.Request) *http.Response {
+	switch {
+	case resp.Request == req:
+		return resp
+	case resp.Request != nil && resp.Request.URL == req.URL:
+		resp.Request = req
+		return resp
+	}
+	own := new(http.Response)
+	*own = *resp
+	own.Request = req
+	return own
 }
 
 // waiter is a refusal that tells how long the call would have had to wait.
@@ -176,7 +212,7 @@ func (c *call) failure() error {
 	err := a.Err
 	if a.Stop == stopCancelled && c.over() {
 		ended := cancelCause(c.ctx).(*cancelled)
-		if a.N == 1 && errors.Is(err, ended.cause) {
+		if a.N == 1 && errors.Is(err, ended.cause) && errors.Is(err, ended.ctx) {
 			return err
 		}
 		ended.last = err
@@ -210,7 +246,10 @@ func (c *call) end() {
 	defer c.giveBack(errPanicked)
 	defer closeBodies(c.original, c.attempt.Request)
 	if c.response != nil {
-		defer c.response.Body.Close()
+		if c.standIn == nil {
+			c.standIn = c.newStandIn()
+		}
+		defer c.standIn.shut()
 	}
 	if c.unbound != nil {
 		defer c.unbound()

@@ -115,6 +115,15 @@ func idempotent(method string) bool {
 	return false
 }
 
+// netReplays reports whether net/http may replay a request of the method by itself (Request.isReplayable).
+func netReplays(method string) bool {
+	switch method {
+	case "", http.MethodGet, http.MethodHead, http.MethodOptions:
+		return true
+	}
+	return false
+}
+
 // hasKey tests for the fields as net/http does (Request.isReplayable): their presence counts, not their value.
 func hasKey(req *http.Request) bool {
 	_, key := req.Header["Idempotency-Key"]

@@ -2,6 +2,7 @@ package steadyhttp_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,15 @@ import (
 type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+// registered makes rt what an *http.Transport sends requests with: only such a base gets the caller's own request.
+func registered(rt http.RoundTripper) *http.Transport {
+	// A protocol of its own for https would be in the way of HTTP/2.
+	base := &http.Transport{TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{}}
+	base.RegisterProtocol("http", rt)
+	base.RegisterProtocol("https", rt)
+	return base
+}
 
 // step is one answer of a script.
 type step func(*http.Request) (*http.Response, error)

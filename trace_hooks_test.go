@@ -422,7 +422,7 @@ func TestDoneOnPanic(t *testing.T) {
 			p.base.steps = []step{failsWith(errReset)}
 			p.transport.Policy.NewBackOff = func() backoff.BackOff { return panickyBackOff{p.boom} }
 		}},
-		{"Repeatable", 1, func(p *probe) {
+		{"Repeatable", unmade, func(p *probe) {
 			p.transport.Policy.Repeatable = func(*http.Request) bool { p.boom(); return false }
 		}},
 		{"an answer's body, while it is peeked", 1, func(p *probe) {
@@ -1076,8 +1076,8 @@ func TestLogOfNestedTransports(t *testing.T) {
 	}
 }
 
-// Whether a call is repeated does not depend on whether it is traced: net/http looked for a connection and took none, which only
-// a hook can see.
+// Whether a call is repeated does not depend on who looks on: net/http looked for a connection and took none, and that is
+// noted for every request that is not idempotent.
 func TestTracingDecidesNothing(t *testing.T) {
 	base := roundTripper(func(req *http.Request) (*http.Response, error) {
 		if trace := httptrace.ContextClientTrace(req.Context()); trace != nil {
@@ -1094,13 +1094,12 @@ func TestTracingDecidesNothing(t *testing.T) {
 		}
 		return made
 	}
-	if n := attempts(&steadyhttp.Transport{}); n != 1 {
+	if n := attempts(&steadyhttp.Transport{}); n != 4 {
 		t.Errorf("%d attempts without a trace", n)
 	}
-	if n := attempts(&steadyhttp.Transport{Trace: new(hooks).trace("")}); n != 1 {
+	if n := attempts(&steadyhttp.Transport{Trace: new(hooks).trace("")}); n != 4 {
 		t.Errorf("%d attempts with a trace", n)
 	}
-	// A gate is the Transport's, and there for every call: its proof counts.
 	if n := attempts(&steadyhttp.Transport{Gates: []steadyhttp.Gate{steadyhttp.Limit(nil)}}); n != 4 {
 		t.Errorf("%d attempts with a gate", n)
 	}

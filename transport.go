@@ -149,27 +149,29 @@ func (t *Transport) CloseIdleConnections() {
 func (t *Transport) Unwrap() http.RoundTripper { return t.base() }
 
 func (t *Transport) base() http.RoundTripper {
-	if t.Base != nil {
-		return t.Base
+	base := t.Base
+	if base == nil {
+		base = http.DefaultTransport
 	}
-	return http.DefaultTransport
+	if base == http.RoundTripper(t) {
+		return standard // a program has put t in its place
+	}
+	return base
 }
 
-// answering makes resp the answer to the caller's own request, and not to a clone of it (golang/go#39533).
-func answering(resp *http.Response, req *http.Request) *http.Response {
-	if resp.Request != req {
-		resp.Request = req
-	}
-	return resp
-}
+// standard is http.DefaultTransport as it is before a program puts something else there.
+var standard = http.DefaultTransport
 
 // untouched reports whether the first attempt is the caller's request as it is, and a success of it the caller's answer.
 func (t *Transport) untouched(req *http.Request) bool {
+	if _, native := t.base().(*http.Transport); !native {
+		return false
+	}
 	p, ctx := &t.Policy, req.Context()
 	return len(t.Gates) == 0 && t.Prepare == nil && t.Classify == nil &&
 		p.AttemptTimeout <= 0 && p.IdleTimeout <= 0 && p.MaxElapsed <= 0 && p.MaxRead <= 0 && !p.IdempotencyKey &&
-		(req.Body == nil || req.GetBody != nil && len(req.Trailer) == 0) &&
-		ctx.Err() == nil && settingsOf(ctx) == nil
+		(req.Body == nil || req.GetBody != nil && len(req.Trailer) == 0 && inMemory(req)) &&
+		p.Repeatable == nil && p.repeatable(req) && ctx.Err() == nil && settingsOf(ctx) == nil
 }
 
 func (t *Transport) budgetOf(p *Policy) *Budget {
