@@ -54,6 +54,7 @@ type call struct {
 	throttled  int                        // repeats after a 429 that named a time
 	free       int                        // those of them that MaxAttempts does not count
 	unprepared int                        // repeats after a Prepare that failed
+	unready    error                      // what Prepare failed of the last time; nil: it has not since the last attempt
 	authorized bool                       // the one repeat after a 401 has been made
 	why        Stop                       // why a step ended the call early
 	started    bool                       // Trace.Start has been told, and not come to a panic
@@ -346,6 +347,39 @@ func (c *call) authorize() error {
 	return &prepareError{err}
 }
 
+// recover waits until a call may go on whose attempt could not be prepared, and returns err if it may not. Nothing was sent, so
+// that trying again is safe whatever the request does; it is no attempt, and what the last one came to stays.
+func (c *call) recover(err error) error {
+	if c.why != stopPrepare || !c.repeatsPrepare(err) {
+		return err
+	}
+	wait := c.nextBackOff()
+	if c.policy.fits(wait, wait, c.remaining(), untilDeadline(c.ctx)) != "" || !c.affords() {
+		return err
+	}
+	c.unprepared++
+	c.unready = err
+	c.giveBack(err)
+	c.attempt.N--
+	return c.sitOut(wait, true)
+}
+
+// repeatsPrepare classifies a failure of Prepare as one of the base transport. Of one that is known to pass there are as many
+// repeats as after a 429, of one that may be anything a single one: an authority locks out who asks too often with the wrong
+// secret.
+func (c *call) repeatsPrepare(err error) bool {
+	if c.policy.maxAttempts() == 1 || !c.body.replayable() {
+		return false
+	}
+	switch kindOf(err.(*prepareError).err) {
+	case lasting:
+		return false
+	case unknown:
+		return c.unprepared == 0
+	}
+	return c.policy.MaxThrottled < 0 || c.unprepared < max(c.policy.maxAttempts()-1, c.policy.MaxThrottled)
+}
+
 type prepareError struct{ err error }
 
 func (e *prepareError) Error() string { return "Prepare: " + RedactError(e.err) }
@@ -388,7 +422,7 @@ func (c *call) roundTrip() (*http.Response, error) {
 		c.attempt.Sent, c.attempt.Sends = time.Now(), 1
 	}
 	request := c.out
-	c.out = nil
+	c.out, c.unready = nil, nil
 	c.made = c.attempt.N
 	c.body.handed = true
 	return c.transport.base().RoundTrip(request)
@@ -489,6 +523,7 @@ func (c *call) classify() {
 	} else {
 		a.Verdict = (&Rules{}).Classify(*a)
 	}
+	tidy(&a.Verdict)
 	if a.Verdict.RetryAfter == 0 && resp != nil {
 		a.Verdict.RetryAfter = pushback(resp, a.Verdict.Class)
 	}
@@ -609,7 +644,7 @@ func (c *call) next() (time.Duration, Stop) {
 	if !c.body.claim() {
 		return 0, stopBody
 	}
-	if c.costs(v) && !c.budget().Wait && !c.budget().Take(c.original) {
+	if c.costs(v) && !c.affords() {
 		return 0, stopBudget
 	}
 	if c.policy.free(v, s) {
@@ -660,6 +695,9 @@ func (c *call) costs(v Verdict) bool {
 	return v.Class == Transient || v.Class == Throttled && !named(v)
 }
 
+// affords takes the price of a repeat, unless that is waited for.
+func (c *call) affords() bool { return c.budget().Wait || c.budget().Take(c.original) }
+
 func (c *call) budget() *Budget { return c.transport.budgetOf(c.policy) }
 
 // remaining is what is left of MaxElapsed, negative if it is not set.
@@ -703,7 +741,12 @@ func (c *call) wait() error {
 		c.keepOrDrop()
 	}
 	c.endAttempt()
-	if c.costs(c.last.Verdict) && c.budget().Wait && c.budget().Max >= 0 {
+	return c.sitOut(wait, c.costs(c.last.Verdict))
+}
+
+// sitOut waits for so long, and until the budget covers a repeat that costs.
+func (c *call) sitOut(wait time.Duration, costs bool) error {
+	if costs && c.budget().Wait && c.budget().Max >= 0 {
 		asked := time.Now()
 		if err := c.budget().of(c.original).wait(c.bound(), c.legacyCancel()); err != nil {
 			return c.interrupted()

@@ -5,13 +5,17 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
+
+	"github.com/cenkalti/backoff/v4"
 )
 
 // Class is what an answer means for the question whether to try again.
@@ -110,6 +114,7 @@ func (r *Rules) Classify(a Attempt) Verdict {
 		parse = parseEnvelope
 	}
 	v := parse(a)
+	tidy(&v)
 	v.Class = r.class(status, v)
 	v.RetryAfter = max(v.RetryAfter, pushback(a.Response, v.Class))
 	return v
@@ -152,22 +157,72 @@ func classOfStatus(status int) Class {
 	return Transient
 }
 
-// classOfError tells errors that would come again from those that may pass. It goes by type, never by text: texts
-// change between Go versions (go-retryablehttp #201 began to retry untrusted certificates when one did).
+// tidy bounds and escapes what a Classify or a Parse of anybody's has taken out of an answer. It does no more to what is tidy.
+func tidy(v *Verdict) {
+	v.Code, v.Message, v.Target = clean(v.Code, maxCode), clean(v.Message, maxMessage), clean(v.Target, maxTarget)
+}
+
+// classOfError tells errors that would come again from those that may pass.
 func classOfError(err error, req *http.Request) Class {
-	switch {
-	case distrust(err):
-		return Permanent
-	case errors.Is(err, ErrRefused), errors.Is(err, errBase):
-		return Permanent
 	// net/http reports a bad scheme or header by text only, so we look at the request itself.
-	case req != nil && unsendable(req):
-		return Permanent
-	}
-	if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {
+	if kindOf(err) == lasting || req != nil && unsendable(req) {
 		return Permanent
 	}
 	return Transient
+}
+
+// kind says whether an error would come again.
+type kind uint8
+
+const (
+	unknown kind = iota
+	passing
+	lasting
+)
+
+// kindOf goes by type, never by text: texts change between Go versions (go-retryablehttp #201 began to retry untrusted
+// certificates when one did).
+func kindOf(err error) kind {
+	switch {
+	case distrust(err), errors.Is(err, ErrRefused), errors.Is(err, errBase),
+		is[*backoff.PermanentError](err), is[nonRetriable](err):
+		return lasting
+	}
+	if status := statusOf(err); status != 0 {
+		if classOfStatus(status) == Transient || status == http.StatusTooManyRequests {
+			return passing
+		}
+		return lasting
+	}
+	if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {
+		return lasting
+	}
+	if isTimeout(err) || is[*net.OpError](err) || is[*net.DNSError](err) || is[syscall.Errno](err) || is[streamError](err) ||
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) {
+		return passing
+	}
+	return unknown
+}
+
+// nonRetriable is how the Azure SDK for Go marks the errors that nobody is to retry (azidentity's refused credentials).
+type nonRetriable interface {
+	error
+	NonRetriable()
+}
+
+// statusOf returns the status of the answer that err is about, 0 if it is about none.
+func statusOf(err error) int {
+	if refused, ok := errors.AsType[*ServiceError](err); ok {
+		return refused.StatusCode
+	}
+	// As the AWS SDK for Go has it.
+	if answered, ok := errors.AsType[interface {
+		error
+		HTTPStatusCode() int
+	}](err); ok && answered.HTTPStatusCode() >= 400 {
+		return answered.HTTPStatusCode()
+	}
+	return 0
 }
 
 // distrust reports whether a secure connection was refused for what the other end showed of itself.

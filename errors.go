@@ -13,8 +13,37 @@ import (
 	"time"
 )
 
-// ErrRefused is matched by the errors of calls that a Gate said no to: they were not sent.
+// ErrRefused is matched by the errors of calls of which nothing was ever sent: a Gate said no to the first attempt, the call
+// ended while it waited for that, or Prepare failed. It is not matched by a call whose first attempt was made, even if a gate
+// refused the next, nor by one that http.Client makes to follow a redirect: the request before it was carried out. Who puts a
+// refused call back in a queue may rely on that. Gates wrap it to say no.
 var ErrRefused = errors.New("refused before it was sent")
+
+// flat hides in an error of a call that was sent what could be taken for one that was not: a gate's no to a later attempt, and
+// the error of a Transport below this one.
+func flat(err error) error {
+	if inner, ok := err.(*Error); ok {
+		err = inner.Err
+	}
+	if errors.Is(err, ErrRefused) || is[*Error](err) {
+		return &veiled{err}
+	}
+	return err
+}
+
+// veiled is an error whose chain can be asked for all but what it hides. errors.Is walks a chain by itself and can't be told
+// otherwise, hence there is no Unwrap.
+type veiled struct{ err error }
+
+func (v *veiled) Error() string        { return RedactError(v.err) }
+func (v *veiled) Is(target error) bool { return target != ErrRefused && errors.Is(v.err, target) }
+
+func (v *veiled) As(target any) bool {
+	if _, hidden := target.(**Error); hidden {
+		return false
+	}
+	return errors.As(v.err, target)
+}
 
 // errBase is matched by what a base transport does that no RoundTripper may.
 var errBase = errors.New("a RoundTripper must return either a response or an error")
@@ -65,6 +94,8 @@ type Error struct {
 	Stop     Stop          // why the call ended
 	Wait     time.Duration // how long it would have had to wait on, if a wait was what ended it
 	Err      error         // what ended it; it wraps the last attempt's error too
+
+	unsent bool // nothing of the call was ever sent
 }
 
 // Error returns one line. REDACTED stands for the userinfo and the query values of URLs in it.
@@ -91,6 +122,9 @@ func (e *Error) Error() string {
 
 // Unwrap returns Err.
 func (e *Error) Unwrap() error { return e.Err }
+
+// Is reports whether target is ErrRefused and nothing of the call was ever sent.
+func (e *Error) Is(target error) bool { return target == ErrRefused && e.unsent }
 
 // Timeout reports whether a timeout ended the call: an attempt's, MaxElapsed or the context's deadline.
 func (e *Error) Timeout() bool {

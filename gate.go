@@ -20,6 +20,11 @@ type Gate interface {
 	//
 	// leave is called exactly once on every path, panics included, with what became of the attempt. a.Sent is zero
 	// if it provably never left. It must not block.
+	//
+	// A redirect may lead to another origin. What that one answers says nothing of the service that the gate is for, and
+	// must not hold up those who call it: of such an attempt leave is told the sending, with no answer and no Class, and
+	// an Observer is not told of the answer. Behind PerKey, a gate learns as usual from hops that its key is for, and
+	// not for the request that was redirected.
 	Enter(ctx context.Context, a Attempt) (leave func(a Attempt), err error)
 }
 
@@ -304,7 +309,11 @@ func (p *perKey) Enter(ctx context.Context, a Attempt) (func(Attempt), error) {
 	if p.newGate == nil {
 		return nil, fmt.Errorf("%w: PerKey has a nil newGate function; give it one that makes a key's Gate", ErrRefused)
 	}
-	k := p.borrow(p.key(a.Request))
+	key := p.key(a.Request)
+	// A hop that has a gate of its own there is no stranger to it.
+	own := a.foreign && key != p.key(firstOf(a.Request))
+	a.foreign = a.foreign && !own
+	k := p.borrow(key)
 	entered := false
 	defer func() {
 		if !entered {
@@ -323,9 +332,14 @@ func (p *perKey) Enter(ctx context.Context, a Attempt) (func(Attempt), error) {
 	entered = true
 	return func(a Attempt) {
 		defer p.giveBack(k)
-		if leave != nil {
-			leave(a)
+		if leave == nil {
+			return
 		}
+		if own && a.whole != nil {
+			a = *a.whole
+			a.foreign = false
+		}
+		leave(a)
 	}, nil
 }
 

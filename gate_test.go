@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/cenkalti/backoff/v4"
 	"golang.org/x/time/rate"
 
 	"github.com/steadyhttp/steadyhttp"
@@ -80,7 +81,7 @@ func TestGatesAreLeftOnEveryPath(t *testing.T) {
 		{"b panics", nil, func() error { boom(); return nil }, nil, answers(200, ""), "enter a, enter b, leave a", false},
 		{"leaving b panics", nil, nil, boom, answers(200, ""), both, true},
 		{"Prepare fails", func(tr *steadyhttp.Transport) {
-			tr.Prepare = func(*http.Request, *steadyhttp.Attempt) error { return errors.New("no token") }
+			tr.Prepare = func(*http.Request, *steadyhttp.Attempt) error { return backoff.Permanent(errors.New("no token")) }
 		}, nil, nil, answers(200, ""), both, false},
 		{"Prepare panics", func(tr *steadyhttp.Transport) {
 			tr.Prepare = func(*http.Request, *steadyhttp.Attempt) error { boom(); return nil }
@@ -309,7 +310,7 @@ func TestLimiterWithoutBurst(t *testing.T) {
 	})
 }
 
-// peers D80: a call that is cancelled while it waits at a gate ends with the cause. It was not refused.
+// peers D80: a call that is cancelled while it waits at a gate ends with the cause. It was not sent.
 func TestCancelledAtAGate(t *testing.T) {
 	mine := errors.New("shift is over")
 	blocking := limiterFunc(func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
@@ -321,7 +322,7 @@ func TestCancelledAtAGate(t *testing.T) {
 				base, passed := newScript(answers(200, "")), stopwatch()
 				_, err := (&steadyhttp.Transport{Base: base, Gates: []steadyhttp.Gate{steadyhttp.Limit(limiter)}}).RoundTrip(newRequest(t, "GET", "").WithContext(ctx))
 				e := errorOf(t, err)
-				if !errors.Is(err, mine) || !errors.Is(err, context.Canceled) || errors.Is(err, steadyhttp.ErrRefused) || e.Stop != "cancelled" {
+				if !errors.Is(err, mine) || !errors.Is(err, context.Canceled) || !errors.Is(err, steadyhttp.ErrRefused) || e.Stop != "cancelled" {
 					t.Errorf("got %+v", e)
 				}
 				if passed() != time.Second || base.sent() != 0 {
@@ -422,7 +423,7 @@ func TestRefusedRepeatReturnsTheLastAnswer(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			base := newScript(answers(503, strings.Repeat("x", 100<<10)))
 			_, err := (&steadyhttp.Transport{Base: base, Gates: []steadyhttp.Gate{second()}}).RoundTrip(newRequest(t, "GET", ""))
-			if e := errorOf(t, err); e.Stop != "refused" || e.Attempts != 1 || e.Last.Class != steadyhttp.Transient || !errors.Is(err, steadyhttp.ErrRefused) {
+			if e := errorOf(t, err); e.Stop != "refused" || e.Attempts != 1 || e.Last.Class != steadyhttp.Transient || errors.Is(err, steadyhttp.ErrRefused) {
 				t.Errorf("got %+v", e)
 			}
 			base.assertNoLeak(t)
@@ -432,7 +433,7 @@ func TestRefusedRepeatReturnsTheLastAnswer(t *testing.T) {
 	t.Run("after an error", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			_, err := (&steadyhttp.Transport{Base: newScript(failsWith(errReset)), Gates: []steadyhttp.Gate{second()}}).RoundTrip(newRequest(t, "GET", ""))
-			if e := errorOf(t, err); e.Stop != "refused" || !errors.Is(err, steadyhttp.ErrRefused) || !errors.Is(err, errReset) {
+			if e := errorOf(t, err); e.Stop != "refused" || errors.Is(err, steadyhttp.ErrRefused) || !errors.Is(err, errReset) {
 				t.Errorf("got %+v", e)
 			}
 		})

@@ -19,6 +19,14 @@ func leftOrigin(req *http.Request) bool {
 	return false
 }
 
+// firstOf returns the request that a chain of redirects has begun with.
+func firstOf(req *http.Request) *http.Request {
+	for hops := 0; req.Response != nil && req.Response.Request != nil && hops < 100; hops++ {
+		req = req.Response.Request
+	}
+	return req
+}
+
 func sameOrigin(a, b *http.Request) bool {
 	return a.URL != nil && b.URL != nil && strings.EqualFold(a.URL.Scheme, b.URL.Scheme) &&
 		strings.EqualFold(a.URL.Hostname(), b.URL.Hostname()) && port(a) == port(b)

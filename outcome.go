@@ -147,9 +147,13 @@ type waiter interface {
 
 // abandon ends a call whose next attempt could not be made.
 func (c *call) abandon(err error) (*http.Response, error) {
+	before := c.last.Err
+	if _, again := err.(*prepareError); c.unready != nil && !again {
+		before = c.unready
+	}
 	ended, isEnd := err.(*cancelled)
 	if isEnd {
-		ended.last = c.last.Err // before a gate gets to see it
+		ended.last = before // before a gate gets to see it
 	}
 	c.giveBack(err)
 	made := c.last
@@ -168,13 +172,17 @@ func (c *call) abandon(err error) (*http.Response, error) {
 		}
 		return c.deliver()
 	}
-	if !isEnd && made.Err != nil {
-		err = &lateError{err, made.Err}
+	if !isEnd && before != nil {
+		err = &lateError{err, before}
+	}
+	unsent := made.N == 0 && c.original.Response == nil
+	if !unsent {
+		err = flat(err)
 	}
 	c.returned = true
 	c.attempt.Response, c.attempt.Err = nil, err
 	c.tellDone()
-	return nil, &Error{Attempts: made.N, Last: made.Verdict, Stop: c.why, Wait: wait, Err: err}
+	return nil, &Error{Attempts: made.N, Last: made.Verdict, Stop: c.why, Wait: wait, Err: err, unsent: unsent}
 }
 
 func (c *call) requestOf(made Attempt) *http.Request {
@@ -217,10 +225,10 @@ func (c *call) failure() error {
 		}
 		ended.last = err
 		err = ended
-	} else if a.N == 1 && (c.final != "" || a.Stop == stopPermanent || c.policy.maxAttempts() == 1) {
+	} else if a.N == 1 && (c.final != "" && c.original.Response == nil || c.final == "" && (a.Stop == stopPermanent || c.policy.maxAttempts() == 1)) {
 		return err
 	}
-	return &Error{Attempts: a.N, Last: a.Verdict, Stop: a.Stop, Err: err}
+	return &Error{Attempts: a.N, Last: a.Verdict, Stop: a.Stop, Err: flat(err)}
 }
 
 func (c *call) tellDone() {

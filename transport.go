@@ -48,7 +48,9 @@ type Transport struct {
 	// a token or a signature is fresh; prev is the attempt before, nil on the first. It is not called on a redirect to
 	// another origin, so that what it adds does not leave its own, and never again after one. It runs inside the gates:
 	// it must not call back through the same Transport, and a request of its own with req.Context() would be taken for a
-	// sending of the attempt. An error ends the call. nil: none.
+	// sending of the attempt. Its errors are classified like the base transport's: since nothing was sent, one that may
+	// pass is tried again with back-off whatever the request does, one that nothing is known of once. An error that wraps
+	// a *backoff.PermanentError, or a service's 4xx (ServiceError, or a method HTTPStatusCode), ends the call. nil: none.
 	Prepare func(req *http.Request, prev *Attempt) error
 
 	// Gates are entered in order before every attempt, and left in reverse. Put the one with the longest wait first:
@@ -123,7 +125,10 @@ func (t *Transport) steady(req *http.Request, trace *Trace, first answer) (*http
 			return c.abandon(err)
 		}
 		if err := c.prepare(); err != nil {
-			return c.abandon(err)
+			if err := c.recover(err); err != nil {
+				return c.abandon(err)
+			}
+			continue
 		}
 		c.send()
 		c.classify()
