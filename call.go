@@ -206,7 +206,7 @@ func (c *call) prepare() error {
 		return nil
 	}
 	if c.attempt.N == 1 {
-		c.unsafe = c.key == "" && !c.policy.repeatable(c.original)
+		c.unsafe = c.key == "" && c.policy.unsafe(c.original)
 	}
 	if c.unsafe && c.sends == nil {
 		c.sends = new(sendLog)
@@ -219,7 +219,7 @@ func (c *call) prepare() error {
 	}
 	c.fresh = changed
 	c.out = c.original
-	owned := !c.native || c.touches() || c.unsafe && hasKey(c.original)
+	owned := !c.native || c.touches() || c.unsafe && c.policy.Repeatable != nil && hasKey(c.original)
 	if changed || owned || c.context != c.original.Context() {
 		c.out = c.original.WithContext(c.context)
 		if changed {
@@ -252,7 +252,12 @@ func (c *call) prepare() error {
 		c.given.Close()
 	}
 	if c.unsafe {
-		forbidReplay(c.out)
+		if owned {
+			hideKeys(c.out.Header)
+		}
+		if netReplays(c.out.Method) {
+			forbidReplay(c.out)
+		}
 	}
 	return nil
 }
@@ -273,21 +278,21 @@ func (c *call) attemptContext() {
 	}
 }
 
-// forbidReplay sees to it that net/http does not replay an attempt by itself (Request.isReplayable) once some of it has been
-// sent. Fields that it would do so for are spelt so that it does not find them; they have no case on the wire (RFC 9110
-// section 5.1), and the server gets them all the same.
-func forbidReplay(out *http.Request) {
+// hideKeys spells the fields by which net/http decides to replay a request (Request.isReplayable) so that it does not find
+// them. Field names have no case on the wire (RFC 9110 section 5.1): the server gets them all the same.
+func hideKeys(h http.Header) {
 	for _, name := range [...]string{"Idempotency-Key", "X-Idempotency-Key"} {
-		if values, ok := out.Header[name]; ok {
-			delete(out.Header, name)
-			out.Header[strings.ToLower(name)] = values
+		if values, ok := h[name]; ok {
+			delete(h, name)
+			h[strings.ToLower(name)] = values
 		}
 	}
-	if !netReplays(out.Method) {
-		return
-	}
+}
+
+// forbidReplay gives a request whose method net/http takes for idempotent a body that it can't have twice. It finds that the
+// body is empty, and sends none.
+func forbidReplay(out *http.Request) {
 	if out.Body == nil || out.Body == http.NoBody {
-		// net/http finds that it is empty, and sends none, but does not replay it.
 		out.Body = io.NopCloser(eof{})
 	}
 	out.GetBody = nil

@@ -107,6 +107,17 @@ func (p *Policy) repeatable(req *http.Request) bool {
 	return idempotent(req.Method) || hasKey(req)
 }
 
+// unsafe reports whether nobody may send req twice, net/http included. A handshake may be.
+func (p *Policy) unsafe(req *http.Request) bool {
+	switch {
+	case tunnel(req):
+		return false
+	case p.Repeatable != nil:
+		return !p.Repeatable(req)
+	}
+	return !idempotent(req.Method) && !hasKey(req)
+}
+
 func idempotent(method string) bool {
 	switch method {
 	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:

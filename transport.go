@@ -169,14 +169,17 @@ var standard = http.DefaultTransport
 
 // untouched reports whether the first attempt is the caller's request as it is, and a success of it the caller's answer.
 func (t *Transport) untouched(req *http.Request) bool {
+	p := &t.Policy
+	if len(t.Gates) != 0 || t.Prepare != nil || t.Classify != nil || p.Repeatable != nil || !idempotent(req.Method) ||
+		p.AttemptTimeout > 0 || p.IdleTimeout > 0 || p.MaxElapsed > 0 || p.MaxRead > 0 {
+		return false
+	}
 	if _, native := t.base().(*http.Transport); !native {
 		return false
 	}
-	p, ctx := &t.Policy, req.Context()
-	return len(t.Gates) == 0 && t.Prepare == nil && t.Classify == nil &&
-		p.AttemptTimeout <= 0 && p.IdleTimeout <= 0 && p.MaxElapsed <= 0 && p.MaxRead <= 0 && !p.IdempotencyKey &&
-		(req.Body == nil || req.GetBody != nil && len(req.Trailer) == 0 && inMemory(req)) &&
-		p.Repeatable == nil && p.repeatable(req) && ctx.Err() == nil && settingsOf(ctx) == nil
+	ctx := req.Context()
+	return (req.Body == nil || req.GetBody != nil && len(req.Trailer) == 0 && inMemory(req)) &&
+		ctx.Err() == nil && settingsOf(ctx) == nil
 }
 
 func (t *Transport) budgetOf(p *Policy) *Budget {
