@@ -34,22 +34,19 @@ type demoOptions struct {
 	otlp     *url.URL // nil: not given
 }
 
-func parseDemo(args []string, progress io.Writer) (demoOptions, error) {
+func parseDemo(args []string, out io.Writer) (demoOptions, error) {
 	var o demoOptions
 	flags := flag.NewFlagSet("steady demo", flag.ContinueOnError)
-	flags.SetOutput(progress)
 	flags.IntVar(&o.machines, "machines", 300, "machines in the simulated tenant; each costs two calls")
 	flags.Float64Var(&o.faults, "faults", 0.05, "share of the calls that meet a 500, a 503, a lost connection or a broken body")
 	flags.Uint64Var(&o.seed, "seed", 1, "of the faults")
 	flags.BoolVar(&o.all, "all", false, "list every call that the plain client lost")
 	flags.BoolVar(&o.trace, "trace", false, "print the spans of the last call that failed for good, as OpenTelemetry has them")
 	otlp := flags.String("otlp", "", "send the steadyhttp run's spans and metrics to an OpenTelemetry collector: its base `URL` for OTLP/HTTP,\nsuch as http://127.0.0.1:4318")
-	if err := flags.Parse(args); err != nil {
-		return o, usageError{err}
+	if err := parse(flags, args, out); err != nil {
+		return o, err
 	}
 	switch {
-	case flags.NArg() > 0:
-		return o, usageError{fmt.Errorf("demo takes no arguments, got %q", flags.Arg(0))}
 	case o.machines < 2 || o.machines > 10_000:
 		return o, usageError{fmt.Errorf("-machines is %d; use 2 to 10000", o.machines)}
 	case !(o.faults >= 0 && o.faults <= 0.5):
@@ -73,7 +70,7 @@ func given(flags *flag.FlagSet, name string) bool {
 
 // demo runs the same batch twice, each against a fresh server: through a plain http.Client, and through steadyhttp.
 func demo(ctx context.Context, args []string, out, progress io.Writer) error {
-	o, err := parseDemo(args, progress)
+	o, err := parseDemo(args, out)
 	if err != nil {
 		return err
 	}

@@ -3,7 +3,9 @@
 //	steady demo     a batch against a simulated Defender API, with and without steadyhttp
 //	steady simulate a simulated Defender API, for connectors in any language
 //
-// Each command explains its flags with -h.
+//	steady version  which version this is
+//
+// "steady help demo" explains a command's flags, and so does "steady demo -h".
 package main
 
 import (
@@ -14,6 +16,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 )
 
 func main() {
@@ -33,6 +36,7 @@ func commands() []command {
 	return []command{
 		{"demo", "a batch against a simulated Defender API, with and without steadyhttp", demo},
 		{"simulate", "a simulated Defender API, for connectors in any language", simulate},
+		{"version", "which version this is", version},
 	}
 }
 
@@ -44,8 +48,11 @@ func run(ctx context.Context, args []string, out, progress io.Writer) int {
 	}
 	switch args[0] {
 	case "help", "-h", "-help", "--help":
-		usage(out)
-		return 0
+		if len(args) == 1 {
+			usage(out)
+			return 0
+		}
+		args = []string{args[1], "-h"}
 	}
 	for _, c := range commands() {
 		if c.name == args[0] {
@@ -76,6 +83,45 @@ func exitCode(ctx context.Context, err error, progress io.Writer) int {
 		return 2
 	}
 	return 1
+}
+
+// parse reads a command's flags, of which it takes no more. Help, where it is asked for, goes to out.
+func parse(flags *flag.FlagSet, args []string, out io.Writer) error {
+	flags.SetOutput(io.Discard) // what is wrong is told once, by exitCode
+	flags.Usage = func() {}
+	err := flags.Parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Fprintf(out, "usage: %s [flags]\n\n", flags.Name())
+		flags.SetOutput(out)
+		flags.PrintDefaults()
+		return err
+	case err != nil:
+		return usageError{fmt.Errorf("%w; %s -h lists the flags", err, flags.Name())}
+	case flags.NArg() > 0:
+		return usageError{fmt.Errorf("%s takes no arguments, got %q", flags.Name(), flags.Arg(0))}
+	}
+	return nil
+}
+
+// version prints what the build knows of itself.
+func version(_ context.Context, args []string, out, _ io.Writer) error {
+	if err := parse(flag.NewFlagSet("steady version", flag.ContinueOnError), args, out); err != nil {
+		return err
+	}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		fmt.Fprintln(out, "steady, of an unknown version")
+		return nil
+	}
+	revision := ""
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			revision = " " + s.Value[:min(12, len(s.Value))]
+		}
+	}
+	fmt.Fprintf(out, "steady %s%s %s\n", info.Main.Version, revision, info.GoVersion)
+	return nil
 }
 
 func usage(w io.Writer) {

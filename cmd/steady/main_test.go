@@ -78,19 +78,28 @@ func TestCommandLine(t *testing.T) {
 		says string
 	}{
 		{nil, 2, "usage: steady"},
-		{[]string{"help"}, 0, ""},
+		{[]string{"help"}, 0, "usage: steady"},
+		{[]string{"help", "demo"}, 0, "-machines int"},
+		{[]string{"help", "dance"}, 2, `no command "dance"`},
+		{[]string{"version"}, 0, "steady "},
+		{[]string{"version", "-what"}, 2, "-what; "},
 		{[]string{"dance"}, 2, `no command "dance"`},
-		{[]string{"demo", "-h"}, 0, "-machines"},
+		{[]string{"demo", "-h"}, 0, "-machines int"},
 		{[]string{"demo", "-h"}, 0, "-otlp URL"},
 		{[]string{"demo", "-h"}, 0, "-trace"},
 		{[]string{"demo", "-machines", "1"}, 2, "-machines is 1; use 2 to 10000"},
 		{[]string{"demo", "-faults", "0.9"}, 2, "-faults is 0.9; use 0 to 0.5"},
 		{[]string{"demo", "-faults", "NaN"}, 2, "-faults is NaN"},
-		{[]string{"demo", "more"}, 2, `takes no arguments, got "more"`},
-		{[]string{"demo", "-what"}, 2, "-what"},
+		{[]string{"demo", "more"}, 2, `demo takes no arguments, got "more"`},
+		{[]string{"demo", "-what"}, 2, "-what; steady demo -h"},
 	} {
-		if code, _, said := steady(t, c.args...); code != c.code || !strings.Contains(said, c.says) {
-			t.Errorf("steady %q: exit code %d, said %q", c.args, code, said)
+		code, out, said := steady(t, c.args...)
+		stream, other := said, out
+		if c.code == 0 {
+			stream, other = out, said
+		}
+		if code != c.code || strings.Count(stream, c.says) != 1 || other != "" {
+			t.Errorf("steady %q: exit code %d, printed %q, said %q", c.args, code, out, said)
 		}
 	}
 }

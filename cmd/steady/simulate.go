@@ -32,11 +32,10 @@ type simulation struct {
 	every    time.Duration
 }
 
-func parseSimulation(args []string, progress io.Writer) (simulation, error) {
+func parseSimulation(args []string, out io.Writer) (simulation, error) {
 	s := simulation{config: defendertest.Config{KeepCalls: keepCalls}}
 	c := &s.config
 	flags := flag.NewFlagSet("steady simulate", flag.ContinueOnError)
-	flags.SetOutput(progress)
 	flags.StringVar(&c.Addr, "addr", "127.0.0.1:8080", "`address` to listen on")
 	flags.StringVar(&c.StorageAddr, "storage", "", "`address` of the downloads (default a free port on the same host)")
 	flags.DurationVar(&c.Minute, "minute", time.Minute, "how long the quotas' minute lasts")
@@ -50,11 +49,8 @@ func parseSimulation(args []string, progress io.Writer) (simulation, error) {
 	flags.StringVar(&s.clients, "clients", "", "applications that may fetch a token, as `id:secret`, joined by commas; calls then need one")
 	flags.Uint64Var(&c.Seed, "seed", 1, "of the faults")
 	flags.DurationVar(&s.every, "every", 10*time.Second, "how often the calls are counted up")
-	if err := flags.Parse(args); err != nil {
-		return s, usageError{err}
-	}
-	if flags.NArg() > 0 {
-		return s, usageError{fmt.Errorf("simulate takes no arguments, got %q", flags.Arg(0))}
+	if err := parse(flags, args, out); err != nil {
+		return s, err
 	}
 	if err := s.check(); err != nil {
 		return s, usageError{err}
@@ -151,7 +147,7 @@ func parseClients(text string) (map[string]string, error) {
 
 // simulate serves until it is interrupted, which is how it is meant to end: by hand, or by the test that started it.
 func simulate(ctx context.Context, args []string, out, progress io.Writer) error {
-	s, err := parseSimulation(args, progress)
+	s, err := parseSimulation(args, out)
 	if err != nil {
 		return err
 	}

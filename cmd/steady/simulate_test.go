@@ -158,7 +158,7 @@ func TestSimulateCommandLine(t *testing.T) {
 			t.Errorf("%s: exit code %d, said %q", c.args, code, said)
 		}
 	}
-	if code, _, said := steady(t, "simulate", "-h"); code != 0 || !strings.Contains(said, "-counting") {
+	if code, said, _ := steady(t, "simulate", "-h"); code != 0 || !strings.Contains(said, "-counting") {
 		t.Errorf("-h: exit code %d, said %q", code, said)
 	}
 }
