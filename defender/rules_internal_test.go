@@ -45,10 +45,10 @@ func TestWaitIsReadWhateverLettersStandBefore(t *testing.T) {
 		}
 	}
 	for message, want := range map[string]time.Duration{
-		"again in":    0,
-		"again in ":   0,
-		"again in 8":  0,
-		"again in 8 ": 0,
+		"again in":                                        0,
+		"again in ":                                       0,
+		"again in 8":                                      0,
+		"again in 8 ":                                     0,
 		"agaın in 8 seconds":                              0, // a dotless i
 		"again İn 8 seconds":                              0,
 		"again in 8 ſeconds":                              0,
