@@ -412,3 +412,11 @@ func wantPanic(t *testing.T, part string, f func()) {
 	}()
 	f()
 }
+
+// A needless escape changes no path.
+func TestEscapedPath(t *testing.T) {
+	s := defendertest.NewUnstartedServer(defendertest.Config{NoQuotas: true})
+	defer s.Close()
+	direct(s, "POST", "/api/machines/m0001/%69solate", isolation).want(t, http.StatusCreated, "")
+	direct(s, "POST", "/api/machines/m0001%2fisolate", isolation).want(t, http.StatusMethodNotAllowed, "BadRequest")
+}
