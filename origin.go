@@ -25,13 +25,14 @@ func sameOrigin(a, b *http.Request) bool {
 		sameHost(a.URL.Hostname(), b.URL.Hostname()) && port(a) == port(b)
 }
 
-// sameHost folds names of ASCII alone. What IDNA will make of another before it is dialled is not ours to guess, and an
-// IPv6 zone has a case.
+// sameHost folds names of ASCII alone. What IDNA will make of another before it is dialled is not
+// ours to guess, and an IPv6 zone has a case.
 func sameHost(a, b string) bool {
 	return a == b || strings.IndexByte(a, '%') < 0 && sameASCII(a, b)
 }
 
-// sameASCII is strings.EqualFold for ASCII: that one takes the Kelvin sign for a k, and the long s for an s.
+// sameASCII is strings.EqualFold for ASCII: that one takes the Kelvin sign for a k, and the long s
+// for an s.
 func sameASCII(a, b string) bool {
 	for i := range len(a) {
 		if a[i] >= utf8.RuneSelf {

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// Two URLs are of one origin if they are dialled alike: letters are folded in ASCII alone, which is all that RFC 6454
-// section 4 and net/http agree on.
+// Two URLs are of one origin if they are dialled alike: letters are folded in ASCII alone, which is
+// all that RFC 6454 section 4 and net/http agree on.
 func TestOriginsFoldASCIIOnly(t *testing.T) {
 	for _, c := range []struct {
 		a, b string

@@ -392,8 +392,8 @@ func (n *node) add(e Endpoint) {
 	n.endpoints = append(n.endpoints, &e)
 }
 
-// functionName cuts the arguments off a function's segment, and leaves any other as it is, but for one that is cut off
-// within its arguments: that is no function's.
+// functionName cuts the arguments off a function's segment, and leaves any other as it is, but for
+// one that is cut off within its arguments: that is no function's.
 func functionName(segment string) string {
 	at := strings.IndexByte(segment, '(')
 	switch {
@@ -472,7 +472,8 @@ func dotted(path string, escaped bool) bool {
 	return false
 }
 
-// dots finds the segments that servers resolve: behind them, the path is another's (RFC 3986 section 5.2.4).
+// dots finds the segments that servers resolve: behind them, the path is another's (RFC 3986
+// section 5.2.4).
 func dots(segment string) bool { return segment == "." || segment == ".." }
 
 // longestName is longer than any fixed segment of the table.

@@ -14,12 +14,14 @@ import (
 	"github.com/steadyhttp/steadyhttp"
 )
 
-// FuzzSentence: no text panics or makes a wait that is negative or longer than the digits allow; and the service's own
-// sentence is read whatever stands around it.
+// FuzzSentence: no text panics or makes a wait that is negative or longer than the digits allow;
+// and the service's own sentence is read whatever stands around it.
 func FuzzSentence(f *testing.F) {
 	for _, s := range []string{
-		"You can send requests again in 8 seconds.", strings.Repeat("Ⱥ", 60), "İstanbul: again in 8 seconds", "\xff\xc8 again in ",
-		"again in 99999999999999999999 seconds", "again in 8", "AGAIN IN 8 SECONDS", "again in again in", "\u212a\u017f", "",
+		"You can send requests again in 8 seconds.", strings.Repeat("Ⱥ", 60),
+		"İstanbul: again in 8 seconds", "\xff\xc8 again in ",
+		"again in 99999999999999999999 seconds", "again in 8", "AGAIN IN 8 SECONDS",
+		"again in again in", "\u212a\u017f", "",
 	} {
 		f.Add(s, uint16(8), s)
 	}
@@ -37,12 +39,13 @@ func FuzzSentence(f *testing.F) {
 	})
 }
 
-// FuzzParse: whatever an error answer says, the verdict is bounded, a 429 is never a failure, and no other status has
-// a wait out of its message.
+// FuzzParse: whatever an error answer says, the verdict is bounded, a 429 is never a failure, and
+// no other status has a wait out of its message.
 func FuzzParse(f *testing.F) {
 	for _, status := range []int{400, 401, 403, 404, 429, 500, 503, 999} {
 		for _, message := range []string{
-			"You can send requests again in 8 seconds.", strings.Repeat("Ⱥ", 60) + " again in 8 seconds.", "No Tvm License",
+			"You can send requests again in 8 seconds.",
+			strings.Repeat("Ⱥ", 60) + " again in 8 seconds.", "No Tvm License",
 			"account mode is İnactive", "",
 		} {
 			body, err := json.Marshal(map[string]any{"error": map[string]string{"code": "429", "message": message, "target": "t"}})
@@ -77,12 +80,16 @@ func FuzzParse(f *testing.F) {
 // FuzzHosts: a URL is that of a configured host exactly if net/http would dial what was configured.
 func FuzzHosts(f *testing.F) {
 	for _, name := range []string{
-		"api.security.microsoft.com", "proxy.corp:80", "proxy.corp:443", "Proxy.Corp:8443", "[::1]:8080", "[fe80::1%25en0]", "127.0.0.1",
-		"proxy.corp:", ":443", "user@host", "m\u0130crosoft.com", "xn--microsoft-6jf.com", "a:0443", "a:65536", "a.", "", "*", "a%41",
+		"api.security.microsoft.com", "proxy.corp:80", "proxy.corp:443", "Proxy.Corp:8443",
+		"[::1]:8080", "[fe80::1%25en0]", "127.0.0.1",
+		"proxy.corp:", ":443", "user@host", "m\u0130crosoft.com", "xn--microsoft-6jf.com", "a:0443",
+		"a:65536", "a.", "", "*", "a%41",
 	} {
 		for _, target := range []string{
-			"https://api.security.microsoft.com/api", "https://m%C4%B0crosoft.com/", "https://proxy.corp/", "http://PROXY.corp/",
-			"https://proxy.corp:0443/", "https://\u212a.corp", "http://[fe80::1%25en0]:80/", "//proxy.corp", "https://u:p@proxy.corp:80/",
+			"https://api.security.microsoft.com/api", "https://m%C4%B0crosoft.com/",
+			"https://proxy.corp/", "http://PROXY.corp/",
+			"https://proxy.corp:0443/", "https://\u212a.corp", "http://[fe80::1%25en0]:80/",
+			"//proxy.corp", "https://u:p@proxy.corp:80/",
 			"https://" + name + "/", "http://" + name + "./",
 		} {
 			f.Add(name, target)
@@ -117,7 +124,8 @@ func FuzzHosts(f *testing.F) {
 	})
 }
 
-// checkDialled reckons as net/http does (canonicalAddr): the name by IDNA if it is not ASCII, and the scheme's own port.
+// checkDialled reckons as net/http does (canonicalAddr): the name by IDNA if it is not ASCII, and
+// the scheme's own port.
 func checkDialled(t *testing.T, known hosts, name string, u *url.URL) {
 	t.Helper()
 	if !known.have(u) {
@@ -139,12 +147,16 @@ func checkDialled(t *testing.T, known hosts, name string, u *url.URL) {
 	}
 }
 
-// FuzzComments: what holds a comment is never taken for an update without one, however it is written.
+// FuzzComments: what holds a comment is never taken for an update without one, however it is
+// written.
 func FuzzComments(f *testing.F) {
 	for _, body := range []string{
-		`{"status":"Resolved"}`, `{"status":"Resolved","Comment":"done"}`, `{"c\u006fmment":1}`, `{"COMMENTS":null}`, `null`, `[]`, `{}`,
-		`{"status":1}{"comment":1}`, `{"status":1} x`, "\ufeff{}", `{"a":{"comment":1}}`, `{"comment":1,"comment":2}`, "", "{", `"comment"`,
-		"{\"comment\u017f\":1}", strings.Repeat("[", 20000), `{"a":"` + strings.Repeat("x", 1<<20) + `","comment":1}`,
+		`{"status":"Resolved"}`, `{"status":"Resolved","Comment":"done"}`, `{"c\u006fmment":1}`,
+		`{"COMMENTS":null}`, `null`, `[]`, `{}`,
+		`{"status":1}{"comment":1}`, `{"status":1} x`, "\ufeff{}", `{"a":{"comment":1}}`,
+		`{"comment":1,"comment":2}`, "", "{", `"comment"`,
+		"{\"comment\u017f\":1}", strings.Repeat("[", 20000),
+		`{"a":"` + strings.Repeat("x", 1<<20) + `","comment":1}`,
 	} {
 		f.Add([]byte(body))
 	}
@@ -171,12 +183,16 @@ func FuzzComments(f *testing.F) {
 	})
 }
 
-// FuzzFind: a row that is found is one that the path fits, segment by segment; and a path made of a row is found.
+// FuzzFind: a row that is found is one that the path fits, segment by segment; and a path made of a
+// row is found.
 func FuzzFind(f *testing.F) {
 	for _, target := range []string{
-		"/api/machines/m1/isolate", "/api/machines/findbyip(", "/api/machines/findbyip(ip='1',timestamp=2)", "/v1.0/security/alerts/../x",
-		"/api/v1/%2e%2e/machines/m1/isolate", "/beta/identityProtection", "//api//machines", "/api/users/contoso%2Fuser1/alerts",
-		"/api/machines/%zz/tags", "/API/V1.0/alerts/", "/api/machines/m1/i\u017folate", "?", "*", "", "/api/machines/%/tags", "/api/)/(",
+		"/api/machines/m1/isolate", "/api/machines/findbyip(",
+		"/api/machines/findbyip(ip='1',timestamp=2)", "/v1.0/security/alerts/../x",
+		"/api/v1/%2e%2e/machines/m1/isolate", "/beta/identityProtection", "//api//machines",
+		"/api/users/contoso%2Fuser1/alerts",
+		"/api/machines/%zz/tags", "/API/V1.0/alerts/", "/api/machines/m1/i\u017folate", "?", "*",
+		"", "/api/machines/%/tags", "/api/)/(",
 	} {
 		for _, method := range []string{"GET", "POST", "PATCH", "DELETE", "HEAD", "", "get"} {
 			f.Add(method, target, "m1", uint8(len(target)))

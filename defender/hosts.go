@@ -143,28 +143,35 @@ func (c *Config) hosts() (hosts, error) {
 // parseHost does not tell what it can't read: it may be a URL with a password.
 func parseHost(text string) (host, error) {
 	if !ascii(text) {
-		return host{}, errors.New("has a letter that is not ASCII; use the name as it is dialled, which begins with \"xn--\"")
+		return host{}, errors.New("has a letter that is not ASCII; " +
+			"use the name as it is dialled, which begins with \"xn--\"")
 	}
 	u, err := url.Parse("//" + text)
 	// In a URL, the percent sign before an IPv6 zone is escaped (RFC 6874).
-	if err != nil || u.Host != strings.Replace(text, "%25", "%", 1) || strings.ContainsAny(text, "* ") || !named(u.Hostname(), text) {
-		return host{}, errors.New("is not a host; use a name as in \"api.security.microsoft.com\", with a port if it is not the usual one, and no scheme")
+	if err != nil || u.Host != strings.Replace(text, "%25", "%", 1) ||
+		strings.ContainsAny(text, "* ") || !named(u.Hostname(), text) {
+		return host{}, errors.New("is not a host; use a name as in \"api.security.microsoft.com\", " +
+			"with a port if it is not the usual one, and no scheme")
 	}
 	port := u.Port()
-	if n, err := strconv.ParseUint(port, 10, 16); port != "" && (err != nil || n == 0 || port[0] == '0') {
-		return host{}, errors.New("has a port that is none; use 1 to 65535, without zeros before it, or none for the usual one")
+	n, err := strconv.ParseUint(port, 10, 16)
+	if port != "" && (err != nil || n == 0 || port[0] == '0') {
+		return host{}, errors.New("has a port that is none; " +
+			"use 1 to 65535, without zeros before it, or none for the usual one")
 	}
 	return host{lowerName(u.Hostname()), port}, nil
 }
 
-// named reports whether a URL's host has a name, and no colon in it unless it is an IPv6 address in brackets.
+// named reports whether a URL's host has a name, and no colon in it unless it is an IPv6 address in
+// brackets.
 func named(name, host string) bool {
 	return name != "" && (host[0] == '[' || !strings.Contains(name, ":"))
 }
 
-// have reports whether u leads to one of the hosts, at the port that was configured: another port may be another's. A
-// name that is not ASCII is nobody's. What net/http's IDNA makes of it before it dials is not what any comparison here
-// would: strings.ToLower takes U+0130 for an i, IDNA makes xn--… of it.
+// have reports whether u leads to one of the hosts, at the port that was configured: another port
+// may be another's. A name that is not ASCII is nobody's. What net/http's IDNA makes of it before
+// it dials is not what any comparison here would: strings.ToLower takes U+0130 for an i, IDNA makes
+// xn--… of it.
 func (h hosts) have(u *url.URL) bool {
 	name, port, own := u.Hostname(), u.Port(), ownPort(u.Scheme)
 	if !ascii(name) {
@@ -210,7 +217,8 @@ func lowerName(name string) string {
 func signed(u *url.URL) bool {
 	host := strings.TrimSuffix(u.Hostname(), ".")
 	for _, storage := range [...]string{"core.windows.net", "core.usgovcloudapi.net"} {
-		if under := len(host) - len(storage); under >= 0 && equalFold(host[under:], storage) && (under == 0 || host[under-1] == '.') {
+		under := len(host) - len(storage)
+		if under >= 0 && equalFold(host[under:], storage) && (under == 0 || host[under-1] == '.') {
 			return true
 		}
 	}

@@ -8,9 +8,12 @@ import (
 // Only names that net/http dials on this machine are private without TLS.
 func TestPrivateIsLoopbackOnly(t *testing.T) {
 	for host, want := range map[string]bool{
-		"localhost": true, "LOCALHOST": true, "localhost:8080": true, "127.0.0.1": true, "127.8.9.10:80": true, "[::1]": true,
-		"[::1]:80": true, "[::ffff:127.0.0.1]": true, "localho\u017ft": false, "\u212aocalhost": false, "localhost.": false,
-		"localhost.evil.example": false, "evil.localhost": false, "0.0.0.0": false, "[::]": false, "10.0.0.1": false, "": false,
+		"localhost": true, "LOCALHOST": true, "localhost:8080": true, "127.0.0.1": true,
+		"127.8.9.10:80": true, "[::1]": true,
+		"[::1]:80": true, "[::ffff:127.0.0.1]": true, "localho\u017ft": false,
+		"\u212aocalhost": false, "localhost.": false,
+		"localhost.evil.example": false, "evil.localhost": false, "0.0.0.0": false, "[::]": false,
+		"10.0.0.1": false, "": false,
 		"127.0.0.1.evil.example": false, "\uff11\uff12\uff17.0.0.1": false, "2130706433": false,
 	} {
 		if got := private(&url.URL{Scheme: "http", Host: host}); got != want {

@@ -14,8 +14,9 @@ import (
 	"github.com/steadyhttp/steadyhttp/defender"
 )
 
-// The authority takes no connections for ten minutes after the token has run out, while the service is healthy: a batch
-// waits for it, and loses nothing. Orders are no exception, since none of them was sent.
+// The authority takes no connections for ten minutes after the token has run out, while the service
+// is healthy: a batch waits for it, and loses nothing. Orders are no exception, since none of them
+// was sent.
 func TestBatchOutlastsAnAuthorityThatIsAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const (
@@ -100,7 +101,8 @@ func TestBatchOutlastsAnAuthorityThatIsAway(t *testing.T) {
 		if len(lost) == 0 && len(done) != items {
 			t.Errorf("%d of %d items were sent", len(done), items)
 		}
-		// From the first renewal that failed, 5 minutes before the token's end, every 30 s at the most.
+		// From the first renewal that failed, 5 minutes before the token's end, every 30 s at the
+		// most.
 		if asked == 0 || asked > 50 {
 			t.Errorf("the authority was asked %d times in %v", asked, back-away)
 		}

@@ -30,7 +30,8 @@ func Repeatable(req *http.Request) bool {
 	return false
 }
 
-// comments reports whether req's body has, or may have, a comment in it. What can't be read again, or is not one object,
+// comments reports whether req's body has, or may have, a comment in it. What can't be read again,
+// or is not one object,
 // may.
 func comments(req *http.Request) bool {
 	if req.GetBody == nil {

@@ -81,11 +81,13 @@ func withHint(message, hint string) string {
 
 // licence finds a 401 that no new token helps against: the tenant lacks a licence.
 func licence(message string) bool {
-	return indexFold(message, "no tvm license") >= 0 || indexFold(message, "account mode is inactive") >= 0
+	return indexFold(message, "no tvm license") >= 0 ||
+		indexFold(message, "account mode is inactive") >= 0
 }
 
-// sentence reads the wait out of "You can send requests again in 8 seconds.", the longest if there are several. The
-// message is free text that may change, so that every other wording is no wait, and leads to a back-off.
+// sentence reads the wait out of "You can send requests again in 8 seconds.", the longest if there
+// are several. The message is free text that may change, so that every other wording is no wait,
+// and leads to a back-off.
 func sentence(message string) time.Duration {
 	const before, unit = "again in ", " second"
 	var longest time.Duration
@@ -96,18 +98,21 @@ func sentence(message string) time.Duration {
 		}
 		rest = rest[at+len(before):]
 		number := rest[:len(rest)-len(strings.TrimLeft(rest, "0123456789"))]
-		if after := rest[len(number):]; len(after) < len(unit) || !equalFold(after[:len(unit)], unit) {
+		after := rest[len(number):]
+		if len(after) < len(unit) || !equalFold(after[:len(unit)], unit) {
 			continue
 		}
-		// No window of Defender's is longer than a day; more digits than that has are no wait of its.
+		// No window of Defender's is longer than a day; more digits than that has are no wait of
+		// its.
 		if seconds, err := strconv.ParseUint(number, 10, 20); err == nil {
 			longest = max(longest, time.Duration(seconds)*time.Second)
 		}
 	}
 }
 
-// indexFold finds a text of ASCII in lower case, whatever the case of the ASCII letters in s. An index into
-// strings.ToLower(s) would be none into s: of some letters the other case has another length.
+// indexFold finds a text of ASCII in lower case, whatever the case of the ASCII letters in s. An
+// index into strings.ToLower(s) would be none into s: of some letters the other case has another
+// length.
 func indexFold(s, lower string) int {
 	for at := range len(s) - len(lower) + 1 {
 		if equalFold(s[at:at+len(lower)], lower) {
@@ -117,8 +122,8 @@ func indexFold(s, lower string) int {
 	return -1
 }
 
-// equalFold compares with a text in lower case, and folds ASCII letters alone: strings.EqualFold takes the Kelvin sign
-// for a k, and the long s for an s.
+// equalFold compares with a text in lower case, and folds ASCII letters alone: strings.EqualFold
+// takes the Kelvin sign for a k, and the long s for an s.
 func equalFold(s, lower string) bool {
 	if len(s) != len(lower) {
 		return false

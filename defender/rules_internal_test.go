@@ -10,8 +10,8 @@ import (
 	"github.com/steadyhttp/steadyhttp"
 )
 
-// A letter's other case may be longer or shorter than it is, and a byte that is no letter is replaced by three: none of
-// them moves the place where the wait is read.
+// A letter's other case may be longer or shorter than it is, and a byte that is no letter is
+// replaced by three: none of them moves the place where the wait is read.
 func TestWaitIsReadWhateverLettersStandBefore(t *testing.T) {
 	const said = " again in 8 seconds."
 	for name, before := range map[string]string{

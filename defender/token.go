@@ -22,20 +22,22 @@ import (
 //
 // # Errors
 //
-// Nothing has been sent yet, so that a call whose fetch failed is retried as after a failed connection: with back-off,
-// and within the Policy's attempts and its budget. All who wait share the failure, and the next fetch begins 1 s after
-// it, then 2 s and so on up to 30 s, until one succeeds: an authority that is away is asked by one call at a time.
-// Nothing is remembered for longer than that.
+// Nothing has been sent yet, so that a call whose fetch failed is retried as after a failed
+// connection: with back-off, and within the Policy's attempts and its budget. All who wait share
+// the failure, and the next fetch begins 1 s after it, then 2 s and so on up to 30 s, until one
+// succeeds: an authority that is away is asked by one call at a time. Nothing is remembered for
+// longer than that.
 //
-// An error is final, and ends the calls that waited for it, if in its chain there is a *backoff.PermanentError, one with
-// a method NonRetriable(), one whose HTTPStatusCode() int is a 4xx, or a *steadyhttp.ServiceError (from steadyhttp.Check)
-// with such a status; 408 and 429 are not final. Errors of net, timeouts, 5xx and 429 are retried; one of which nothing
-// is known is retried once. So return the authority's own errors, wrapped with %w or not at all, and
+// An error is final, and ends the calls that waited for it, if in its chain there is a
+// *backoff.PermanentError, one with a method NonRetriable(), one whose HTTPStatusCode() int is a
+// 4xx, or a *steadyhttp.ServiceError (from steadyhttp.Check) with such a status; 408 and 429 are
+// not final. Errors of net, timeouts, 5xx and 429 are retried; one of which nothing is known is
+// retried once. So return the authority's own errors, wrapped with %w or not at all, and
 //
 //	return "", time.Time{}, backoff.Permanent(err)
 //
-// where a retry can't help. Azure's azidentity calls all its failures NonRetriable, those without an answer too. To have
-// a job outlast an authority that is away, tell them apart:
+// where a retry can't help. Azure's azidentity calls all its failures NonRetriable, those without
+// an answer too. To have a job outlast an authority that is away, tell them apart:
 //
 //	var failed *azidentity.AuthenticationFailedError
 //	if errors.As(err, &failed) && failed.RawResponse == nil {
@@ -61,8 +63,9 @@ const (
 	fetchTimeout = time.Minute
 	// Tokens live for an hour. What is renewed this early is not refused because a clock goes wrong or an answer is slow.
 	renewEarly = 5 * time.Minute
-	// The authority throttles those who ask too often, with a 429 for a minute. The pause doubles with each failure: what
-	// is away for ten minutes is then asked some 25 times, and back in use within half a minute.
+	// The authority throttles those who ask too often, with a 429 for a minute. The pause doubles
+	// with each failure: what is away for ten minutes is then asked some 25 times, and back in use
+	// within half a minute.
 	fetchPause    = time.Second
 	maxFetchPause = 30 * time.Second
 )
@@ -308,7 +311,8 @@ func sound(token string) error {
 		return unsound("it returned an empty token and no error; return one of the two")
 	}
 	if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return unsound("the token has a space, a line break or another byte that no token has; return it alone, without \"Bearer\" before it")
+		return unsound("the token has a space, a line break or another byte that no token has; " +
+			"return it alone, without \"Bearer\" before it")
 	}
 	return nil
 }

@@ -706,8 +706,8 @@ func refusing() error {
 	return &url.Error{Op: "Post", URL: "https://login.example/token", Err: &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}}
 }
 
-// An authority that is away is asked by one call at a time, ever more seldom, and at once again when it is back: however many
-// workers there are, and however soon they come again.
+// An authority that is away is asked by one call at a time, ever more seldom, and at once again
+// when it is back: however many workers there are, and however soon they come again.
 func TestTokenAuthorityIsNotHammeredWhileItIsAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const away = 10 * time.Minute
@@ -770,7 +770,8 @@ func TestTokenAuthorityIsNotHammeredWhileItIsAway(t *testing.T) {
 	})
 }
 
-// What a retry depends on is found in the error that the call ends with, whichever way the function has wrapped it.
+// What a retry depends on is found in the error that the call ends with, whichever way the function
+// has wrapped it.
 func TestTokenErrorKeepsItsChain(t *testing.T) {
 	for name, c := range map[string]struct {
 		err error
@@ -785,7 +786,8 @@ func TestTokenErrorKeepsItsChain(t *testing.T) {
 		"status":        {statusError(400), isA[statusError]},
 		"service's":     {&steadyhttp.ServiceError{StatusCode: 401}, isA[*steadyhttp.ServiceError]},
 		"joined":        {errors.Join(io.ErrNoProgress, statusError(503)), isA[statusError]},
-		"deadline":      {context.DeadlineExceeded, func(err error) bool { return errors.Is(err, context.DeadlineExceeded) }},
+		"deadline": {context.DeadlineExceeded,
+			func(err error) bool { return errors.Is(err, context.DeadlineExceeded) }},
 	} {
 		config := unlimited(&guard{}, func(context.Context) (string, time.Time, error) {
 			return "", time.Time{}, fmt.Errorf("token: %w", c.err)
@@ -821,7 +823,8 @@ type statusError int
 func (e statusError) Error() string       { return strconv.Itoa(int(e)) }
 func (e statusError) HTTPStatusCode() int { return int(e) }
 
-// Credentials that the authority refused may have been renewed since: a call that comes after the pause is the judge.
+// Credentials that the authority refused may have been renewed since: a call that comes after the
+// pause is the judge.
 func TestTokenRefusalIsForgottenAfterThePause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		asked := 0

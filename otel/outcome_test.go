@@ -287,7 +287,8 @@ func TestAnnotateTakesNoTime(t *testing.T) {
 	})
 }
 
-// A Reader that says that it has read more than there was room for, or less than nothing, is not taken at its word.
+// A Reader that says that it has read more than there was room for, or less than nothing, is not
+// taken at its word.
 func TestAnnotateDoesNotTrustAReadersCount(t *testing.T) {
 	for _, n := range []int{-1, 11, 1 << 20, 1<<31 - 1} {
 		base := withBody(404, func(*http.Request) io.ReadCloser { return io.NopCloser(lyingReader(n)) })

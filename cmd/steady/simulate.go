@@ -264,7 +264,8 @@ func summarize(out io.Writer, server *defendertest.Server) {
 	var repeated []string
 	for _, effect := range slices.Sorted(maps.Keys(effects)) {
 		if n := effects[effect]; n > 1 {
-			repeated = append(repeated, fmt.Sprintf("%s ×%d", printable(effect), n)) // tags and titles are the caller's
+			// Tags and titles are the callers'.
+			repeated = append(repeated, fmt.Sprintf("%s ×%d", printable(effect), n))
 		}
 	}
 	fmt.Fprintf(out, "\n%d tokens issued, %d changes carried out, %d of them more than once", server.TokensIssued(), len(effects), len(repeated))

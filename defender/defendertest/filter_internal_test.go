@@ -6,20 +6,25 @@ import (
 	"time"
 )
 
-// FuzzFilter: no text panics; what is accepted is comparisons of known properties and nothing else, and finds the same
-// in any order of them; and a comparison is read back as it was written, quotes included.
+// FuzzFilter: no text panics; what is accepted is comparisons of known properties and nothing else,
+// and finds the same in any order of them; and a comparison is read back as it was written, quotes
+// included.
 func FuzzFilter(f *testing.F) {
 	for _, text := range []string{
-		"", " ", "machineId eq 'm0007' and type eq 'Isolate'", "id eq ''", "id eq '''", "id eq ''''", "id eq 'it''s'", "'id' eq 'x'",
-		"id 'eq' 'x'", "id eq ne gt", "id eq x and", "and", "id eq x and and", "id eq\tx", "ID eq x", "id EQ x", "id eq 'a b' AND id eq c",
-		"creationDateTimeUtc gt 2030-12-31T00:00:00Z", "creationDateTimeUtc le '9999-12-31T23:59:59+14:00'", "id eq \u212a", "id eq \xff",
+		"", " ", "machineId eq 'm0007' and type eq 'Isolate'", "id eq ''", "id eq '''",
+		"id eq ''''", "id eq 'it''s'", "'id' eq 'x'",
+		"id 'eq' 'x'", "id eq ne gt", "id eq x and", "and", "id eq x and and", "id eq\tx",
+		"ID eq x", "id EQ x", "id eq 'a b' AND id eq c",
+		"creationDateTimeUtc gt 2030-12-31T00:00:00Z",
+		"creationDateTimeUtc le '9999-12-31T23:59:59+14:00'", "id eq \u212a", "id eq \xff",
 		strings.Repeat("'", 1001), "id eq " + strings.Repeat("'", 1000), strings.Repeat("id eq x and ", 50),
 	} {
 		f.Add(text, text)
 	}
 	f.Fuzz(func(t *testing.T, text, value string) {
 		items := []action{
-			{}, {ID: "x", Status: "Pending", Created: time.Unix(1_900_000_000, 0)}, {ID: value, MachineID: "m0007", Type: "Isolate"},
+			{}, {ID: "x", Status: "Pending", Created: time.Unix(1_900_000_000, 0)}, {ID: value,
+				MachineID: "m0007", Type: "Isolate"},
 		}
 		if parsed, err := parseFilter[action](text); err == nil {
 			if (parsed == nil) != (strings.TrimSpace(text) == "") {
@@ -60,7 +65,8 @@ func FuzzFilter(f *testing.F) {
 // A word of a list is one of its words, not a part of the list.
 func TestOneOfTakesSingleWords(t *testing.T) {
 	for word, want := range map[string]bool{
-		"Low": true, "Medium": true, "High": true, "": false, " ": false, "Low Medium": false, "Low Medium High": false, "low": false, "Lo": false, "Low ": false,
+		"Low": true, "Medium": true, "High": true, "": false, " ": false, "Low Medium": false,
+		"Low Medium High": false, "low": false, "Lo": false, "Low ": false,
 	} {
 		if got := oneOf(word, " Low Medium High "); got != want {
 			t.Errorf("%q: %v", word, got)

@@ -15,8 +15,8 @@ import (
 	"github.com/steadyhttp/steadyhttp/defender/defendertest"
 )
 
-// FuzzServer: whatever is asked for, however it is spelled and by whomever, the answer is whole and valid, and no fault that
-// nobody asked for; the ledger says the same; and pages come to an end.
+// FuzzServer: whatever is asked for, however it is spelled and by whomever, the answer is whole and
+// valid, and no fault that nobody asked for; the ledger says the same; and pages come to an end.
 func FuzzServer(f *testing.F) {
 	const form = "multipart/form-data; boundary=b"
 	upload := "--b\r\nContent-Disposition: form-data; name=\"File\"; filename=\"a.ps1\"\r\n\r\nx\r\n--b\r\n" +
@@ -25,7 +25,8 @@ func FuzzServer(f *testing.F) {
 		{"GET", "/api/machines?$top=2&$skip=1&$filter=id+ne+'m0001'", "", "", ""},
 		{"GET", "/api/machines?$top=9223372036854775807&$skip=9223372036854775807", "", "", ""},
 		{"GET", "/api/machines?$skiptoken=MSwx&$top=x", "", "", ""},
-		{"GET", "/api/machines?$skiptoken=OTIyMzM3MjAzNjg1NDc3NTgwNyw5MjIzMzcyMDM2ODU0Nzc1ODA3", "", "", ""},
+		{"GET", "/api/machines?$skiptoken=OTIyMzM3MjAzNjg1NDc3NTgwNyw5MjIzMzcyMDM2ODU0Nzc1ODA3", "",
+			"", ""},
 		{"GET", "/api/machines?$skiptoken=LTEsLTE", "", "", ""},
 		{"GET", "/api/machines?$filter=%27%27%27;%zz&x", "", "", ""},
 		{"GET", "/api/machines/findbyip(ip='10.0.0.1',timestamp=9999-12-31T23:59:59Z)", "", "", ""},
@@ -33,26 +34,41 @@ func FuzzServer(f *testing.F) {
 		{"GET", "/api/machines/findbyip(", "", "", ""},
 		{"GET", "/api/machines/findbytag?tag=%00&useStartsWithFilter=TRUE", "", "", ""},
 		{"GET", "/api/machines/%2e%2e/alerts", "", "", ""},
-		{"GET", "/api/machines/SoftwareInventoryByMachine?pageSize=1&pagesize=x&$top=0", "", "", ""},
+		{"GET", "/api/machines/SoftwareInventoryByMachine?pageSize=1&pagesize=x&$top=0", "", "",
+			""},
 		{"GET", "/api/machines/SoftwareInventoryExport?sasValidHours=6", "", "", ""},
-		{"GET", "/api/machines/SoftwareVulnerabilityChangesByMachine?sinceTime=2100-01-01T00:00:00Z", "", "", ""},
+		{"GET",
+			"/api/machines/SoftwareVulnerabilityChangesByMachine?sinceTime=2100-01-01T00:00:00Z", "",
+			"", ""},
 		{"POST", "/api/machines/m0001/isolate", isolation, "application/json", ""},
 		{"POST", "/API/v1.0/Machines/m0001/%69solate/", isolation, "", ""},
 		{"POST", "/api/machines/m0001/i\u017folate", isolation, "", ""},
-		{"POST", "/api/machines/m0001/runliveresponse", `{"Comment":"c","Commands":[{"type":"RunScript","params":[{"key":"ScriptName","value":"a"}]},null]}`, "", ""},
-		{"POST", "/api/machines/m0001/runliveresponse", `{"Comment":"c","Commands":[{"type":"PutFile"}],"Commands":[{"Type":"x"}]}`, "", ""},
-		{"PATCH", "/api/machines/m0001", `{"machineTags":["a\nb",null],"deviceValue":"High"}`, "", ""},
+		{"POST", "/api/machines/m0001/runliveresponse",
+			`{"Comment":"c","Commands":[{"type":"RunScript","params":[{"key":"ScriptName","value":"a"}]},null]}`,
+			"", ""},
+		{"POST", "/api/machines/m0001/runliveresponse",
+			`{"Comment":"c","Commands":[{"type":"PutFile"}],"Commands":[{"Type":"x"}]}`, "", ""},
+		{"PATCH", "/api/machines/m0001", `{"machineTags":["a\nb",null],"deviceValue":"High"}`, "",
+			""},
 		{"POST", "/api/machines/m0001/tags", "{\"Value\":\"\x1b[31m\",\"Action\":\"Add\"}", "", ""},
-		{"POST", "/api/machines/AddOrRemoveTagForMultipleMachines", `{"Value":"t","Action":"Remove","MachineIds":["m0001","m0001"]}`, "", ""},
+		{"POST", "/api/machines/AddOrRemoveTagForMultipleMachines",
+			`{"Value":"t","Action":"Remove","MachineIds":["m0001","m0001"]}`, "", ""},
 		{"PATCH", "/api/alerts/a0001", `{"comment":"\ud800","status":"New"}`, "", ""},
 		{"POST", "/api/alerts/batchUpdate", `{"alertIds":["a0001","a0001"],"comment":"c"}`, "", ""},
-		{"POST", "/api/alerts/CreateAlertByReference", `{"machineId":"m0001","eventTime":"0000-01-01T00:00:00+23:59","reportId":"1","severity":"Low Medium","title":"t","description":"d","recommendedAction":"r","category":"Malware"}`, "", ""},
+		{"POST", "/api/alerts/CreateAlertByReference",
+			`{"machineId":"m0001","eventTime":"0000-01-01T00:00:00+23:59","reportId":"1","severity":"Low Medium","title":"t","description":"d","recommendedAction":"r","category":"Malware"}`,
+			"", ""},
 		{"PATCH", "/api/incidents/1", `{"status":"Active Resolved","tags":[]}`, "", ""},
-		{"POST", "/api/indicators", `{"indicatorValue":"1.2.3.4%eth0","indicatorType":"IpAddress","action":"Block","expirationTime":"9999-12-31T23:59:59-23:59"}`, "", ""},
-		{"POST", "/api/indicators/import", `{"Indicators":[{"indicatorValue":"a.example","indicatorType":"DomainName","action":"Alert"},{}]}`, "", ""},
+		{"POST", "/api/indicators",
+			`{"indicatorValue":"1.2.3.4%eth0","indicatorType":"IpAddress","action":"Block","expirationTime":"9999-12-31T23:59:59-23:59"}`,
+			"", ""},
+		{"POST", "/api/indicators/import",
+			`{"Indicators":[{"indicatorValue":"a.example","indicatorType":"DomainName","action":"Alert"},{}]}`,
+			"", ""},
 		{"POST", "/api/indicators/BatchDelete", `{"IndicatorIds":["1","1"]}`, "", ""},
 		{"DELETE", "/api/indicators/1", "", "", ""},
-		{"POST", "/api/advancedqueries/run", `{"Query":"` + strings.Repeat("x", 1000) + `"}`, "", ""},
+		{"POST", "/api/advancedqueries/run", `{"Query":"` + strings.Repeat("x", 1000) + `"}`, "",
+			""},
 		{"POST", "/api/advancedhunting/run", strings.Repeat(`[`, 11000), "", ""},
 		{"POST", "/api/libraryfiles", upload, form, ""},
 		{"POST", "/api/libraryfiles", upload, "multipart/form-data; boundary=\"\"", ""},
@@ -61,12 +77,18 @@ func FuzzServer(f *testing.F) {
 		{"GET", "/api/files/" + strings.Repeat("f", 40) + "/stats", "", "", ""},
 		{"GET", "/api/ips/::1%25eth0/stats", "", "", ""},
 		{"GET", "/api/machineactions/1/GetLiveResponseResultDownloadLink(index=-1)", "", "", ""},
-		{"POST", "/t/oauth2/v2.0/token", "grant_type=client_credentials&client_id=i&client_secret=s&scope=x/.default", "", ""},
-		{"POST", "/\xff/oauth2/v2.0/token", "grant_type=%0d%0a&client_id=i&client_secret=s&scope=%ff", "", ""},
+		{"POST", "/t/oauth2/v2.0/token",
+			"grant_type=client_credentials&client_id=i&client_secret=s&scope=x/.default", "", ""},
+		{"POST", "/\xff/oauth2/v2.0/token",
+			"grant_type=%0d%0a&client_id=i&client_secret=s&scope=%ff", "", ""},
 		{"GET", "/oauth2/v2.0/token", "%", "", ""},
-		{"GET", "/tvm-export/2026-11-26/1200/SoftwareInventoryExport/json/part-00000.json.gz?st=x&se=y&sig=z", "", "", "storage.invalid"},
-		{"PUT", "/investigation-actions-data/1/99999999999999999999?sig=", "", "", "STORAGE.invalid"},
+		{"GET",
+			"/tvm-export/2026-11-26/1200/SoftwareInventoryExport/json/part-00000.json.gz?st=x&se=y&sig=z",
+			"", "", "storage.invalid"},
+		{"PUT", "/investigation-actions-data/1/99999999999999999999?sig=", "", "",
+			"STORAGE.invalid"},
 		{"OPTIONS", "*", "", "", ""},
+		{"GET", "/api/machines?$top=1", "", "", "a["},
 		{"\u212a", "//api//", "", "", "\xff"},
 	} {
 		f.Add(seed.method, seed.target, seed.body, seed.contentType, seed.host, "Bearer x.y.z")
@@ -125,7 +147,8 @@ func FuzzServer(f *testing.F) {
 	})
 }
 
-// whole makes a call, and fails unless its answer is one that HTTP and the service's documentation allow.
+// whole makes a call, and fails unless its answer is one that HTTP and the service's documentation
+// allow.
 func whole(t *testing.T, s *defendertest.Server, r *http.Request) reply {
 	t.Helper()
 	w := httptest.NewRecorder()

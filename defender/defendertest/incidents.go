@@ -99,7 +99,8 @@ func (u incidentUpdate) check() error {
 	if u.Status != nil && !oneOf(*u.Status, "Active Resolved InProgress Redirected") {
 		return errInvalid("Invalid input %s: status is Active, Resolved, InProgress or Redirected", *u.Status)
 	}
-	if u.Classification != nil && !oneOf(*u.Classification, "TruePositive InformationalExpectedActivity FalsePositive Unknown") {
+	const classifications = "TruePositive InformationalExpectedActivity FalsePositive Unknown"
+	if u.Classification != nil && !oneOf(*u.Classification, classifications) {
 		return errInvalid("Invalid input %s: classification is TruePositive, InformationalExpectedActivity or FalsePositive", *u.Classification)
 	}
 	return nil
