@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"unicode/utf8"
 )
 
 // leftOrigin reports whether req is a redirect's hop that some hop of its chain has led to another origin. Once it has,
@@ -28,15 +29,32 @@ func firstOf(req *http.Request) *http.Request {
 }
 
 func sameOrigin(a, b *http.Request) bool {
-	return a.URL != nil && b.URL != nil && strings.EqualFold(a.URL.Scheme, b.URL.Scheme) &&
-		strings.EqualFold(a.URL.Hostname(), b.URL.Hostname()) && port(a) == port(b)
+	return a.URL != nil && b.URL != nil && sameASCII(a.URL.Scheme, b.URL.Scheme) &&
+		sameHost(a.URL.Hostname(), b.URL.Hostname()) && port(a) == port(b)
+}
+
+// sameHost folds names of ASCII alone. What IDNA will make of another before it is dialled is not
+// ours to guess, and an IPv6 zone has a case.
+func sameHost(a, b string) bool {
+	return a == b || strings.IndexByte(a, '%') < 0 && sameASCII(a, b)
+}
+
+// sameASCII is strings.EqualFold for ASCII: that one takes the Kelvin sign for a k, and the long s
+// for an s.
+func sameASCII(a, b string) bool {
+	for i := range len(a) {
+		if a[i] >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return len(a) == len(b) && strings.EqualFold(a, b)
 }
 
 func port(req *http.Request) string {
 	if p := req.URL.Port(); p != "" {
 		return p
 	}
-	if strings.EqualFold(req.URL.Scheme, "https") {
+	if sameASCII(req.URL.Scheme, "https") {
 		return "443"
 	}
 	return "80"

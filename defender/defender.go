@@ -63,8 +63,10 @@ type Config struct {
 	// Cloud says where Defender is. "": Commercial.
 	Cloud Cloud
 
-	// Hosts are those that quotas and the token are for, each with its port if it has one of its own. Give Graph's, a
-	// proxy's or a test server's here. nil: those of Cloud.
+	// Hosts are those that quotas and the token are for, as they are dialled: "proxy.example" at
+	// its scheme's own port, "proxy.example:8443" at that port alone. A name with other letters
+	// than ASCII's is given as "xn--…"; to a URL that has such letters no token goes. Give Graph's,
+	// a proxy's or a test server's here. nil: those of Cloud.
 	Hosts []string
 
 	// Token fetches the token. It is set on requests to Hosts that are encrypted, or go to a loopback address, and have no

@@ -392,20 +392,23 @@ func (n *node) add(e Endpoint) {
 	n.endpoints = append(n.endpoints, &e)
 }
 
-// functionName cuts the arguments off a function's segment, and leaves any other as it is.
+// functionName cuts the arguments off a function's segment, and leaves any other as it is, but for
+// one that is cut off within its arguments: that is no function's.
 func functionName(segment string) string {
-	if !strings.HasSuffix(segment, ")") {
+	at := strings.IndexByte(segment, '(')
+	switch {
+	case at < 0:
 		return segment
-	}
-	if at := strings.IndexByte(segment, '('); at >= 0 {
+	case strings.HasSuffix(segment, ")"):
 		return segment[:at+1]
 	}
-	return segment
+	return ""
 }
 
 // find returns the row that is for req, nil if there is none. It is the tree's own, and must not be changed.
 func find(req *http.Request) *Endpoint {
-	if req.URL == nil {
+	// An opaque URL is sent in place of the path.
+	if req.URL == nil || req.URL.Opaque != "" {
 		return nil
 	}
 	path, escaped := req.URL.Path, req.URL.RawPath != ""
@@ -418,6 +421,9 @@ func find(req *http.Request) *Endpoint {
 		segment, rest, _ := strings.Cut(path, "/")
 		next := n.next(segment, escaped)
 		if next == nil {
+			if len(n.rest) == 0 || dotted(path, escaped) {
+				return nil
+			}
 			return choose(n.rest, req.Method)
 		}
 		n, path = next, rest
@@ -436,18 +442,14 @@ func (n *node) next(segment string, escaped bool) *node {
 			return nil
 		}
 	}
-	// Servers resolve dots: behind them, the path is another's.
-	if segment == "" || segment == "." || segment == ".." {
+	if segment == "" || dots(segment) {
 		return nil
 	}
 	if len(n.fixed) > 0 {
 		var lower [longestName]byte // a string in lower case would have to be allocated
 		if name := functionName(segment); len(name) <= len(lower) {
 			for i := range len(name) {
-				lower[i] = name[i]
-				if 'A' <= name[i] && name[i] <= 'Z' {
-					lower[i] += 'a' - 'A'
-				}
+				lower[i] = lowerByte(name[i])
 			}
 			if next := n.fixed[string(lower[:len(name)])]; next != nil {
 				return next
@@ -456,6 +458,23 @@ func (n *node) next(segment string, escaped bool) *node {
 	}
 	return n.id
 }
+
+// dotted reports whether a segment of what is left of a path is dots.
+func dotted(path string, escaped bool) bool {
+	for segment := range strings.SplitSeq(path, "/") {
+		if escaped && strings.Contains(segment, "%") {
+			segment, _ = url.PathUnescape(segment)
+		}
+		if dots(segment) {
+			return true
+		}
+	}
+	return false
+}
+
+// dots finds the segments that servers resolve: behind them, the path is another's (RFC 3986
+// section 5.2.4).
+func dots(segment string) bool { return segment == "." || segment == ".." }
 
 // longestName is longer than any fixed segment of the table.
 const longestName = 64

@@ -1,11 +1,13 @@
 package defender
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"net/url"
-	"slices"
+	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/steadyhttp/steadyhttp"
 )
@@ -111,8 +113,11 @@ func commercialHosts() []string {
 	return hosts
 }
 
-// hosts are those that tokens and quotas are for, in lower case, without a scheme's own port.
-type hosts map[string]bool
+// hosts are those that tokens and quotas are for, as they are dialled.
+type hosts map[host]bool
+
+// host is a name in ASCII and lower case, and the one port of it; "" is the scheme's own.
+type host struct{ name, port string }
 
 // hosts resolves the two fields that name them.
 func (c *Config) hosts() (hosts, error) {
@@ -126,45 +131,118 @@ func (c *Config) hosts() (hosts, error) {
 	}
 	known := make(hosts)
 	for i, name := range names {
-		u, err := url.Parse("//" + name)
-		if err != nil || u.Host != name || u.Hostname() == "" || strings.ContainsAny(name, "* ") {
-			return nil, fmt.Errorf("%w: defender: Config.Hosts[%d] is not a host; use a name as in \"api.security.microsoft.com\", with a port if it is not the usual one, and no scheme", steadyhttp.ErrRefused, i)
+		h, err := parseHost(name)
+		if err != nil {
+			return nil, fmt.Errorf("%w: defender: Config.Hosts[%d] %w", steadyhttp.ErrRefused, i, err)
 		}
-		if slices.Contains([]string{"", "443", "80"}, u.Port()) {
-			name = u.Hostname()
-		}
-		known[strings.ToLower(name)] = true
+		known[h] = true
 	}
 	return known, nil
 }
 
-// have reports whether u leads to one of the hosts, at the port that was configured: another port may be another's.
-func (h hosts) have(u *url.URL) bool {
-	name := u.Host
-	switch port := u.Port(); {
-	case port == "", port == "443" && u.Scheme == "https", port == "80" && u.Scheme == "http":
-		name = u.Hostname()
+// parseHost does not tell what it can't read: it may be a URL with a password.
+func parseHost(text string) (host, error) {
+	if !ascii(text) {
+		return host{}, errors.New("has a letter that is not ASCII; " +
+			"use the name as it is dialled, which begins with \"xn--\"")
 	}
-	return h[strings.ToLower(name)]
+	u, err := url.Parse("//" + text)
+	// In a URL, the percent sign before an IPv6 zone is escaped (RFC 6874).
+	if err != nil || u.Host != strings.Replace(text, "%25", "%", 1) ||
+		strings.ContainsAny(text, "* ") || !named(u.Hostname(), text) {
+		return host{}, errors.New("is not a host; use a name as in \"api.security.microsoft.com\", " +
+			"with a port if it is not the usual one, and no scheme")
+	}
+	port := u.Port()
+	n, err := strconv.ParseUint(port, 10, 16)
+	if port != "" && (err != nil || n == 0 || port[0] == '0') {
+		return host{}, errors.New("has a port that is none; " +
+			"use 1 to 65535, without zeros before it, or none for the usual one")
+	}
+	return host{lowerName(u.Hostname()), port}, nil
+}
+
+// named reports whether a URL's host has a name, and no colon in it unless it is an IPv6 address in
+// brackets.
+func named(name, host string) bool {
+	return name != "" && (host[0] == '[' || !strings.Contains(name, ":"))
+}
+
+// have reports whether u leads to one of the hosts, at the port that was configured: another port
+// may be another's. A name that is not ASCII is nobody's. What net/http's IDNA makes of it before
+// it dials is not what any comparison here would: strings.ToLower takes U+0130 for an i, IDNA makes
+// xn--… of it.
+func (h hosts) have(u *url.URL) bool {
+	name, port, own := u.Hostname(), u.Port(), ownPort(u.Scheme)
+	if !ascii(name) {
+		return false
+	}
+	name = lowerName(name)
+	if port == "" {
+		port = own
+	}
+	return port != "" && (h[host{name, port}] || port == own && h[host{name: name}])
+}
+
+// ownPort returns the port that a URL without one is dialled at.
+func ownPort(scheme string) string {
+	switch scheme {
+	case "https":
+		return "443"
+	case "http":
+		return "80"
+	}
+	return ""
+}
+
+func ascii(s string) bool {
+	for i := range len(s) {
+		if s[i] >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
+}
+
+// lowerName leaves an IPv6 zone as it is: the names of interfaces have a case.
+func lowerName(name string) string {
+	if at := strings.IndexByte(name, '%'); at >= 0 {
+		return strings.ToLower(name[:at]) + name[at:]
+	}
+	return strings.ToLower(name)
 }
 
 // signed reports whether u is the URL of a download that carries its own key: a shared access signature (SAS) of Azure
 // Storage. It neither needs a token, which Azure Storage would even refuse it for, nor spends a quota of Defender's.
 func signed(u *url.URL) bool {
-	host := strings.ToLower(u.Hostname())
+	host := strings.TrimSuffix(u.Hostname(), ".")
 	for _, storage := range [...]string{"core.windows.net", "core.usgovcloudapi.net"} {
-		if under, ok := strings.CutSuffix(host, storage); ok && (under == "" || strings.HasSuffix(under, ".")) {
+		under := len(host) - len(storage)
+		if under >= 0 && equalFold(host[under:], storage) && (under == 0 || host[under-1] == '.') {
 			return true
 		}
 	}
 	for query := u.RawQuery; query != ""; {
 		var pair string
 		pair, query, _ = strings.Cut(query, "&")
-		if name, _, _ := strings.Cut(pair, "="); strings.EqualFold(name, "sig") {
+		name, _, _ := strings.Cut(pair, "=")
+		if equalFold(name, "sig") || strings.Contains(name, "%") && equalFold(unescaped(name), "sig") {
 			return true
 		}
 	}
 	return false
+}
+
+// unescaped returns "" for what is longer than "sig" can be, or is no name at all.
+func unescaped(name string) string {
+	if len(name) > len("%73%69%67") {
+		return ""
+	}
+	name, err := url.QueryUnescape(name)
+	if err != nil {
+		return ""
+	}
+	return name
 }
 
 // private reports whether nobody on the way can read what is sent to u: it is encrypted, or never leaves the machine, as
@@ -175,5 +253,5 @@ func private(u *url.URL) bool {
 	}
 	host := u.Hostname()
 	address, err := netip.ParseAddr(host)
-	return u.Scheme == "http" && (err == nil && address.IsLoopback() || strings.EqualFold(host, "localhost"))
+	return u.Scheme == "http" && (err == nil && address.IsLoopback() || equalFold(host, "localhost"))
 }

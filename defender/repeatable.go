@@ -30,25 +30,35 @@ func Repeatable(req *http.Request) bool {
 	return false
 }
 
-// comments reports whether req's body has, or may have, a comment in it. What can't be read again, or is not an object,
+// comments reports whether req's body has, or may have, a comment in it. What can't be read again,
+// or is not one object,
 // may.
 func comments(req *http.Request) bool {
 	if req.GetBody == nil {
 		return true
 	}
 	body, err := req.GetBody()
-	if err != nil {
+	if err != nil || body == nil {
 		return true
 	}
 	defer body.Close()
 	var fields map[string]json.RawMessage
-	if json.NewDecoder(io.LimitReader(body, 1<<20)).Decode(&fields) != nil {
+	decoder := json.NewDecoder(io.LimitReader(body, maxLooked))
+	if decoder.Decode(&fields) != nil || fields == nil {
+		return true
+	}
+	// Which of two objects a service reads is its affair.
+	if _, err := decoder.Token(); err != io.EOF {
 		return true
 	}
 	for name := range fields {
+		// Folding too much costs a repeat, folding too little may append a comment twice.
 		if strings.EqualFold(name, "comment") || strings.EqualFold(name, "comments") {
 			return true
 		}
 	}
 	return false
 }
+
+// maxLooked is more than an update has. Of a longer body nobody knows the end.
+const maxLooked = 1 << 20

@@ -61,6 +61,7 @@ func parse(a steadyhttp.Attempt) steadyhttp.Verdict {
 	v := (&steadyhttp.Rules{}).Classify(a)
 	v.Class = 0 // for the codes to decide
 	switch {
+	case a.Response == nil:
 	case a.Response.StatusCode == http.StatusTooManyRequests || v.Code == "429" || v.Code == "TooManyRequests":
 		v.RetryAfter = max(v.RetryAfter, sentence(v.Message))
 	case v.Code == "InvalidRequestBody" || v.Code == "MissingRequiredParameter":
@@ -80,27 +81,64 @@ func withHint(message, hint string) string {
 
 // licence finds a 401 that no new token helps against: the tenant lacks a licence.
 func licence(message string) bool {
-	message = strings.ToLower(message)
-	return strings.Contains(message, "no tvm license") || strings.Contains(message, "account mode is inactive")
+	return indexFold(message, "no tvm license") >= 0 ||
+		indexFold(message, "account mode is inactive") >= 0
 }
 
-// sentence reads the wait out of "You can send requests again in 8 seconds.". The message is free text that may change,
-// so that every other wording is no wait, and leads to a back-off.
+// sentence reads the wait out of "You can send requests again in 8 seconds.", the longest if there
+// are several. The message is free text that may change, so that every other wording is no wait,
+// and leads to a back-off.
 func sentence(message string) time.Duration {
-	const before = "again in "
-	at := strings.Index(strings.ToLower(message), before)
-	if at < 0 {
-		return 0
+	const before, unit = "again in ", " second"
+	var longest time.Duration
+	for rest := message; ; {
+		at := indexFold(rest, before)
+		if at < 0 {
+			return longest
+		}
+		rest = rest[at+len(before):]
+		number := rest[:len(rest)-len(strings.TrimLeft(rest, "0123456789"))]
+		after := rest[len(number):]
+		if len(after) < len(unit) || !equalFold(after[:len(unit)], unit) {
+			continue
+		}
+		// No window of Defender's is longer than a day; more digits than that has are no wait of
+		// its.
+		if seconds, err := strconv.ParseUint(number, 10, 20); err == nil {
+			longest = max(longest, time.Duration(seconds)*time.Second)
+		}
 	}
-	rest := message[at+len(before):]
-	end := strings.IndexFunc(rest, func(r rune) bool { return r < '0' || r > '9' })
-	if end < 0 || !strings.HasPrefix(rest[end:], " second") {
-		return 0
+}
+
+// indexFold finds a text of ASCII in lower case, whatever the case of the ASCII letters in s. An
+// index into strings.ToLower(s) would be none into s: of some letters the other case has another
+// length.
+func indexFold(s, lower string) int {
+	for at := range len(s) - len(lower) + 1 {
+		if equalFold(s[at:at+len(lower)], lower) {
+			return at
+		}
 	}
-	// No window of Defender's is longer than a day; more digits than that has are no wait of its.
-	seconds, err := strconv.ParseUint(rest[:end], 10, 20)
-	if err != nil {
-		return 0
+	return -1
+}
+
+// equalFold compares with a text in lower case, and folds ASCII letters alone: strings.EqualFold
+// takes the Kelvin sign for a k, and the long s for an s.
+func equalFold(s, lower string) bool {
+	if len(s) != len(lower) {
+		return false
 	}
-	return time.Duration(seconds) * time.Second
+	for i := range len(s) {
+		if lowerByte(s[i]) != lower[i] {
+			return false
+		}
+	}
+	return true
+}
+
+func lowerByte(c byte) byte {
+	if 'A' <= c && c <= 'Z' {
+		c += 'a' - 'A'
+	}
+	return c
 }

@@ -18,8 +18,31 @@ import (
 // which all calls then share, so it need not keep any: one that does brings a refused token again.
 //
 // ctx is that of no call, since the token is for all of them. It ends after a minute: then the fetch is given up on, and
-// the next may begin although the function has not returned. A fetch that failed is not repeated for the call that waited
-// for it: let the function use a client that repeats.
+// the next may begin although the function has not returned.
+//
+// # Errors
+//
+// Nothing has been sent yet, so that a call whose fetch failed is retried as after a failed
+// connection: with back-off, and within the Policy's attempts and its budget. All who wait share
+// the failure, and the next fetch begins 1 s after it, then 2 s and so on up to 30 s, until one
+// succeeds: an authority that is away is asked by one call at a time. Nothing is remembered for
+// longer than that.
+//
+// An error is final, and ends the calls that waited for it, if in its chain there is a
+// *backoff.PermanentError, one with a method NonRetriable(), one whose HTTPStatusCode() int is a
+// 4xx, or a *steadyhttp.ServiceError (from steadyhttp.Check) with such a status; 408 and 429 are
+// not final. Errors of net, timeouts, 5xx and 429 are retried; one of which nothing is known is
+// retried once. So return the authority's own errors, wrapped with %w or not at all, and
+//
+//	return "", time.Time{}, backoff.Permanent(err)
+//
+// where a retry can't help. Azure's azidentity calls all its failures NonRetriable, those without
+// an answer too. To have a job outlast an authority that is away, tell them apart:
+//
+//	var failed *azidentity.AuthenticationFailedError
+//	if errors.As(err, &failed) && failed.RawResponse == nil {
+//		err = &net.OpError{Op: "dial", Net: "tcp", Err: errors.New(err.Error())}
+//	}
 type TokenFunc func(ctx context.Context) (token string, expires time.Time, err error)
 
 // TokenFrom makes a TokenFunc of a source's method, for instance that of an x/oauth2 TokenSource, and of a function that
@@ -40,8 +63,11 @@ const (
 	fetchTimeout = time.Minute
 	// Tokens live for an hour. What is renewed this early is not refused because a clock goes wrong or an answer is slow.
 	renewEarly = 5 * time.Minute
-	// The authority throttles those who ask too often, with a 429 for a minute.
-	fetchPause = time.Second
+	// The authority throttles those who ask too often, with a 429 for a minute. The pause doubles
+	// with each failure: what is away for ten minutes is then asked some 25 times, and back in use
+	// within half a minute.
+	fetchPause    = time.Second
+	maxFetchPause = 30 * time.Second
 )
 
 // tokens has one token for all calls. Workers that each fetched their own would meet the authority's limit when all the
@@ -56,13 +82,18 @@ type tokens struct {
 	renew    time.Time  // from then on somebody should fetch the next; zero: nobody
 	fetching *fetch     // nil: nobody is
 	refused  bool       // there is no token because the service has refused it
+	failures int        // fetches in a row
 	earliest time.Time  // of the next fetch
 }
 
-// fetch is a token under way.
+// fetch is a token under way, or one that will be once the pause is over.
 type fetch struct {
 	done chan struct{} // closed when there is an outcome
 	outcome
+
+	begun   bool          // guarded by tokens.mu, as is waiting
+	waiting int           // callers
+	left    chan struct{} // closed if all of them have gone before it has begun
 }
 
 // outcome is what a fetch came to.
@@ -142,6 +173,7 @@ func (t *tokens) current(ctx context.Context) (string, error) {
 	select {
 	case <-f.done:
 	case <-ctx.Done():
+		t.leave(f)
 		return "", context.Cause(ctx)
 	}
 	if f.err == nil {
@@ -169,10 +201,36 @@ func (t *tokens) look() (string, *fetch) {
 		return t.token, nil
 	}
 	if t.fetching == nil {
-		t.fetching = &fetch{done: make(chan struct{})}
-		go t.run(t.fetching, t.earliest.Sub(now))
+		wait := t.earliest.Sub(now)
+		t.fetching = &fetch{done: make(chan struct{}), left: make(chan struct{}), begun: wait <= 0}
+		go t.run(t.fetching, wait)
 	}
+	t.fetching.waiting++
 	return "", t.fetching
+}
+
+// leave calls a fetch off that has not begun, if nobody is left who wants it.
+func (t *tokens) leave(f *fetch) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if f.waiting--; f.waiting == 0 && !f.begun && t.fetching == f {
+		t.fetching = nil
+		close(f.left)
+	}
+}
+
+// sitOut waits for the pause before a fetch to end, and reports false if that was called off.
+func (t *tokens) sitOut(f *fetch, pause time.Duration) bool {
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-f.left:
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f.begun = t.fetching == f
+	return f.begun
 }
 
 // valid reports whether there is a token to use. It requires that t.mu is held, as does due.
@@ -189,8 +247,8 @@ func (t *tokens) due(now time.Time) bool {
 // waiting for it too. Nor does it have the values of that caller's context, among which net/http finds the trace of the
 // attempt: the fetch's request would count as the attempt's.
 func (t *tokens) run(f *fetch, wait time.Duration) {
-	if wait > 0 {
-		time.Sleep(wait)
+	if wait > 0 && !t.sitOut(f, wait) {
+		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), fetchTimeout)
 	defer cancel()
@@ -220,10 +278,15 @@ func (t *tokens) end(f *fetch, o outcome) {
 		o.err = sound(o.token)
 	}
 	now := time.Now()
-	if o.err != nil || t.refused { // refused: if the next one is too, it is not the token
+	switch {
+	case o.err != nil:
+		t.earliest = now.Add(min(fetchPause<<min(t.failures, 10), maxFetchPause))
+		t.failures++
+	case t.refused: // if the next one is too, it is not the token
 		t.earliest = now.Add(fetchPause)
 	}
 	if o.err == nil {
+		t.failures = 0
 		t.keep(o.token, o.expires, now)
 	}
 	f.outcome = o
@@ -245,13 +308,22 @@ func (t *tokens) keep(token string, expires, now time.Time) {
 // sound refuses what no service can take, without telling what it is.
 func sound(token string) error {
 	if token == "" {
-		return errors.New("it returned an empty token and no error; return one of the two")
+		return unsound("it returned an empty token and no error; return one of the two")
 	}
 	if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return errors.New("the token has a space, a line break or another byte that no token has; return it alone, without \"Bearer\" before it")
+		return unsound("the token has a space, a line break or another byte that no token has; " +
+			"return it alone, without \"Bearer\" before it")
 	}
 	return nil
 }
+
+// unsound is a mistake of the function's, which the next attempt would only meet again.
+type unsound string
+
+func (u unsound) Error() string { return string(u) }
+
+// NonRetriable has the name that Azure's SDK gave it (azcore/internal/errorinfo).
+func (unsound) NonRetriable() {}
 
 var (
 	errFetchTimeout = fmt.Errorf("no token came within %v: %w", fetchTimeout, context.DeadlineExceeded)

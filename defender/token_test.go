@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"runtime"
@@ -12,9 +13,12 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/cenkalti/backoff/v4"
 
 	"github.com/steadyhttp/steadyhttp"
 	"github.com/steadyhttp/steadyhttp/defender"
@@ -693,6 +697,199 @@ func BenchmarkToken(b *testing.B) {
 			if err := prepare(req, nil); err != nil {
 				b.Fatal(err)
 			}
+		}
+	})
+}
+
+// refusing is what a client says of an authority that takes no connections.
+func refusing() error {
+	return &url.Error{Op: "Post", URL: "https://login.example/token", Err: &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}}
+}
+
+// An authority that is away is asked by one call at a time, ever more seldom, and at once again
+// when it is back: however many workers there are, and however soon they come again.
+func TestTokenAuthorityIsNotHammeredWhileItIsAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const away = 10 * time.Minute
+		began := time.Now()
+		var asked []time.Duration
+		m := &mint{life: time.Minute}
+		config := unlimited(&guard{}, func(ctx context.Context) (string, time.Time, error) {
+			now := time.Since(began)
+			asked = append(asked, now)
+			if now < away || now >= 2*away && now < 3*away {
+				return "", time.Time{}, refusing()
+			}
+			return m.token(ctx)
+		})
+		config.Policy = steadyhttp.Policy{MaxAttempts: 1}
+		transport := defender.New(config)
+		var group sync.WaitGroup
+		for range 20 {
+			group.Go(func() {
+				for time.Since(began) < 3*away+time.Minute {
+					_, err := status(t, transport, t.Context(), machines)
+					if err != nil && !errors.Is(err, syscall.ECONNREFUSED) {
+						t.Error(err)
+					}
+					pause := 100 * time.Millisecond
+					if err == nil {
+						pause = time.Second
+					}
+					time.Sleep(pause)
+				}
+			})
+		}
+		group.Wait()
+		want := []time.Duration{0}
+		for pause := time.Second; want[len(want)-1] < away; pause = min(2*pause, 30*time.Second) {
+			want = append(want, want[len(want)-1]+pause)
+		}
+		for i, at := range want {
+			// Nobody may have come at the very instant.
+			if late := asked[i] - at; late < 0 || late > time.Second {
+				t.Fatalf("fetch %d was at %v, want %v", i+1, asked[i], at)
+			}
+		}
+		if back := asked[len(want)-1]; back > away+30*time.Second {
+			t.Errorf("the authority was asked %v after it was back", back-away)
+		}
+		// The second time, the pauses begin anew.
+		second := asked[len(want):]
+		for len(second) > 0 && second[0] < 2*away {
+			second = second[1:]
+		}
+		if len(second) < 20 || len(second) > 30 {
+			t.Fatalf("%d fetches in the second outage", len(second))
+		}
+		for i, pause := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second} {
+			if got := second[i+1] - second[i]; got < pause || got > pause+time.Second {
+				t.Errorf("pause %d of the second outage was %v, want %v", i+1, got, pause)
+			}
+		}
+	})
+}
+
+// What a retry depends on is found in the error that the call ends with, whichever way the function
+// has wrapped it.
+func TestTokenErrorKeepsItsChain(t *testing.T) {
+	for name, c := range map[string]struct {
+		err error
+		has func(error) bool
+	}{
+		"refused connection": {refusing(), func(err error) bool {
+			_, ok := errors.AsType[*net.OpError](err)
+			return ok && errors.Is(err, syscall.ECONNREFUSED)
+		}},
+		"permanent":     {backoff.Permanent(io.ErrNoProgress), isA[*backoff.PermanentError]},
+		"not retriable": {notRetriable{}, isA[notRetriable]},
+		"status":        {statusError(400), isA[statusError]},
+		"service's":     {&steadyhttp.ServiceError{StatusCode: 401}, isA[*steadyhttp.ServiceError]},
+		"joined":        {errors.Join(io.ErrNoProgress, statusError(503)), isA[statusError]},
+		"deadline": {context.DeadlineExceeded,
+			func(err error) bool { return errors.Is(err, context.DeadlineExceeded) }},
+	} {
+		config := unlimited(&guard{}, func(context.Context) (string, time.Time, error) {
+			return "", time.Time{}, fmt.Errorf("token: %w", c.err)
+		})
+		config.Policy = steadyhttp.Policy{MaxAttempts: 1}
+		if _, err := status(t, defender.New(config), t.Context(), machines); !c.has(err) {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+	// A token that nothing can send is the function's mistake, and will be again.
+	config := unlimited(&guard{}, func(context.Context) (string, time.Time, error) { return "a b", time.Time{}, nil })
+	config.Policy = steadyhttp.Policy{MaxAttempts: 1}
+	if _, err := status(t, defender.New(config), t.Context(), machines); !isA[interface {
+		error
+		NonRetriable()
+	}](err) {
+		t.Errorf("a token with a space: %v", err)
+	}
+}
+
+func isA[E error](err error) bool {
+	_, ok := errors.AsType[E](err)
+	return ok
+}
+
+type notRetriable struct{}
+
+func (notRetriable) Error() string { return "no" }
+func (notRetriable) NonRetriable() {}
+
+type statusError int
+
+func (e statusError) Error() string       { return strconv.Itoa(int(e)) }
+func (e statusError) HTTPStatusCode() int { return int(e) }
+
+// Credentials that the authority refused may have been renewed since: a call that comes after the
+// pause is the judge.
+func TestTokenRefusalIsForgottenAfterThePause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := 0
+		transport := defender.New(unlimited(&guard{}, func(context.Context) (string, time.Time, error) {
+			if asked++; asked <= 2 {
+				return "", time.Time{}, backoff.Permanent(errors.New("invalid_client"))
+			}
+			return "good", time.Time{}, nil
+		}))
+		began := time.Now()
+		for i, want := range []time.Duration{0, time.Second} {
+			if _, err := status(t, transport, t.Context(), machines); err == nil || time.Since(began) != want {
+				t.Errorf("call %d: %v after %v", i+1, err, time.Since(began))
+			}
+		}
+		if got, err := status(t, transport, t.Context(), machines); got != 200 || time.Since(began) != 3*time.Second {
+			t.Errorf("%d, %v after %v", got, err, time.Since(began))
+		}
+	})
+}
+
+// A fetch that waits for its time is called off with the last caller who wants it, and not before.
+func TestTokenFetchThatNobodyWaitsForIsCalledOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var asked []time.Time
+		transport := defender.New(unlimited(&guard{}, func(context.Context) (string, time.Time, error) {
+			if asked = append(asked, time.Now()); len(asked) == 1 {
+				return "", time.Time{}, backoff.Permanent(errors.New("no"))
+			}
+			return "good", time.Time{}, nil
+		}))
+		began := time.Now()
+		status(t, transport, t.Context(), machines)
+		var group sync.WaitGroup
+		for i := range 5 {
+			group.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i+1)*100*time.Millisecond)
+				defer cancel()
+				if _, err := status(t, transport, ctx, machines); !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("caller %d: %v", i, err)
+				}
+			})
+		}
+		group.Wait()
+		if took := time.Since(began); took != 500*time.Millisecond {
+			t.Errorf("the callers went after %v", took)
+		}
+		time.Sleep(time.Hour)
+		if len(asked) != 1 {
+			t.Errorf("asked %d times", len(asked))
+		}
+
+		asked, began = nil, time.Now()
+		status(t, transport, t.Context(), machines)
+		impatient, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		group.Go(func() { status(t, transport, impatient, machines) })
+		group.Go(func() {
+			if got, err := status(t, transport, t.Context(), machines); got != 200 {
+				t.Errorf("%d, %v", got, err)
+			}
+		})
+		group.Wait()
+		if len(asked) != 2 || asked[1].Sub(began) != 2*time.Second {
+			t.Errorf("asked %v", asked)
 		}
 	})
 }

@@ -79,7 +79,8 @@ func (b *annotatedBody) Read(p []byte) (int, error) {
 	if b.told {
 		return n, err
 	}
-	b.seen = append(b.seen, p[:min(n, maxSeen-len(b.seen))]...)
+	// A Reader may say more than it has read.
+	b.seen = append(b.seen, p[:max(0, min(n, len(p), maxSeen-len(b.seen)))]...)
 	// otelhttp ends its span as soon as it sees the body's end, and before it closes the body.
 	if err != nil || len(b.seen) == maxSeen || int64(len(b.seen)) == b.resp.ContentLength {
 		b.tell()

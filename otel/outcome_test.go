@@ -16,6 +16,7 @@ import (
 	"go.opentelemetry.io/otel/baggage"
 	metricnoop "go.opentelemetry.io/otel/metric/noop"
 	"go.opentelemetry.io/otel/propagation"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/steadyhttp/steadyhttp"
@@ -285,3 +286,32 @@ func TestAnnotateTakesNoTime(t *testing.T) {
 		resp.Body.Close()
 	})
 }
+
+// A Reader that says that it has read more than there was room for, or less than nothing, is not
+// taken at its word.
+func TestAnnotateDoesNotTrustAReadersCount(t *testing.T) {
+	for _, n := range []int{-1, 11, 1 << 20, 1<<31 - 1} {
+		base := withBody(404, func(*http.Request) io.ReadCloser { return io.NopCloser(lyingReader(n)) })
+		tracers := sdktrace.NewTracerProvider()
+		ctx, span := tracers.Tracer("test").Start(t.Context(), "around")
+		req, err := http.NewRequestWithContext(ctx, "GET", "https://api.example/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := steadyotel.Annotate(base).RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			if got, err := resp.Body.Read(make([]byte, 10)); got != n || err != nil {
+				t.Errorf("a Read of %d came to %d, %v", n, got, err)
+			}
+		}
+		resp.Body.Close()
+		span.End()
+	}
+}
+
+type lyingReader int
+
+func (n lyingReader) Read([]byte) (int, error) { return int(n), nil }

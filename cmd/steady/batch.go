@@ -167,9 +167,12 @@ func (b *batch) post(ctx context.Context, path string, body, answer any) bool {
 // call makes one call, notes what became of it, and reports whether it was answered.
 func (b *batch) call(ctx context.Context, method, target string, body, answer any, wrong bool) bool {
 	err := b.exchange(ctx, method, target, body, answer)
-	u, _ := url.Parse(target)
+	path := target
+	if u, err := url.Parse(target); err == nil { // a nextLink may be anything
+		path = u.Path
+	}
 	b.mu.Lock()
-	b.outcomes = append(b.outcomes, outcome{call: method + " " + u.Path, wrong: wrong, err: err})
+	b.outcomes = append(b.outcomes, outcome{call: method + " " + path, wrong: wrong, err: err})
 	b.mu.Unlock()
 	b.progress.step()
 	return err == nil

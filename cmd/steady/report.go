@@ -69,7 +69,7 @@ func (r *result) actions() (list []string, twice bool) {
 		if kind, _, _ := strings.Cut(effect, " "); kind == "import" {
 			continue
 		}
-		list = append(list, fmt.Sprintf("%s ×%d", effect, times))
+		list = append(list, fmt.Sprintf("%s ×%d", printable(effect), times))
 		twice = twice || times > 1
 	}
 	slices.Sort(list)
@@ -135,7 +135,7 @@ func listFailures(out io.Writer, r *result, all bool) {
 			fmt.Fprintf(out, "  … and %d more; -all lists them\n", len(failures)-i)
 			return
 		}
-		fmt.Fprintf(out, "  %s\n    %s\n", o.call, describe(o.err))
+		fmt.Fprintf(out, "  %s\n    %s\n", printable(o.call), printable(describe(o.err)))
 	}
 }
 

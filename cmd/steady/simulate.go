@@ -260,7 +260,8 @@ func summarize(out io.Writer, server *defendertest.Server) {
 	var repeated []string
 	for _, effect := range slices.Sorted(maps.Keys(effects)) {
 		if n := effects[effect]; n > 1 {
-			repeated = append(repeated, fmt.Sprintf("%s ×%d", effect, n))
+			// Tags and titles are the callers'.
+			repeated = append(repeated, fmt.Sprintf("%s ×%d", printable(effect), n))
 		}
 	}
 	fmt.Fprintf(out, "\n%d tokens issued, %d changes carried out, %d of them more than once", server.TokensIssued(), len(effects), len(repeated))

@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"net/http"
 	"slices"
@@ -160,13 +161,15 @@ func exportAnswer(r request, kind string, all []record) (answer, error) {
 // exportPageSize reads pageSize, which the documentation's own nextLink writes in
 // another case.
 func exportPageSize(r request) (int, error) {
-	for name, values := range r.query {
+	// In order, so that of two spellings the same one counts each time.
+	for _, name := range slices.Sorted(maps.Keys(r.query)) {
 		if !strings.EqualFold(name, "pageSize") {
 			continue
 		}
-		size, err := strconv.Atoi(values[0])
+		text := r.query.Get(name)
+		size, err := strconv.Atoi(text)
 		if err != nil || size < 1 || size > maxExportPage {
-			return 0, errInvalid("Invalid input %s: pageSize is 1 to %d", values[0], maxExportPage)
+			return 0, errInvalid("Invalid input %s: pageSize is 1 to %d", text, maxExportPage)
 		}
 		return size, nil
 	}

@@ -133,3 +133,15 @@ func TestAssessmentsOfNoMachines(t *testing.T) {
 		t.Errorf("got %s", r.body)
 	}
 }
+
+// A pageSize that is there in two cases counts the same each time.
+func TestPageSizeInTwoCases(t *testing.T) {
+	s := defendertest.NewUnstartedServer(defendertest.Config{Machines: 3, NoQuotas: true})
+	defer s.Close()
+	for range 50 {
+		got := direct(s, "GET", "/api/machines/SoftwareInventoryByMachine?pageSize=1&pagesize=2&PAGESIZE=3", "")
+		if n := len(decode[list[json.RawMessage]](t, got).Value); n != 3 {
+			t.Fatalf("%d records", n)
+		}
+	}
+}

@@ -36,9 +36,9 @@ func (c creation) check() error {
 	switch {
 	case strings.ContainsAny(c.Title, "\r\n"): // would split the ledger's line
 		return errInvalid("Invalid input: title has a line break")
-	case !strings.Contains(" Low Medium High ", " "+c.Severity+" "):
+	case !oneOf(c.Severity, "Low Medium High"):
 		return errInvalid("Invalid input %s: severity is Low, Medium or High", c.Severity)
-	case !strings.Contains(alertCategories, " "+c.Category+" "):
+	case !oneOf(c.Category, alertCategories):
 		return errInvalid("Invalid input %s: category is one of%s", c.Category, strings.TrimRight(alertCategories, " "))
 	}
 	if _, err := time.Parse(time.RFC3339, c.EventTime); err != nil {

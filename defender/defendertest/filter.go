@@ -1,6 +1,7 @@
 package defendertest
 
 import (
+	"slices"
 	"strings"
 	"time"
 )
@@ -36,7 +37,7 @@ func parseFilter[T entity](text string) (filter, error) {
 		if _, ok := known[c.name]; !ok {
 			return nil, errOData("Could not find a property named '%s'.", c.name)
 		}
-		if !strings.Contains(" eq ne gt ge lt le ", " "+c.operator+" ") {
+		if !oneOf(c.operator, "eq ne gt ge lt le") {
 			return nil, errOData("Syntax error: operator '%s' isn't known in '%s'.", c.operator, text)
 		}
 		f = append(f, c)
@@ -59,22 +60,25 @@ func filterWords(text string) (words []string, ok bool) {
 			words, text = append(words, word), rest
 			continue
 		}
-		word := "'"
+		// Built in one go: a word may be all quotes, as long as a header may be.
+		var word strings.Builder
 		for {
 			part, rest, found := strings.Cut(text[1:], "'")
 			if !found {
 				return nil, false
 			}
-			word, text = word+part, rest
-			if !strings.HasPrefix(text, "'") {
+			word.WriteString("'" + part)
+			if text = rest; !strings.HasPrefix(text, "'") {
 				break
 			}
-			word += "'"
 		}
-		words = append(words, word)
+		words = append(words, word.String())
 	}
 	return words, true
 }
+
+// oneOf reports whether a word is one of those in a list, and not several of them.
+func oneOf(word, list string) bool { return slices.Contains(strings.Fields(list), word) }
 
 // accepts reports whether all comparisons hold.
 func (f filter) accepts(e entity) bool {

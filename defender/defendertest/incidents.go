@@ -4,7 +4,6 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -97,10 +96,11 @@ func (u incidentUpdate) check() error {
 	if u.Status == nil && u.AssignedTo == nil && u.Classification == nil && u.Determination == nil && u.Tags == nil && u.Comment == "" {
 		return errMissing("status, assignedTo, classification, determination, tags or comment")
 	}
-	if u.Status != nil && !strings.Contains(" Active Resolved InProgress Redirected ", " "+*u.Status+" ") {
+	if u.Status != nil && !oneOf(*u.Status, "Active Resolved InProgress Redirected") {
 		return errInvalid("Invalid input %s: status is Active, Resolved, InProgress or Redirected", *u.Status)
 	}
-	if u.Classification != nil && !strings.Contains(" TruePositive InformationalExpectedActivity FalsePositive Unknown ", " "+*u.Classification+" ") {
+	const classifications = "TruePositive InformationalExpectedActivity FalsePositive Unknown"
+	if u.Classification != nil && !oneOf(*u.Classification, classifications) {
 		return errInvalid("Invalid input %s: classification is TruePositive, InformationalExpectedActivity or FalsePositive", *u.Classification)
 	}
 	return nil

@@ -190,7 +190,7 @@ func fits(pattern string, segments []string) (found parts, ok bool) {
 			continue
 		}
 		if want != "{id}" {
-			if !strings.EqualFold(want, segments[i]) {
+			if !strings.EqualFold(want, segment) {
 				return parts{}, false
 			}
 			continue

@@ -303,12 +303,16 @@ func (s *Server) carryOut(w http.ResponseWriter, r *http.Request, found match) a
 	if found.problem != nil {
 		return *found.problem
 	}
+	from, err := origin(r)
+	if err != nil {
+		return *answerOf(err)
+	}
 	body, err := readBody(w, r, found.bodyLimit())
 	if err != nil {
 		return *answerOf(err)
 	}
 	result, err := s.tenant.serve(found.route.handle, request{
-		origin:      origin(r),
+		origin:      from,
 		storage:     s.storageOrigin(r),
 		path:        r.URL.EscapedPath(),
 		query:       r.URL.Query(),
@@ -340,13 +344,18 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 }
 
 // origin is what the client's own URLs begin with, since a nextLink must lead
-// back to the host that the client chose.
-func origin(r *http.Request) string {
+// back to the host that the client chose. net/http lets a Host pass that no URL can
+// have, such as one with a single bracket; a server must refuse it (RFC 9112 section
+// 3.2).
+func origin(r *http.Request) (string, error) {
 	from := url.URL{Scheme: "http", Host: r.Host}
 	if r.TLS != nil {
 		from.Scheme = "https"
 	}
-	return from.String()
+	if again, err := url.Parse(from.String()); err != nil || again.Host != r.Host {
+		return "", problem{http.StatusBadRequest, "BadRequest", "The Host is not valid"}
+	}
+	return from.String(), nil
 }
 
 // reply sends an answer. The ledger knows of it first, so that who has read

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"runtime"
 	"runtime/pprof"
 	"slices"
@@ -411,4 +413,37 @@ func wantPanic(t *testing.T, part string, f func()) {
 		}
 	}()
 	f()
+}
+
+// A needless escape changes no path.
+func TestEscapedPath(t *testing.T) {
+	s := defendertest.NewUnstartedServer(defendertest.Config{NoQuotas: true})
+	defer s.Close()
+	direct(s, "POST", "/api/machines/m0001/%69solate", isolation).want(t, http.StatusCreated, "")
+	direct(s, "POST", "/api/machines/m0001%2fisolate", isolation).want(t, http.StatusMethodNotAllowed, "BadRequest")
+}
+
+// A Host that no URL can have is refused, and not put into a nextLink.
+func TestHostThatNoURLHas(t *testing.T) {
+	s := defendertest.NewUnstartedServer(defendertest.Config{NoQuotas: true})
+	defer s.Close()
+	for host, status := range map[string]int{
+		"api.example": 200, "API.example:8080": 200, "[::1]:80": 200, "m\u00fcnchen.example": 200,
+		"%zz": 200, "[": 400, "[::1": 400, "a:b": 400, "a b": 400, "u@a": 400, "a/b": 400, "a?b": 400,
+		"a#b": 400, "[a]b": 400, "a\\b": 400,
+	} {
+		r := httptest.NewRequest("GET", "/api/machines?$top=1", nil)
+		r.Host = host
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, r)
+		got := newReply(w.Result(), w.Body.Bytes())
+		if got.status != status {
+			t.Errorf("%q: %d %s", host, got.status, got.body)
+		}
+		if next := decode[list[identified]](t, got).Next; status == 200 {
+			if u, err := url.Parse(next); err != nil || u.Host != host {
+				t.Errorf("%q: the next link is %q: %v", host, next, err)
+			}
+		}
+	}
 }

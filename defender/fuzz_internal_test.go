@@ -1,0 +1,312 @@
+package defender
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/steadyhttp/steadyhttp"
+)
+
+// FuzzSentence: no text panics or makes a wait that is negative or longer than the digits allow;
+// and the service's own sentence is read whatever stands around it.
+func FuzzSentence(f *testing.F) {
+	for _, s := range []string{
+		"You can send requests again in 8 seconds.", strings.Repeat("Ⱥ", 60),
+		"İstanbul: again in 8 seconds", "\xff\xc8 again in ",
+		"again in 99999999999999999999 seconds", "again in 8", "AGAIN IN 8 SECONDS",
+		"again in again in", "\u212a\u017f", "",
+	} {
+		f.Add(s, uint16(8), s)
+	}
+	f.Fuzz(func(t *testing.T, before string, n uint16, after string) {
+		const most = (1<<20 - 1) * time.Second
+		for _, s := range []string{before, after, before + after} {
+			if wait := sentence(s); wait < 0 || wait > most {
+				t.Fatalf("%q is a wait of %v", s, wait)
+			}
+		}
+		said := before + " You can send requests again in " + strconv.Itoa(int(n)) + " seconds." + after
+		if wait := sentence(said); wait < time.Duration(n)*time.Second || wait > most {
+			t.Fatalf("%q is a wait of %v", said, wait)
+		}
+	})
+}
+
+// FuzzParse: whatever an error answer says, the verdict is bounded, a 429 is never a failure, and
+// no other status has a wait out of its message.
+func FuzzParse(f *testing.F) {
+	for _, status := range []int{400, 401, 403, 404, 429, 500, 503, 999} {
+		for _, message := range []string{
+			"You can send requests again in 8 seconds.",
+			strings.Repeat("Ⱥ", 60) + " again in 8 seconds.", "No Tvm License",
+			"account mode is İnactive", "",
+		} {
+			body, err := json.Marshal(map[string]any{"error": map[string]string{"code": "429", "message": message, "target": "t"}})
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(status, body, "7")
+		}
+	}
+	f.Add(429, []byte(`{"error":{"code":"TooManyRequests","message":"again in 8 second`), "")
+	f.Add(429, []byte("again in 8 seconds"), "")
+	f.Add(400, []byte(`{"error":{"code":"InvalidRequestBody"}}`), "")
+	f.Fuzz(func(t *testing.T, status int, body []byte, retryAfter string) {
+		a := steadyhttp.Attempt{N: 1, Body: body, Response: &http.Response{
+			StatusCode: status, Header: http.Header{"Retry-After": {retryAfter}},
+		}}
+		v := Rules().Classify(a)
+		const year = 365 * 24 * time.Hour
+		if v.RetryAfter < 0 || v.RetryAfter > year || len(v.Message) > 1024+len(caseHint)+3 || len(v.Code) > 128 || len(v.Target) > 128 {
+			t.Fatalf("%d %q: %+v", status, body, v)
+		}
+		if v.Class < steadyhttp.Success || v.Class > steadyhttp.Unauthorized || status == 429 && v.Class != steadyhttp.Throttled {
+			t.Fatalf("%d %q: %v", status, body, v.Class)
+		}
+		a.Response.Header = nil
+		if v := Rules().Classify(a); v.RetryAfter > 0 && status != 429 && v.Code != "429" && v.Code != "TooManyRequests" {
+			t.Fatalf("%d %q: a wait of %v", status, body, v.RetryAfter)
+		}
+	})
+}
+
+// FuzzHosts: a URL is that of a configured host exactly if net/http would dial what was configured.
+func FuzzHosts(f *testing.F) {
+	for _, name := range []string{
+		"api.security.microsoft.com", "proxy.corp:80", "proxy.corp:443", "Proxy.Corp:8443",
+		"[::1]:8080", "[fe80::1%25en0]", "127.0.0.1",
+		"proxy.corp:", ":443", "user@host", "m\u0130crosoft.com", "xn--microsoft-6jf.com", "a:0443",
+		"a:65536", "a.", "", "*", "a%41",
+	} {
+		for _, target := range []string{
+			"https://api.security.microsoft.com/api", "https://m%C4%B0crosoft.com/",
+			"https://proxy.corp/", "http://PROXY.corp/",
+			"https://proxy.corp:0443/", "https://\u212a.corp", "http://[fe80::1%25en0]:80/",
+			"//proxy.corp", "https://u:p@proxy.corp:80/",
+			"https://" + name + "/", "http://" + name + "./",
+		} {
+			f.Add(name, target)
+		}
+	}
+	f.Fuzz(func(t *testing.T, name, target string) {
+		known, err := (&Config{Hosts: []string{name}}).hosts()
+		if err != nil {
+			if known != nil {
+				t.Fatalf("%q: %v and %v", name, known, err)
+			}
+			return
+		}
+		for _, scheme := range []string{"https", "http"} {
+			own, err := url.Parse(scheme + "://" + name + "/")
+			if err != nil {
+				t.Fatalf("%q was taken, and no URL has it: %v", name, err)
+			}
+			if !known.have(own) {
+				t.Fatalf("%q is not its own host", own)
+			}
+		}
+		u, err := url.Parse(target)
+		if err != nil {
+			return
+		}
+		checkDialled(t, known, name, u)
+		// Not all URLs come from Parse.
+		checkDialled(t, known, name, &url.URL{Scheme: "https", Host: target})
+		signed(u)
+		private(u)
+	})
+}
+
+// checkDialled reckons as net/http does (canonicalAddr): the name by IDNA if it is not ASCII, and
+// the scheme's own port.
+func checkDialled(t *testing.T, known hosts, name string, u *url.URL) {
+	t.Helper()
+	if !known.have(u) {
+		return
+	}
+	own := map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	port := u.Port()
+	if port == "" {
+		port = own
+	}
+	configured := &url.URL{Host: strings.Replace(name, "%25", "%", 1)}
+	wantPort := configured.Port()
+	if wantPort == "" {
+		wantPort = own
+	}
+	got, want := u.Hostname(), configured.Hostname()
+	if port != wantPort || port == "" || !ascii(got) || !strings.EqualFold(got, want) {
+		t.Fatalf("%q is taken for %q", u, name)
+	}
+}
+
+// FuzzComments: what holds a comment is never taken for an update without one, however it is
+// written.
+func FuzzComments(f *testing.F) {
+	for _, body := range []string{
+		`{"status":"Resolved"}`, `{"status":"Resolved","Comment":"done"}`, `{"c\u006fmment":1}`,
+		`{"COMMENTS":null}`, `null`, `[]`, `{}`,
+		`{"status":1}{"comment":1}`, `{"status":1} x`, "\ufeff{}", `{"a":{"comment":1}}`,
+		`{"comment":1,"comment":2}`, "", "{", `"comment"`,
+		"{\"comment\u017f\":1}", strings.Repeat("[", 20000),
+		`{"a":"` + strings.Repeat("x", 1<<20) + `","comment":1}`,
+	} {
+		f.Add([]byte(body))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		req := &http.Request{GetBody: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }}
+		if comments(req) {
+			return
+		}
+		var fields map[string]json.RawMessage
+		if err := json.Unmarshal(body, &fields); err != nil || fields == nil {
+			t.Fatalf("%q is no object (%v), and said to have no comment", body, err)
+		}
+		var update struct{ Comment, Comments json.RawMessage } // encoding/json takes any case
+		if json.Unmarshal(body, &update); update.Comment != nil || update.Comments != nil {
+			t.Fatalf("%q has a comment", body)
+		}
+		// Whoever adds one is found out.
+		if body = bytes.TrimSpace(body); len(fields) > 0 {
+			body = append(bytes.Clone(body[:len(body)-1]), `,"cOMMENT":1}`...)
+			if !comments(req) {
+				t.Fatalf("%q is said to have no comment", body)
+			}
+		}
+	})
+}
+
+// FuzzFind: a row that is found is one that the path fits, segment by segment; and a path made of a
+// row is found.
+func FuzzFind(f *testing.F) {
+	for _, target := range []string{
+		"/api/machines/m1/isolate", "/api/machines/findbyip(",
+		"/api/machines/findbyip(ip='1',timestamp=2)", "/v1.0/security/alerts/../x",
+		"/api/v1/%2e%2e/machines/m1/isolate", "/beta/identityProtection", "//api//machines",
+		"/api/users/contoso%2Fuser1/alerts",
+		"/api/machines/%zz/tags", "/API/V1.0/alerts/", "/api/machines/m1/i\u017folate", "?", "*",
+		"", "/api/machines/%/tags", "/api/)/(",
+	} {
+		for _, method := range []string{"GET", "POST", "PATCH", "DELETE", "HEAD", "", "get"} {
+			f.Add(method, target, "m1", uint8(len(target)))
+		}
+	}
+	all := Endpoints()
+	f.Fuzz(func(t *testing.T, method, target, id string, n uint8) {
+		urls := []*url.URL{{Path: target}, {Path: target, RawPath: target}, {Opaque: target, Path: "/api/indicators"}}
+		if u, err := url.ParseRequestURI(target); err == nil {
+			urls = append(urls, u)
+		}
+		for _, u := range urls {
+			req := &http.Request{Method: method, URL: u, GetBody: func() (io.ReadCloser, error) { return http.NoBody, nil }}
+			e, ok := Match(req)
+			if route := Route(req); (route != "") != ok {
+				t.Fatalf("%s %q: the route is %q, and found %v", method, u, route, ok)
+			}
+			if Repeatable(req) && !ok && method != "" && method != "GET" && method != "HEAD" && method != "OPTIONS" &&
+				method != "TRACE" && method != "PUT" && method != "DELETE" {
+				t.Fatalf("%s %q is in no table, and repeated", method, u)
+			}
+			if ok && !fitsRow(e, method, u) {
+				t.Fatalf("%s %q is taken for %s %s", method, u, e.Method, e.Path)
+			}
+		}
+
+		// An id may be anything that does not look like a name of the table, and is no dots.
+		e := all[int(n)%len(all)]
+		if id == "" || strings.Trim(id, ".") == "" || strings.ContainsAny(id, "/()") || inTable(all, id) {
+			return
+		}
+		path := strings.NewReplacer("{id}", id, "{rest...}", id, "{ip}", id, "{time}", id, "{index}", id).Replace(e.Path)
+		prefix := "/api/"
+		if onGraph(e.Path) {
+			prefix = "/v1.0/"
+		}
+		u := &url.URL{Path: prefix + path}
+		if strings.TrimRight(u.Path, "/") != u.Path {
+			return
+		}
+		again := &http.Request{Method: e.Method, URL: u}
+		if found, ok := Match(again); !ok || found.Path != e.Path {
+			t.Fatalf("%s %q is %q, want %q", e.Method, u, found.Path, e.Path)
+		}
+		parsed, err := url.ParseRequestURI(u.EscapedPath())
+		if err != nil {
+			t.Fatal(err)
+		}
+		again.URL = parsed
+		if found, ok := Match(again); !ok || found.Path != e.Path {
+			t.Fatalf("%s %q is %q once it has been sent, want %q", e.Method, u, found.Path, e.Path)
+		}
+	})
+}
+
+// inTable reports whether a segment of the table has this name.
+func inTable(all []Endpoint, id string) bool {
+	for _, e := range all {
+		for segment := range strings.SplitSeq(e.Path, "/") {
+			if strings.EqualFold(segment, id) {
+				return true
+			}
+		}
+	}
+	return strings.EqualFold(id, "v1.0") || strings.EqualFold(id, "beta")
+}
+
+// fitsRow compares plainly what find walks through.
+func fitsRow(e Endpoint, method string, u *url.URL) bool {
+	if u.Opaque != "" {
+		return false
+	}
+	if method == "" || method == "HEAD" {
+		method = "GET"
+	}
+	if e.Method != "" && e.Method != method {
+		return false
+	}
+	segments := strings.Split(strings.Trim(u.EscapedPath(), "/"), "/")
+	for i := range segments {
+		segment, err := url.PathUnescape(segments[i])
+		if err != nil || segment == "." || segment == ".." {
+			return false
+		}
+		segments[i] = segment
+	}
+	switch {
+	case onGraph(e.Path) && (equalFold(segments[0], "v1.0") || equalFold(segments[0], "beta")):
+		segments = segments[1:]
+	case onGraph(e.Path) || !equalFold(segments[0], "api"):
+		return false
+	case len(segments) > 1 && (equalFold(segments[1], "v1.0") || equalFold(segments[1], "beta")):
+		segments = segments[2:]
+	default:
+		segments = segments[1:]
+	}
+	row := strings.Split(e.Path, "/")
+	for i, want := range row {
+		if want == "{rest...}" {
+			return i <= len(segments)
+		}
+		if i >= len(segments) || segments[i] == "" {
+			return false
+		}
+		name, _, function := strings.Cut(want, "(")
+		switch {
+		case function:
+			got, arguments, ok := strings.Cut(segments[i], "(")
+			if !ok || !strings.HasSuffix(arguments, ")") || !equalFold(got, strings.ToLower(name)) {
+				return false
+			}
+		case want != "{id}" && !equalFold(segments[i], strings.ToLower(want)):
+			return false
+		}
+	}
+	return len(row) == len(segments)
+}
