@@ -55,7 +55,7 @@ func newRequestBody(bound func() context.Context, req *http.Request, p *Policy) 
 		b.getBody = nil
 	case b.getBody != nil:
 		if !inMemory(req) {
-			b.lender = &lender{getBody: b.getBody}
+			b.lender = &lender{original: b.original, getBody: b.getBody}
 		}
 		return b, nil
 	case p.MaxBuffer > 0:
@@ -144,10 +144,8 @@ func (b *requestBody) next(ctx context.Context) (body io.ReadCloser, changed boo
 		return nil, false, nil
 	case b.once != nil:
 		return b.once.attempt(), true, nil
-	case b.lender != nil && first:
-		return b.lender.lend(b.original), true, nil
 	case b.lender != nil:
-		body, err = b.lender.renew(ctx)
+		body, err = b.lender.next(ctx)
 		return body, true, err
 	case first:
 		return b.original, false, nil
@@ -166,6 +164,22 @@ func newBody(getBody func() (io.ReadCloser, error)) (io.ReadCloser, error) {
 		err = errors.New("steadyhttp: Request.GetBody returned neither a body nor an error")
 	}
 	return body, err
+}
+
+// shown returns req as a policy may look at it before it is sent, and whether the policy has had a body of it by then. It may
+// be the very reader that is to be sent, rewound, and it may be closed.
+func (b *requestBody) shown(req *http.Request) (shown *http.Request, had *bool) {
+	had = new(bool)
+	source := b.source()
+	if b.original == nil || source == nil {
+		return req, had
+	}
+	copied := *req
+	copied.GetBody = func() (io.ReadCloser, error) {
+		*had = true
+		return source()
+	}
+	return &copied, had
 }
 
 // source is the attempt's own GetBody, which net/http calls where it replays a request by itself.
@@ -192,7 +206,7 @@ func (b *requestBody) close() {
 	case b.original == nil || b.final:
 	case b.once != nil:
 		b.once.release()
-	case b.lender != nil && b.used:
+	case b.lender != nil:
 		b.lender.release()
 	case !b.handed:
 		b.original.Close()
@@ -203,11 +217,12 @@ func (b *requestBody) close() {
 // that an attempt has had and return it once more, as azcore's does for files: so no attempt closes one, none reads one
 // that the next may have, and GetBody is not called while a Read is under way.
 type lender struct {
-	getBody func() (io.ReadCloser, error)
+	original io.ReadCloser
+	getBody  func() (io.ReadCloser, error)
 
 	mu       sync.Mutex // guards what follows, and the fields of each loan
-	current  *loan
-	released bool // there will be no further attempt
+	current  *loan      // nil: nobody has had any yet
+	released bool       // there will be no further attempt
 }
 
 // loan is one attempt's hold on a reader.
@@ -231,9 +246,23 @@ func (l *lender) lend(rc io.ReadCloser) io.ReadCloser {
 	return l.current
 }
 
-// renew takes the reader away from the attempt before, and returns another, or the same one rewound.
+// next returns the reader of the next attempt.
+func (l *lender) next(ctx context.Context) (io.ReadCloser, error) {
+	l.mu.Lock()
+	first := l.current == nil
+	l.mu.Unlock()
+	if first {
+		return l.lend(l.original), nil
+	}
+	return l.renew(ctx)
+}
+
+// renew takes the reader away from whoever has had it last, and returns another, or the same one rewound.
 func (l *lender) renew(ctx context.Context) (io.ReadCloser, error) {
 	l.mu.Lock()
+	if l.current == nil {
+		l.current = &loan{lender: l, rc: l.original}
+	}
 	last := l.current
 	last.over = true
 	if last.reading {
@@ -266,6 +295,9 @@ func (l *lender) renew(ctx context.Context) (io.ReadCloser, error) {
 func (l *lender) release() {
 	l.mu.Lock()
 	l.released = true
+	if l.current == nil {
+		l.current = &loan{lender: l, rc: l.original, over: true}
+	}
 	last := l.current
 	over := last.over
 	l.mu.Unlock()

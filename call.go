@@ -94,9 +94,6 @@ func (c *call) begin() error {
 	if err := c.chooseBase(); err != nil {
 		return err
 	}
-	if c.policy.IdempotencyKey && !idempotent(c.original.Method) && !hasKey(c.original) && !c.foreign {
-		c.key = c.newKey()
-	}
 	if c.original.Body == nil {
 		return nil
 	}
@@ -122,22 +119,6 @@ func (c *call) apply(s *settings) {
 		}
 		c.policy = &edited
 	}
-}
-
-// newKey returns a key for the call, "" where the policy says that not even with one the request is repeatable: then net/http
-// must not replay it either.
-func (c *call) newKey() string {
-	// A Structured Field string, hence the quotes (draft-ietf-httpapi-idempotency-key-header).
-	key := `"` + rand.Text() + `"`
-	if c.policy.Repeatable != nil {
-		keyed := *c.original
-		keyed.Header = c.original.Header.Clone()
-		keyed.Header.Set("Idempotency-Key", key)
-		if !c.policy.Repeatable(&keyed) {
-			return ""
-		}
-	}
-	return key
 }
 
 // maxNesting is how often a base transport may lead back to its Transport in one call: a token for the call may be fetched by
@@ -205,8 +186,8 @@ func (c *call) prepare() error {
 	if c.first.ready {
 		return nil
 	}
-	if c.attempt.N == 1 {
-		c.unsafe = c.key == "" && c.policy.unsafe(c.original)
+	if c.made == 0 && c.unprepared == 0 {
+		c.judge()
 	}
 	if c.unsafe && c.sends == nil {
 		c.sends = new(sendLog)
@@ -261,6 +242,33 @@ func (c *call) prepare() error {
 	}
 	return nil
 }
+
+// judge finds out whether nobody may send the request twice, net/http included, and gives it a key where it gets one. Where the
+// policy says that not even with a key it is repeatable, it gets none: net/http would replay it for having one.
+func (c *call) judge() {
+	wantsKey := c.policy.IdempotencyKey && !idempotent(c.original.Method) && !hasKey(c.original) && !c.foreign
+	if c.policy.Repeatable == nil {
+		if wantsKey {
+			c.key = newKey()
+		}
+		c.unsafe = c.key == "" && c.policy.unsafe(c.original)
+		return
+	}
+	shown, had := c.body.shown(c.original)
+	if wantsKey {
+		key, keyed := newKey(), *shown
+		keyed.Header = shown.Header.Clone()
+		keyed.Header.Set("Idempotency-Key", key)
+		if c.policy.Repeatable(&keyed) {
+			c.key = key
+		}
+	}
+	c.unsafe = c.key == "" && c.policy.unsafe(shown)
+	c.body.used = c.body.used || *had
+}
+
+// newKey returns a Structured Field string, hence the quotes (draft-ietf-httpapi-idempotency-key-header).
+func newKey() string { return `"` + rand.Text() + `"` }
 
 // attemptContext makes the context of the attempt: one that can be ended, if anything of ours ever would, and that takes
 // notes, if anybody needs them.
