@@ -241,8 +241,8 @@ func namedLimit(message string) (n int, per time.Duration, ok bool) {
 	if len(fields) < 3 || fields[1] != "per" {
 		return 0, 0, false
 	}
-	n, err := strconv.Atoi(fields[0])
-	if err != nil || n < 1 {
+	calls, err := strconv.ParseUint(fields[0], 10, 31) // digits, and nothing else
+	if err != nil || calls < 1 {
 		return 0, 0, false
 	}
 	clock := strings.Split(strings.TrimRight(fields[2], "."), ":")
@@ -256,5 +256,8 @@ func namedLimit(message string) (n int, per time.Duration, ok bool) {
 		}
 		per = per*60 + time.Duration(v)*time.Second
 	}
-	return n, per, per > 0
+	if per == 0 {
+		return 0, 0, false
+	}
+	return int(calls), per, true
 }
