@@ -551,3 +551,65 @@ func TestGatesInACycle(t *testing.T) {
 		}
 	}
 }
+
+// Every second place that an unsent call loses goes to the first who came after it, since that may be
+// what it waits for. One that was sent waits for nobody, and the line keeps its order.
+func TestOnlyAnUnsentCallIsHelped(t *testing.T) {
+	for name, tt := range map[string]struct {
+		sent bool
+		want []int // calls 0 to 4 came before the probe went, 5 to 9 after
+	}{
+		"sent":   {true, []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}},
+		"unsent": {false, []int{5, 0, 6, 1, 7, 2, 8, 3, 9, 4}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			forPausingGates(t, func(t *testing.T, newGate func() steadyhttp.Gate) {
+				var mu sync.Mutex
+				var order []int
+				throttled := false
+				base := roundTripper(func(req *http.Request) (*http.Response, error) {
+					if !throttled {
+						throttled = true
+						return answers(429, "", "Retry-After: 1")(req)
+					}
+					if tt.sent {
+						// As net/http does on HTTP/2: some time after it was given the request.
+						time.AfterFunc(3*time.Second, httptrace.ContextClientTrace(req.Context()).WroteHeaders)
+					}
+					mu.Lock()
+					var i int
+					if _, err := fmt.Sscan(req.Header.Get("Number"), &i); err == nil {
+						order = append(order, i)
+					}
+					mu.Unlock()
+					<-req.Context().Done()
+					return nil, req.Context().Err()
+				})
+				transport := &steadyhttp.Transport{Base: base, Gates: []steadyhttp.Gate{newGate()}, Policy: once}
+				ok(t.Context(), transport)
+				ctx, cancel := context.WithCancel(t.Context())
+				var group sync.WaitGroup
+				group.Go(func() { ok(ctx, transport) }) // the probe
+				synctest.Wait()
+				for i := range 10 {
+					if i == 5 {
+						time.Sleep(time.Second) // the probe goes
+						synctest.Wait()
+					}
+					group.Go(func() {
+						req := newRequest(t, "GET", "").WithContext(ctx)
+						req.Header.Set("Number", fmt.Sprint(i))
+						transport.RoundTrip(req)
+					})
+					synctest.Wait()
+				}
+				time.Sleep(time.Minute)
+				cancel()
+				group.Wait()
+				if !slices.Equal(order, tt.want) {
+					t.Errorf("went as %v, want %v", order, tt.want)
+				}
+			})
+		})
+	}
+}

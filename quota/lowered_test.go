@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,7 +20,7 @@ func names(n int, per string) steadyhttp.Attempt {
 	return throttled(time.Second, fmt.Sprintf("Maximum allowed %d per %s.", n, per))
 }
 
-// lowered reports whether a window's limit is at most n, when a share of it may have to grow first.
+// loweredTo reports whether the first window's limit is n, or a share of that.
 func loweredTo(q *quota.Quota, n int) bool { return q.State().Windows[0].Limit <= n }
 
 // A limit that a text names once is forgotten after ten windows or an hour, whichever is longer, and
@@ -195,15 +196,18 @@ func TestDeadlineBeyondALoweredLimit(t *testing.T) {
 // What is asked for in a pause is counted from its end: those ahead go then, and not now.
 func TestDeadlineCountsThoseAheadInAPause(t *testing.T) {
 	for _, tt := range []struct {
-		ahead int
-		needs time.Duration
-	}{{0, 30 * time.Minute}, {2, 30 * time.Minute}, {3, 31 * time.Minute}, {5, 31 * time.Minute}, {6, 32 * time.Minute}} {
+		used, ahead int
+		needs       time.Duration
+	}{
+		{2, 0, 30 * time.Minute}, {2, 2, 30 * time.Minute}, {2, 3, 31 * time.Minute}, {2, 5, 31 * time.Minute}, {2, 6, 32 * time.Minute},
+		{0, 0, 30 * time.Minute}, {0, 2, 30 * time.Minute}, {0, 3, 31 * time.Minute}, {0, 6, 32 * time.Minute},
+	} {
 		synctest.Test(t, func(t *testing.T) {
 			q := &quota.Quota{Windows: []quota.Window{{N: 3, Per: time.Minute}}}
 			fill(t, q, 3)
 			time.Sleep(2 * time.Minute)
-			fill(t, q, 2)
-			enter(t, q)(throttled(30*time.Minute, "")) // at our limit: nothing is learned
+			fill(t, q, tt.used)
+			enter(t, q)(throttled(30*time.Minute, ""))
 			ctx, cancel := context.WithCancel(t.Context())
 			for range tt.ahead {
 				go q.Enter(ctx, steadyhttp.Attempt{})
@@ -211,7 +215,7 @@ func TestDeadlineCountsThoseAheadInAPause(t *testing.T) {
 			synctest.Wait()
 			err := refuses(t, q, 10*time.Minute)
 			if d, ok := errors.AsType[*quota.DeadlineError](err); !ok || d.Wait().Round(10*time.Second) != tt.needs {
-				t.Errorf("%d ahead: %v, want %v", tt.ahead, err, tt.needs)
+				t.Errorf("%d used, %d ahead: %v, want %v", tt.used, tt.ahead, err, tt.needs)
 			}
 			cancel()
 			synctest.Wait()
@@ -246,4 +250,32 @@ func TestRandomNamedLimits(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A damaged snapshot is refused with its field and the fix, and changes nothing.
+func TestRestoreNamesTheField(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		now := time.Now()
+		for want, s := range map[string]quota.Snapshot{
+			"Snapshot.At is missing":   {Normal: []quota.Calls{{Age: 1, N: 1}}},
+			"Snapshot.At is missing, ": {High: []quota.Calls{{Age: math.MaxInt64, N: 1}}},
+			"Snapshot.Normal[0].N is":  {At: now, Normal: []quota.Calls{{Age: 1, N: -1}}},
+			"Snapshot.Normal[1].N is":  {At: now, Normal: []quota.Calls{{Age: 2, N: math.MaxInt / 4}, {Age: 1, N: 1}}},
+			"Snapshot.High[0].N is":    {At: now, Normal: []quota.Calls{{Age: 2, N: 1}}, High: []quota.Calls{{Age: 1, N: math.MaxInt / 4}}},
+			"Snapshot.High[0].Age is":  {At: now, High: []quota.Calls{{Age: -3 * time.Second, N: 1}}},
+			"Snapshot.High[2].Age is":  {At: now, High: []quota.Calls{{Age: 3, N: 1}, {Age: 3, N: 1}, {Age: 4, N: 1}}},
+		} {
+			q := &quota.Quota{Windows: minuteAndHour()}
+			err := q.Restore(s)
+			if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "Quota.Start") {
+				t.Errorf("got %v, want %q and the fix", err, want)
+			}
+			if err := q.Restore(quota.Snapshot{At: now, Normal: []quota.Calls{{Age: 1, N: 7}}}); err != nil {
+				t.Errorf("after %q: %v", want, err)
+			}
+			if used := q.State().Windows[0].Used; used != 7 {
+				t.Errorf("after %q: %d used, want 7", want, used)
+			}
+		}
+	})
 }

@@ -129,11 +129,11 @@ func TestRefusedAndCancelledAtOnce(t *testing.T) {
 			}
 			synctest.Wait()
 			q.lock()
-			q.pause.prolong(q.now().add(time.Minute))
-			q.serve(q.now())
 			if cancelled {
 				cancel(why)
 			}
+			q.pause.prolong(q.now().add(time.Minute))
+			q.serve(q.now())
 			q.unlock()
 			for range 3 {
 				if err := <-ended; errors.Is(err, why) != cancelled || errors.Is(err, ErrDeadline) == cancelled {
