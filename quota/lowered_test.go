@@ -54,15 +54,25 @@ func TestNamedLimitRunsOut(t *testing.T) {
 					if w := q.State().Windows[0]; w.Limit != tt.window.N || w.Shared {
 						t.Errorf("%+v after %v and %v", w, tt.holds, grows)
 					}
-					// And all of it can be used.
-					ctx, cancel := context.WithTimeout(quota.WithPriority(t.Context(), quota.High), time.Millisecond)
+					// And all of it can be used, by normal calls what is not kept for urgent ones.
+					ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 					defer cancel()
-					for i := range tt.window.N {
+					normal := 0
+					for i := 0; i < tt.window.N; i++ {
 						leave, err := q.Enter(ctx, steadyhttp.Attempt{})
+						if err != nil && normal == 0 {
+							normal, i = i, i-1
+							ctx = quota.WithPriority(ctx, quota.High)
+							continue
+						}
 						if err != nil {
 							t.Fatalf("call %d: %v", i+1, err)
 						}
 						leave(answered())
+					}
+					kept := min(int(math.Round(reserve*float64(tt.window.N))), tt.window.N-1)
+					if kept > 0 && normal != tt.window.N-kept || kept == 0 && normal != 0 {
+						t.Errorf("%d normal calls went, and %d places are kept", normal, kept)
 					}
 				})
 			})
