@@ -28,16 +28,19 @@ type Gate interface {
 	Enter(ctx context.Context, a Attempt) (leave func(a Attempt), err error)
 }
 
-// Limit returns a Gate around a limiter: a *rate.Limiter of golang.org/x/time/rate is one. Beyond limiting, it pauses
-// all its callers when one attempt was throttled, until the server's time; then one probe goes first, and the rest
-// follows at a growing pace. A nil limiter limits nothing, and only pauses.
+// Limit returns a Gate around a limiter: a *rate.Limiter of golang.org/x/time/rate is one. Beyond
+// limiting, it pauses all its callers when one attempt was throttled, until the server's time; then
+// one probe goes first, and the rest follows at a growing pace. A probe that has no answer after
+// 5 s holds nobody up any longer: the next one goes. A nil limiter limits nothing, and only pauses.
 //
 // Mind that a rate.Limiter with burst b and rate r lets b + r*W calls pass in a window W: to stay within "100 a minute",
 // b + r*60 s must not exceed 100.
 func Limit(limiter interface {
 	Wait(ctx context.Context) error
 }) Gate {
-	return &limit{limiter: limiter}
+	l := &limit{limiter: limiter}
+	l.pause.pace, _ = limiter.(*rate.Limiter)
+	return l
 }
 
 type limit struct {
@@ -47,44 +50,78 @@ type limit struct {
 
 func (l *limit) Enter(ctx context.Context, a Attempt) (func(Attempt), error) {
 	for {
-		epoch, err := l.pause.enter(ctx)
+		passed, err := l.pause.enter(ctx)
 		if err != nil {
 			return nil, err
 		}
-		switch current, err := l.wait(ctx, epoch); {
+		switch current, err := l.wait(ctx, passed); {
 		case err != nil:
 			return nil, err
 		case current:
-			passed := &passage{&l.pause, epoch}
-			a.Observe(passed)
+			passed.observe(a)
 			return passed.leave, nil
 		}
 	}
 }
 
-// passage is one attempt's way through a Limit.
+// passage is one attempt's way through a Limit. Its epoch is that of the grant: by the time the
+// caller wakes, there may be another.
 type passage struct {
-	pause *pause
-	epoch int
+	pause    *pause
+	epoch    int
+	narrow   bool // granted in a narrow window: it has, or had, a place
+	granted  time.Time
+	arrivals int // until the grant
+
+	// Guarded by pause.mu:
+	place    *list.Element // in pause.places or pause.stuck; nil: in neither
+	told     bool          // it will be told of its sending
+	sent     bool
+	answered bool // and has widened the window
 }
 
-func (p *passage) leave(a Attempt) { p.pause.leave(p.epoch, a) }
+// observe has an attempt tell of its sending and answer from now on.
+func (p *passage) observe(a Attempt) {
+	told := a.Observe(p)
+	if !p.narrow {
+		return
+	}
+	p.pause.mu.Lock()
+	defer p.pause.mu.Unlock()
+	p.told = told
+}
+
+func (p *passage) leave(a Attempt) { p.pause.leave(p, a) }
 
 // Sent implements Observer.
-func (p *passage) Sent(time.Time) {}
+func (p *passage) Sent(time.Time) {
+	if !p.narrow {
+		return
+	}
+	p.pause.mu.Lock()
+	defer p.pause.mu.Unlock()
+	p.sent = true
+	if p.place != nil && p.epoch == p.pause.epoch {
+		p.pause.stuck.Remove(p.place)
+	}
+}
 
-// Answered implements Observer: a 429 stops the others now, and not when its body has been looked at.
+// Answered implements Observer: a 429 stops the others now, and not when its body has been looked
+// at. An answer that is no failure frees its place: its body may go on for hours.
 func (p *passage) Answered(resp *http.Response) {
-	if resp.StatusCode == http.StatusTooManyRequests {
+	switch {
+	case resp.StatusCode == http.StatusTooManyRequests:
 		p.pause.throttle(p.epoch, pushback(resp, Throttled))
+	case resp.StatusCode < 400 && p.narrow:
+		p.pause.answer(p)
 	}
 }
 
 // wait passes the limiter. It reports false if another attempt was throttled meanwhile, and the pause must be sat out too.
-func (l *limit) wait(ctx context.Context, epoch int) (current bool, err error) {
+func (l *limit) wait(ctx context.Context, p *passage) (current bool, err error) {
 	defer func() {
 		if !current {
-			l.pause.leave(epoch, Attempt{}) // also if the limiter panics
+			l.pause.leave(p, Attempt{}) // also if the limiter panics
 		}
 	}()
 	if l.limiter != nil {
@@ -92,7 +129,7 @@ func (l *limit) wait(ctx context.Context, epoch int) (current bool, err error) {
 			return false, l.explain(ctx, err)
 		}
 	}
-	return l.pause.current(epoch), nil
+	return l.pause.current(p.epoch), nil
 }
 
 // explain adds to a rate.Limiter's refusal what it knows and does not say: how long the wait would have been.
@@ -116,42 +153,66 @@ const (
 	longPause   = time.Minute // and no longer than this
 	wideEnough  = 64          // attempts under way at once after which the pace is no longer held back
 	firstWindow = 1           // the probe
+
+	// patience is how long an attempt without an answer keeps its place in a narrow window. Nearly
+	// all APIs answer within it, and one more attempt in 5 s is 12 a minute: a service that is
+	// still throttling bears that. Without an end, one hung probe would stop everybody.
+	patience = 5 * time.Second
 )
 
 // pause closes a gate for everyone after a throttling, and opens it again gently: n waiting callers that all come back at
 // the server's time would be n-1 new throttlings.
 type pause struct {
-	mu     sync.Mutex // guards what follows
-	until  time.Time  // closed until then
-	epoch  int        // pauses so far: an attempt of an earlier one neither counts nor begins another
-	window float64    // how many attempts of this epoch may be under way at once; 0: any number
-	out    int        // how many are
-	failed int        // probes in a row that were throttled
-	queue  list.List  // of *turn, first come, first served
-	timer  *time.Timer
+	pace *rate.Limiter // what those let go have to pass too; nil: nothing that is known
+
+	mu       sync.Mutex // guards what follows
+	until    time.Time  // closed until then
+	epoch    int        // pauses so far: an attempt of an earlier one neither counts nor begins another
+	window   float64    // how many attempts of this epoch may be unanswered at once; 0: any number
+	out      int        // the length of places
+	places   list.List  // of *passage: those unanswered, the longest first; used in a narrow window only
+	stuck    list.List  // of *passage: those who ran out of patience before they were sent
+	moved    time.Time  // when one last did
+	favoured bool       // the place went to a caller that the stuck may wait for
+	failed   int        // probes in a row that were throttled
+	queue    list.List  // of *turn, first come, first served
+	arrivals int        // callers that had to queue so far
+	soonest  time.Time  // no deadline in the queue is before it; zero: none has any
+	timer    *time.Timer
 }
 
-// turn is a place in the queue. Its epoch is that of the grant: by the time the caller wakes, there may be another.
+// turn is a place in the queue. Either passed or err is set before granted is closed.
 type turn struct {
-	granted chan struct{}
-	epoch   int // set before granted is closed
+	granted  chan struct{}
+	number   int
+	deadline time.Time // zero: none
+	passed   *passage
+	err      error
 }
 
-func (p *pause) enter(ctx context.Context) (epoch int, err error) {
+func (p *pause) enter(ctx context.Context) (*passage, error) {
 	if ctx.Err() != nil {
-		return 0, cancelCause(ctx)
+		return nil, cancelCause(ctx)
 	}
 	p.mu.Lock()
-	if p.queue.Len() == 0 && p.open() {
+	now := time.Now()
+	if p.queue.Len() == 0 && p.open(now) {
 		defer p.mu.Unlock()
-		p.out++
-		return p.epoch, nil
-	}
-	if deadline, ok := ctx.Deadline(); ok && deadline.Before(p.until) {
-		defer p.mu.Unlock()
-		return 0, &deadlineError{wait: time.Until(p.until), left: time.Until(deadline)}
+		return p.admit(now), nil
 	}
 	t := &turn{granted: make(chan struct{})}
+	if deadline, ok := ctx.Deadline(); ok {
+		if at := p.earliest(now); deadline.Before(at) {
+			defer p.mu.Unlock()
+			return nil, &deadlineError{wait: at.Sub(now), left: deadline.Sub(now)}
+		}
+		t.deadline = deadline
+		if p.soonest.IsZero() || deadline.Before(p.soonest) {
+			p.soonest = deadline
+		}
+	}
+	p.arrivals++
+	t.number = p.arrivals
 	place := p.queue.PushBack(t)
 	p.serve()
 	p.mu.Unlock()
@@ -165,16 +226,50 @@ func (p *pause) enter(ctx context.Context) (epoch int, err error) {
 	select {
 	case <-t.granted:
 		if ctx.Err() == nil {
-			return t.epoch, nil
+			return t.passed, t.err
 		}
-		if t.epoch == p.epoch {
-			p.out--
+		if t.passed != nil {
+			p.release(t.passed)
 		}
 	default:
 		p.queue.Remove(place)
 	}
 	p.serve()
-	return 0, cancelCause(ctx)
+	return nil, cancelCause(ctx)
+}
+
+// earliest returns when the turn of a newcomer can come at the soonest: not before the pause ends,
+// and not before those ahead have had their tokens. How soon the probe is answered, nobody knows.
+func (p *pause) earliest(now time.Time) time.Time {
+	at := now
+	if p.until.After(at) {
+		at = p.until
+	}
+	if p.pace == nil || p.pace.Burst() < 1 || p.pace.Limit() <= 0 {
+		return at
+	}
+	needs := 1.0
+	if !p.mayFavour() {
+		needs += float64(p.queue.Len())
+	}
+	if short := needs - p.pace.TokensAt(at); short > 0 {
+		seconds := min(short/float64(p.pace.Limit()), maxPushback.Seconds())
+		at = at.Add(time.Duration(seconds * float64(time.Second)))
+	}
+	return at
+}
+
+// mayFavour reports whether a caller who comes now may be let go before those ahead.
+func (p *pause) mayFavour() bool {
+	if p.stuck.Len() > 0 {
+		return true
+	}
+	for e := p.places.Front(); e != nil; e = e.Next() {
+		if holder := e.Value.(*passage); holder.told && !holder.sent {
+			return true
+		}
+	}
+	return false
 }
 
 func (p *pause) current(epoch int) bool {
@@ -183,22 +278,30 @@ func (p *pause) current(epoch int) bool {
 	return epoch == p.epoch
 }
 
-func (p *pause) leave(epoch int, a Attempt) {
+func (p *pause) leave(passed *passage, a Attempt) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	current := epoch == p.epoch
-	if current {
-		p.out--
-	}
+	current := passed.epoch == p.epoch
+	p.release(passed)
 	switch {
 	case a.Verdict.Class == Throttled:
 		p.close(a.Verdict.RetryAfter, current)
-	case current && a.Response != nil && p.window > 0:
-		p.failed = 0
-		if p.window += 1 / p.window; p.window > wideEnough {
-			p.window = 0
-		}
+	case current && a.Response != nil && !passed.answered:
+		p.widen()
 	}
+	p.serve()
+}
+
+// answer notes an answer that is no failure when its headers come.
+func (p *pause) answer(passed *passage) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if passed.epoch != p.epoch || passed.answered {
+		return
+	}
+	passed.answered = true
+	p.release(passed)
+	p.widen()
 	p.serve()
 }
 
@@ -209,8 +312,19 @@ func (p *pause) throttle(epoch int, asked time.Duration) {
 	p.serve()
 }
 
-// close requires that p.mu is held. Of the many attempts that were under way when a pause began, those throttled may
-// prolong it, but only one of the present epoch begins the next.
+// widen lets more attempts go at once after an answer. All below require that p.mu is held.
+func (p *pause) widen() {
+	if p.window == 0 {
+		return
+	}
+	p.failed = 0
+	if p.window += 1 / p.window; p.window > wideEnough {
+		p.window = 0
+	}
+}
+
+// close begins or prolongs a pause. Of the many attempts that were under way when one began, those
+// throttled may prolong it, but only one of the present epoch begins the next.
 func (p *pause) close(asked time.Duration, current bool) {
 	if current {
 		if asked == 0 {
@@ -219,30 +333,136 @@ func (p *pause) close(asked time.Duration, current bool) {
 		p.failed++
 		p.epoch++
 		p.out = 0
+		p.places.Init()
+		p.stuck.Init()
+		p.favoured = false
 		p.window = firstWindow
 	}
 	if until := time.Now().Add(min(asked, maxPause)); until.After(p.until) {
 		p.until = until
+		p.refuseLate()
 	}
 }
 
-func (p *pause) open() bool {
-	return (p.window == 0 || p.out < int(p.window)) && !time.Now().Before(p.until)
+// refuseLate sends those away whose time ends before the pause does.
+func (p *pause) refuseLate() {
+	if p.soonest.IsZero() || !p.soonest.Before(p.until) {
+		return
+	}
+	p.soonest = time.Time{}
+	for e := p.queue.Front(); e != nil; {
+		t, next := e.Value.(*turn), e.Next()
+		switch {
+		case t.deadline.IsZero():
+		case t.deadline.Before(p.until):
+			p.queue.Remove(e)
+			t.err = &deadlineError{wait: time.Until(p.until), left: time.Until(t.deadline)}
+			close(t.granted)
+		case p.soonest.IsZero() || t.deadline.Before(p.soonest):
+			p.soonest = t.deadline
+		}
+		e = next
+	}
 }
 
-// serve lets those go who may, and wakes itself at the end of the pause. It requires that p.mu is held.
+func (p *pause) open(now time.Time) bool { return !now.Before(p.opens()) }
+
+// opens returns when the next may go if no answer comes before. Those who lose their places one
+// after the other make way for as many in the time of patience as the window is wide, and not for
+// all at once.
+func (p *pause) opens() time.Time {
+	at := p.until
+	if !p.full() {
+		return at
+	}
+	spread := time.Duration(float64(patience) / p.window)
+	for _, t := range [...]time.Time{
+		p.places.Front().Value.(*passage).granted.Add(patience), p.moved.Add(spread),
+	} {
+		if t.After(at) {
+			at = t
+		}
+	}
+	return at
+}
+
+func (p *pause) full() bool { return p.window > 0 && p.out >= int(p.window) }
+
+// admit lets somebody go. It requires that the gate is open.
+func (p *pause) admit(now time.Time) *passage {
+	passed := &passage{pause: p, epoch: p.epoch}
+	if p.window == 0 {
+		return passed
+	}
+	if p.full() {
+		p.makeRoom(now)
+	}
+	passed.narrow, passed.granted, passed.arrivals = true, now, p.arrivals
+	passed.place = p.places.PushBack(passed)
+	p.out = p.places.Len()
+	return passed
+}
+
+// makeRoom takes the place of the attempt that has been unanswered longest.
+func (p *pause) makeRoom(now time.Time) {
+	oldest := p.places.Remove(p.places.Front()).(*passage)
+	oldest.place = nil
+	if oldest.told && !oldest.sent {
+		oldest.place = p.stuck.PushBack(oldest)
+	}
+	p.moved = now
+}
+
+// release frees the place of an attempt that has been answered, or is over.
+func (p *pause) release(passed *passage) {
+	if passed.place == nil || passed.epoch != p.epoch {
+		return
+	}
+	p.places.Remove(passed.place)
+	p.stuck.Remove(passed.place)
+	passed.place = nil
+	p.out = p.places.Len()
+}
+
+// next returns whose turn it is. An attempt that was let go and not sent may wait for somebody
+// behind it in this very queue: its Prepare for the token's request, or, where gates are passed in
+// different orders, the gate behind this one for an attempt that has it. Whoever that is came after
+// the grant, so that every second time the first of those goes.
+func (p *pause) next() *list.Element {
+	if !p.full() {
+		return p.queue.Front()
+	}
+	p.favoured = !p.favoured
+	if !p.favoured {
+		return p.queue.Front()
+	}
+	waiting := p.stuck.Front()
+	if waiting == nil {
+		waiting = p.places.Front() // who is about to lose it
+	}
+	if holder := waiting.Value.(*passage); holder.told && !holder.sent {
+		for e := p.queue.Front(); e != nil; e = e.Next() {
+			if e.Value.(*turn).number > holder.arrivals {
+				return e
+			}
+		}
+	}
+	return p.queue.Front()
+}
+
+// serve lets those go who may, and wakes itself for the next.
 func (p *pause) serve() {
-	for p.queue.Len() > 0 && p.open() {
-		p.out++
-		t := p.queue.Remove(p.queue.Front()).(*turn)
-		t.epoch = p.epoch
+	now := time.Now()
+	for p.queue.Len() > 0 && p.open(now) {
+		t := p.queue.Remove(p.next()).(*turn)
+		t.passed = p.admit(now)
 		close(t.granted)
 	}
 	if p.timer != nil {
 		p.timer.Stop()
 		p.timer = nil
 	}
-	if closed := time.Until(p.until); p.queue.Len() > 0 && closed > 0 {
+	if closed := p.opens().Sub(now); p.queue.Len() > 0 && closed > 0 {
 		p.timer = time.AfterFunc(closed, func() {
 			p.mu.Lock()
 			defer p.mu.Unlock()

@@ -26,8 +26,8 @@ type oracle struct {
 	pads   []time.Duration
 	wide   []bool  // pads that a 429 at the very limit has widened
 	until  instant // closed until then
-	width  float64 // how many may be under way at once; 0: any number
-	out    int     // how many of this epoch are
+	width  float64 // how many may be unanswered at once; 0: any number
+	moved  instant // when one last made way for the next without an answer
 	epoch  int
 	failed int
 }
@@ -40,6 +40,7 @@ type heldCall struct {
 	ended    instant // -1: under way
 	refunded bool
 	epoch    int
+	holds    bool   // one of the places after a 429
 	forgot   []bool // by window
 	ticket   *ticket
 }
@@ -101,9 +102,26 @@ func (o *oracle) logged(w int) (n int) {
 
 // left takes note of a call that has ended somehow.
 func (o *oracle) left(call *heldCall) {
-	if call.epoch == o.epoch {
-		o.out--
+	call.holds = false
+}
+
+// holders returns who is unanswered and has not made way for others, the longest first.
+func (o *oracle) holders() (calls []*heldCall) {
+	for _, call := range o.calls {
+		if call.holds {
+			calls = append(calls, call)
+		}
 	}
+	return calls
+}
+
+// doorOpens returns when the next may go after a 429, if nothing is answered before.
+func (o *oracle) doorOpens() instant {
+	at := o.until
+	if holders := o.holders(); o.width > 0 && len(holders) >= int(o.width) {
+		at = max(at, holders[0].granted.add(5*time.Second), o.moved.add(time.Duration(5e9/o.width)))
+	}
+	return at
 }
 
 // good takes note of an answer that is no 429.
@@ -150,7 +168,10 @@ func (o *oracle) throttled(call *heldCall, asked time.Duration) {
 	first := call.epoch == o.epoch
 	if first {
 		o.epoch++
-		o.out, o.width = 0, 1
+		o.width = 1
+		for _, call := range o.holders() {
+			call.holds = false
+		}
 	}
 	if asked > 0 {
 		o.until = max(o.until, o.now.add(asked))
@@ -175,7 +196,7 @@ func (o *oracle) count() (counts [][classes]int) {
 }
 
 func (o *oracle) mayGo(c class) bool {
-	if o.now < o.until || o.width > 0 && o.out >= int(o.width) {
+	if o.now < o.doorOpens() {
 		return false
 	}
 	for w := range o.windows {
@@ -208,7 +229,13 @@ func (o *oracle) serve() (granted []*waiter) {
 
 func (o *oracle) take(c class) *heldCall {
 	call := &heldCall{class: c, granted: o.now, sent: -1, ended: -1, epoch: o.epoch, forgot: make([]bool, len(o.windows))}
-	o.out++
+	if o.width > 0 {
+		if holders := o.holders(); len(holders) >= int(o.width) {
+			holders[0].holds = false
+			o.moved = o.now
+		}
+		call.holds = true
+	}
 	o.calls = append(o.calls, call)
 	return call
 }
@@ -222,6 +249,7 @@ func (o *oracle) next(limit instant) instant {
 		}
 	}
 	consider(o.until)
+	consider(o.doorOpens())
 	for _, call := range o.calls {
 		if call.refunded {
 			continue
@@ -467,6 +495,9 @@ func (o *oracle) forget() {
 	o.calls = slices.DeleteFunc(o.calls, func(c *heldCall) bool {
 		if c.refunded {
 			return true
+		}
+		if c.holds {
+			return false
 		}
 		until, unknown := c.counted(o.now, 2*o.windows[len(o.windows)-1].Per+time.Hour)
 		return !unknown && until <= o.now

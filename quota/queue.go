@@ -14,6 +14,9 @@ type caller struct {
 	began      time.Time // of its call: a repeat keeps its place
 	ready      chan struct{}
 	ticket     *ticket // once it may go
+	err        error   // or once it is known that it can't in time
+	deadline   instant // forever: none
+	number     int     // in the order of arrival
 	next, prev *caller
 
 	leavingNext *caller // in Quota.leaving
@@ -82,16 +85,24 @@ func (q *Quota) enqueue(ctx context.Context, c class, a steadyhttp.Attempt, now 
 	if limit := q.MaxQueue; limit != 0 && q.waitingCallers() >= max(0, limit) {
 		return nil, fmt.Errorf("%w: quota: %d callers wait already; Quota.MaxQueue is %d", steadyhttp.ErrRefused, q.waitingCallers(), limit)
 	}
-	w := &caller{class: c, began: a.Began}
+	w := &caller{class: c, began: a.Began, deadline: forever}
 	if w.began.IsZero() {
 		w.began = q.base.Add(time.Duration(now))
 	}
 	if deadline, ok := ctx.Deadline(); ok {
-		needs, left := time.Duration(q.atBest(c, q.ahead(w), now)-now), time.Until(deadline)
+		ahead := q.ahead(w)
+		if q.mayFavour() {
+			ahead = 0
+		}
+		needs, left := time.Duration(q.atBest(c, ahead, now)-now), time.Until(deadline)
 		if needs > left {
 			return nil, &DeadlineError{needs, left}
 		}
+		w.deadline = now.add(left)
+		q.soonest = min(q.soonest, w.deadline)
 	}
+	q.queued++
+	w.number = q.queued
 	w.ready = make(chan struct{})
 	q.queues[c].insert(w)
 	q.serve(now)
@@ -115,7 +126,7 @@ func (q *Quota) await(ctx context.Context, w *caller) (*ticket, error) {
 	select {
 	case <-w.ready:
 		if ctx.Err() == nil {
-			return w.ticket, nil
+			return w.ticket, w.err
 		}
 	case <-ctx.Done():
 	}
@@ -171,14 +182,13 @@ func (q *Quota) clearOut() {
 	now := q.now()
 	q.advance(now)
 	for ; w != nil; w = w.leavingNext {
-		if w.ticket == nil {
+		switch {
+		case w.err != nil: // it is out of the line already
+		case w.ticket == nil:
 			q.queues[w.class].remove(w)
-			continue
-		}
-		// Its turn came at the same time.
-		q.refund(w.ticket)
-		if w.ticket.epoch == q.pause.epoch {
-			q.pause.out--
+		default: // its turn came at the same time
+			q.refund(w.ticket)
+			q.pause.release(w.ticket)
 		}
 	}
 	q.serve(now) // the timer may have been set for one of them
@@ -187,30 +197,92 @@ func (q *Quota) clearOut() {
 // serve lets those go whose turn it is, and sets the one timer for the next.
 func (q *Quota) serve(now instant) {
 	q.advance(now)
+	q.refuseLate(now)
 	for {
-		c := high
-		if q.queues[high].length == 0 {
-			c = normal
-		}
-		w := q.queues[c].first
+		w := q.following(now)
 		if w == nil {
 			q.disarm()
 			return
 		}
-		if !q.mayGo(c, now) {
-			q.arm(q.bound(c, 0, now), now)
+		if !q.mayGo(w.class, now) {
+			q.arm(q.bound(w.class, 0, now), now)
 			return
 		}
-		q.queues[c].remove(w)
-		w.ticket = q.take(c, now)
+		q.queues[w.class].remove(w)
+		w.ticket = q.take(w.class, now)
 		close(w.ready)
 	}
 }
 
+// following returns whose turn it is, nil if nobody waits.
+func (q *Quota) following(now instant) *caller {
+	if q.pause.favours(now) {
+		if w := q.awaited(); w != nil && q.mayGo(w.class, now) {
+			return w
+		}
+	}
+	if w := q.queues[high].first; w != nil {
+		return w
+	}
+	return q.queues[normal].first
+}
+
+// awaited returns for whom a call may wait that was let go and not sent: its Prepare for the token's
+// request, or, where gates are passed in different orders, the gate behind this one for a call that
+// has it. Whoever that is came after the grant. nil: there is none.
+func (q *Quota) awaited() (first *caller) {
+	t := q.pause.unsent()
+	if t == nil {
+		return nil
+	}
+	for i := range q.queues {
+		for w := q.queues[i].first; w != nil; w = w.next {
+			if w.number > t.queued && (first == nil || w.number < first.number) {
+				first = w
+			}
+		}
+	}
+	return first
+}
+
+// mayFavour reports whether a caller who comes now may be let go before those ahead.
+func (q *Quota) mayFavour() bool {
+	if q.pause.stuck.Len() > 0 {
+		return true
+	}
+	for e := q.pause.places.Front(); e != nil; e = e.Next() {
+		if e.Value.(*ticket).mayWait() {
+			return true
+		}
+	}
+	return false
+}
+
+// refuseLate sends those away whose time ends before the pause does.
+func (q *Quota) refuseLate(now instant) {
+	until := q.pause.until
+	if q.soonest >= until {
+		return
+	}
+	q.soonest = forever
+	for i := range q.queues {
+		for w := q.queues[i].first; w != nil; w = w.next {
+			if w.deadline >= until {
+				q.soonest = min(q.soonest, w.deadline)
+				continue
+			}
+			q.queues[i].remove(w)
+			w.err = &DeadlineError{time.Duration(until - now), time.Duration(w.deadline - now)}
+			close(w.ready)
+		}
+	}
+}
+
 // arm sets the timer. Where no window is in the way, what is waited for is an answer: of the probe, or of calls that may be sent
-// twice. Those that hang are taken to have arrived in time.
+// twice. Those that hang are taken to have arrived in time, and a probe loses its place to the next.
 func (q *Quota) arm(at, now instant) {
 	if at <= now {
+		at = q.pause.opens()
 		for _, first := range [...]*ticket{q.unsent.first, q.sent.first} {
 			if first != nil && (at <= now || first.until() < at) {
 				at = first.until()

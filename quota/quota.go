@@ -21,9 +21,17 @@
 //
 // # A 429 all the same
 //
-// The service's word counts: everyone stops until its time, then one probe goes, then the rest at a growing pace. A limit
-// that its text names is taken over if it is lower. A 429 that our own calls do not explain means that others use the same
-// quota: the Quota then measures what is left to it, paces itself, and tries for more from time to time.
+// The service's word counts: everyone stops until its time, then one probe goes, then the rest at a
+// growing pace. A probe that has no answer after 5 s holds nobody up any longer: the next one goes.
+//
+// A limit that the service's text names is taken over if it is lower, for ten windows or an hour,
+// whichever is longer; each 429 that names it meanwhile begins that time anew. Then our own limit
+// comes back, at a growing pace. If a 429 names a lower limit again before as much time again has
+// passed, it holds for twice as long, up to a day (or ten windows). A mistaken text does harm for an
+// hour, and a limit that really is lower costs one 429 a day.
+//
+// A 429 that our own calls do not explain means that others use the same quota: the Quota then
+// measures what is left to it, paces itself, and tries for more from time to time.
 //
 // # What it does not know
 //
@@ -77,6 +85,8 @@ type Quota struct {
 	unsent  list // in flight, not sent yet as far as we know, in the order of their grants
 	sent    list // in flight, in the order of their sending
 	queues  [classes]queue
+	soonest instant     // no deadline in the queues is before it
+	queued  int         // callers that had to queue so far
 	timer   *time.Timer // for whoever is next; nil: none is armed
 	spare   *ticket     // for the next call in flight
 	pause   pause
@@ -95,7 +105,10 @@ const (
 // instant is a time since Quota.base. Comparing and storing it is half the work of a time.Time.
 type instant int64
 
-const never = instant(-1 << 62)
+const (
+	never   = instant(-1 << 62)
+	forever = instant(1 << 62)
+)
 
 // maxPer is far from where sums of times would wrap around.
 const maxPer = 10 * 365 * 24 * time.Hour
@@ -143,7 +156,14 @@ func (q *Quota) Enter(ctx context.Context, a steadyhttp.Attempt) (func(steadyhtt
 	if err != nil {
 		return nil, err
 	}
-	t.told = a.Observe(t)
+	told := a.Observe(t)
+	if t.narrow {
+		q.lock() // others look, for whom a probe may wait
+		t.told = told
+		q.unlock()
+	} else {
+		t.told = told
+	}
 	return func(a steadyhttp.Attempt) { q.leave(t, a) }, nil
 }
 
@@ -179,7 +199,7 @@ func (q *Quota) begin() error {
 	}
 	q.begun = true
 	q.base = time.Now()
-	q.replayed = never
+	q.replayed, q.soonest = never, forever
 	if q.invalid = q.check(); q.invalid != nil {
 		return q.invalid
 	}
@@ -235,6 +255,9 @@ func (q *Quota) advance(now instant) {
 		default:
 			for c := range q.calls {
 				q.calls[c].expire(q.windows, class(c), now)
+			}
+			for i := range q.windows {
+				q.windows[i].restore(now)
 			}
 			if now > q.replayed.add(q.windows[longest(q.windows)].per) {
 				q.replayed = never
@@ -295,7 +318,7 @@ func (q *Quota) take(c class, now instant) *ticket {
 	q.calls[c].inFlight++
 	q.calls[c].unanswered++
 	q.unsent.push(t)
-	q.pause.out++
+	q.pause.admit(t, q.queued, now)
 	for i := range q.windows {
 		q.windows[i].pace(now)
 	}
@@ -332,9 +355,7 @@ func (q *Quota) leave(t *ticket, a steadyhttp.Attempt) {
 	defer q.unlock()
 	now := q.now()
 	q.advance(now)
-	if t.epoch == q.pause.epoch {
-		q.pause.out--
-	}
+	q.pause.release(t)
 	switch {
 	case a.Response != nil:
 		q.ended(t, now)
@@ -351,7 +372,7 @@ func (q *Quota) leave(t *ticket, a steadyhttp.Attempt) {
 	switch {
 	case a.Verdict.Class == steadyhttp.Throttled || t.closed:
 		q.throttled(t, a, now)
-	case a.Response != nil && t.epoch == q.pause.epoch:
+	case a.Response != nil && t.epoch == q.pause.epoch && !t.good:
 		q.pause.good()
 	}
 	t.left = true
@@ -408,6 +429,7 @@ func (t *ticket) Sent(at time.Time) {
 	defer q.unlock()
 	now := q.now()
 	q.advance(now)
+	q.pause.sent(t)
 	switch {
 	case t.left:
 	case t.state == waiting:
@@ -427,7 +449,8 @@ func (t *ticket) Sent(at time.Time) {
 }
 
 // Answered implements steadyhttp.Observer for a ticket: the response's headers have come. A 429 closes the quota for
-// everyone now, and not when its body has been looked at.
+// everyone now, and not when its body has been looked at. An answer that is no failure frees its
+// place now: its body may go on for hours.
 func (t *ticket) Answered(resp *http.Response) {
 	q := t.q
 	q.lock()
@@ -438,9 +461,16 @@ func (t *ticket) Answered(resp *http.Response) {
 	now := q.now()
 	q.advance(now)
 	q.ended(t, now)
-	if resp.StatusCode == http.StatusTooManyRequests && t.epoch == q.pause.epoch {
+	switch {
+	case t.epoch != q.pause.epoch:
+	case resp.StatusCode == http.StatusTooManyRequests:
 		t.closed = true
 		q.pause.begin()
-		q.pause.held = true
+		q.pause.reading = now.add(patience)
+	case resp.StatusCode < 400 && t.narrow && !t.good:
+		t.good = true
+		q.pause.release(t)
+		q.pause.good()
+		q.serve(now)
 	}
 }

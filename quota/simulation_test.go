@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptrace"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -112,6 +113,7 @@ type service struct {
 	delay      func() time.Duration // one way; nil: none
 	takes      time.Duration        // between arrival and answer
 	silent     bool                 // a 429 names no time
+	text       string               // of a 429; "": none
 	skew       float64              // the server's clock is faster by this share
 	lose       float64              // share of the answers that are lost with their connection
 	replayEach int                  // net/http sends every n-th request twice; 0: none
@@ -186,7 +188,12 @@ func (s *service) RoundTrip(req *http.Request) (*http.Response, error) {
 			header.Set("Retry-After", fmt.Sprint(int(math.Ceil(wait.Seconds()))))
 		}
 	}
-	return &http.Response{StatusCode: status, Header: header, Body: http.NoBody, Request: req}, nil
+	resp := &http.Response{StatusCode: status, Header: header, Body: http.NoBody, Request: req}
+	if !ok && s.text != "" {
+		header.Set("Content-Type", "application/json")
+		resp.Body = io.NopCloser(strings.NewReader(`{"error":{"code":"TooManyRequests","message":"` + s.text + `"}}`))
+	}
+	return resp, nil
 }
 
 func (s *service) count() (wait time.Duration, ok bool) {

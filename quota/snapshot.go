@@ -3,6 +3,7 @@ package quota
 import (
 	"errors"
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -44,38 +45,62 @@ func (q *Quota) Snapshot() Snapshot {
 	return s
 }
 
-// Restore makes q go on where another left off. It must come before the first use of q. A clock that was set back in between is
-// noticed, and taken as no time having passed; one that was set forward can't be told from a pause.
+// Restore makes q go on where another left off. It must come before the first use of q; one that
+// fails changes nothing. A clock that was set back in between is noticed, and taken as no time having
+// passed; one that was set forward can't be told from a pause.
 func (q *Quota) Restore(s Snapshot) error {
 	q.lock()
 	defer q.unlock()
 	if q.begun {
 		return errors.New("quota: Restore after the first use; restore before the Quota is a gate of anything")
 	}
-	for _, calls := range [...][]Calls{s.Normal, s.High} {
-		for i, c := range calls {
-			if c.N < 0 {
-				return fmt.Errorf("quota: Snapshot has %d calls in one place; it is damaged", c.N)
-			}
-			if c.Age < -arrival {
-				return fmt.Errorf("quota: Snapshot has calls of %v from now; it is damaged", -c.Age)
-			}
-			if i > 0 && c.Age > calls[i-1].Age {
-				return errors.New("quota: Snapshot is not in order; it is damaged")
-			}
-		}
+	if err := s.check(); err != nil {
+		return err
 	}
 	if err := q.begin(); err != nil {
 		return err
 	}
-	passed := max(0, time.Since(s.At))
+	// Either may be as large as a Duration gets: they are compared one by one before they are added.
+	passed, oldest := max(0, time.Since(s.At)), q.windows[longest(q.windows)].per+edge
 	for c, calls := range [...][]Calls{s.Normal, s.High} {
 		for _, one := range calls {
-			if age := passed + one.Age; one.N > 0 && age < q.windows[longest(q.windows)].per+edge {
-				q.charge(class(c), instant(-age), one.N)
+			if one.N > 0 && passed < oldest+arrival && one.Age < oldest-passed {
+				q.charge(class(c), instant(-passed-one.Age), one.N)
 			}
 		}
 	}
 	q.advance(0)
+	return nil
+}
+
+// check refuses what no Quota has written, naming the field and the fix.
+func (s Snapshot) check() error {
+	refuse := func(format string, args ...any) error {
+		const fix = "; it is damaged: drop it, and set Quota.Start to Full"
+		return fmt.Errorf("quota: Snapshot."+format+fix, args...)
+	}
+	if s.At.IsZero() && len(s.Normal)+len(s.High) > 0 {
+		return refuse("At is missing, and calls have an age at some time")
+	}
+	all := 0
+	for _, list := range [...]struct {
+		name  string
+		calls []Calls
+	}{{"Normal", s.Normal}, {"High", s.High}} {
+		for i, c := range list.calls {
+			switch {
+			case c.N < 0:
+				return refuse("%s[%d].N is %d, which is no number of calls", list.name, i, c.N)
+			case c.N > math.MaxInt/4-all: // sums of a few of them must not wrap around
+				return refuse("%s[%d].N is %d, more than can have been made", list.name, i, c.N)
+			case c.Age < -arrival:
+				return refuse("%s[%d].Age is %v, and no call is further ahead than %v",
+					list.name, i, c.Age, -arrival)
+			case i > 0 && c.Age > list.calls[i-1].Age:
+				return refuse("%s[%d].Age is %v, more than that before it", list.name, i, c.Age)
+			}
+			all += c.N
+		}
+	}
 	return nil
 }

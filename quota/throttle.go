@@ -1,6 +1,7 @@
 package quota
 
 import (
+	fifo "container/list"
 	"strconv"
 	"strings"
 	"time"
@@ -10,28 +11,104 @@ import (
 
 // pause closes the quota for everyone after a 429, and opens it again gently.
 type pause struct {
-	until  instant // closed until then
-	held   bool    // a 429 has come, and is being read: closed until it has been
-	epoch  int     // pauses so far
-	width  float64 // calls of this epoch that may be under way at once; 0: any number
-	out    int     // that are
-	failed int     // probes in a row that met a 429
+	until    instant   // closed until then
+	reading  instant   // a 429 has come, and is being read: closed until it has been, or until then
+	epoch    int       // pauses so far
+	width    float64   // calls of this epoch that may be unanswered at once; 0: any number
+	places   fifo.List // of *ticket: those that are, the longest first; used only while width is not 0
+	stuck    fifo.List // of *ticket: those who ran out of patience before they were sent
+	moved    instant   // when a call last did
+	favoured bool      // its place went to a caller that the stuck may wait for
+	failed   int       // probes in a row that met a 429
 }
 
 const (
+	// patience is how long a call without an answer keeps its place in a narrow door, and how long
+	// the reading of a 429 may keep it shut. Nearly all APIs answer within it, and one more call in
+	// 5 s is 12 a minute: a service that is still throttling bears that. Without an end, one hung
+	// probe would stop everybody.
+	patience = 5 * time.Second
+
 	maxPause   = 75 * time.Minute // longer than any documented window; what asks for more is a mistake or an attack
 	firstPause = time.Second      // where no time is named, doubled per failed probe
 	wideEnough = 64
 )
 
-func (p *pause) open(now instant) bool {
-	return !p.held && now >= p.until && (p.width == 0 || p.out < int(p.width))
+func (p *pause) open(now instant) bool { return now >= p.opens() }
+
+// opens returns when the next may go if no answer comes before. Those who lose their places one
+// after the other make way for as many in the time of patience as the door is wide, and not for all
+// at once.
+func (p *pause) opens() instant {
+	at := max(p.until, p.reading)
+	if p.full() {
+		longest := p.places.Front().Value.(*ticket).granted
+		spread := time.Duration(float64(patience) / p.width)
+		at = max(at, longest.add(patience), p.moved.add(spread))
+	}
+	return at
+}
+
+func (p *pause) full() bool { return p.width > 0 && p.places.Len() >= int(p.width) }
+
+// admit gives a call a place. It requires that the door is open.
+func (p *pause) admit(t *ticket, queued int, now instant) {
+	if p.width == 0 {
+		return
+	}
+	if p.full() {
+		longest := p.places.Remove(p.places.Front()).(*ticket)
+		longest.place = nil
+		if longest.mayWait() {
+			longest.place = p.stuck.PushBack(longest)
+		}
+		p.favoured = !p.favoured
+		p.moved = now
+	}
+	t.narrow, t.queued = true, queued
+	t.place = p.places.PushBack(t)
+}
+
+// release frees the place of a call that has been answered, or is over.
+func (p *pause) release(t *ticket) {
+	if t.place == nil || t.epoch != p.epoch {
+		return
+	}
+	p.places.Remove(t.place)
+	p.stuck.Remove(t.place)
+	t.place = nil
+}
+
+// sent notes that a call waits for nobody but the service.
+func (p *pause) sent(t *ticket) {
+	t.gone = true
+	if t.place != nil && t.epoch == p.epoch {
+		p.stuck.Remove(t.place)
+	}
+}
+
+// favours reports whether the next place goes to a caller that an unsent call may wait for. Every
+// second one does: no queue stands still for it.
+func (p *pause) favours(now instant) bool { return p.full() && !p.favoured && p.open(now) }
+
+// unsent returns the call that has been let go and not sent for the longest time, if it has lost its
+// place or is about to; nil: none has.
+func (p *pause) unsent() *ticket {
+	if e := p.stuck.Front(); e != nil {
+		return e.Value.(*ticket)
+	}
+	if t := p.places.Front().Value.(*ticket); t.mayWait() {
+		return t
+	}
+	return nil
 }
 
 // begin starts a pause. Calls that are under way already neither count any more nor begin another.
 func (p *pause) begin() {
 	p.epoch++
-	p.out = 0
+	p.places.Init()
+	p.stuck.Init()
+	p.favoured = false
 	p.width = 1 // the probe
 }
 
@@ -52,7 +129,9 @@ func (q *Quota) throttled(t *ticket, a steadyhttp.Attempt, now instant) {
 	asked := min(a.Verdict.RetryAfter, maxPause)
 	first := t.closed
 	if t.closed {
-		q.pause.held = false
+		if t.epoch+1 == q.pause.epoch { // its own pause is still the last
+			q.pause.reading = never
+		}
 	} else if t.epoch == q.pause.epoch {
 		first = true
 		q.pause.begin()
@@ -63,7 +142,7 @@ func (q *Quota) throttled(t *ticket, a steadyhttp.Attempt, now instant) {
 	if !first {
 		return // the pause that it belongs to has learned already
 	}
-	w := q.blamed(a.Verdict.Message, asked)
+	w := q.blamed(a.Verdict.Message, asked, now)
 	if asked == 0 {
 		q.pause.prolong(now.add(min(firstPause<<min(q.pause.failed, 20), w.per/32)))
 	}
@@ -73,15 +152,13 @@ func (q *Quota) throttled(t *ticket, a steadyhttp.Attempt, now instant) {
 
 // blamed returns the window that a 429 is about: the one that its text names, or else the one that our own calls fill
 // most. One that is shorter than the wait asked for is not it.
-func (q *Quota) blamed(message string, asked time.Duration) *window {
+func (q *Quota) blamed(message string, asked time.Duration, now instant) *window {
 	n, per, named := namedLimit(message)
 	var fullest *window
 	for i := range q.windows {
 		w := &q.windows[i]
 		if named && w.per == per {
-			if n < w.n {
-				w.lower(n)
-			}
+			w.lower(n, now)
 			return w
 		}
 		if w.per >= asked && (fullest == nil || w.fill() > fullest.fill()) {
@@ -96,11 +173,45 @@ func (q *Quota) blamed(message string, asked time.Duration) *window {
 
 func (w *window) fill() float64 { return float64(w.all()) / float64(w.n) }
 
-// lower takes over a limit that the service names. It is never raised: a text is no contract.
-func (w *window) lower(n int) {
+const (
+	// A limit that a text names holds for so long at least, and for so many windows: by then, a
+	// service that was only busy has recovered. The wait after a limit that was there again is
+	// doubled, up to a day.
+	lowFor     = time.Hour
+	lowWindows = 10
+	lowAtMost  = 24 * time.Hour
+)
+
+// lower takes over a limit that the service names, if it is lower than ours. A text is no contract:
+// it raises nothing, and what it lowers comes back.
+func (w *window) lower(n int, now instant) {
+	if n >= w.own || n > w.n {
+		return
+	}
+	first := max(lowFor, lowWindows*w.per)
+	switch {
+	case w.lowered == 0 || now >= w.lowUntil.add(w.lowered):
+		w.lowered = first
+	case now >= w.lowUntil:
+		w.lowered = min(2*w.lowered, max(first, lowAtMost))
+	}
+	w.lowUntil = now.add(w.lowered)
 	w.n = n
 	w.reserved = min(w.reserved, n-1)
 	w.share = min(w.share, float64(n))
+}
+
+// restore gives a limit back that was lowered long enough ago. It grows back like one that is
+// shared: if the service's really is lower, the first call over it is the only one to meet a 429.
+func (w *window) restore(now instant) {
+	if w.n == w.own || now < w.lowUntil {
+		return
+	}
+	if !w.shared {
+		w.shared, w.share, w.next = true, float64(w.n), max(w.next, now)
+	}
+	w.grownAt = max(w.grownAt, w.lowUntil)
+	w.n, w.reserved = w.own, w.kept
 }
 
 // learn draws the conclusion from a 429. At the very limit, the server only counts a little otherwise than we do. Below it,
@@ -130,8 +241,8 @@ func namedLimit(message string) (n int, per time.Duration, ok bool) {
 	if len(fields) < 3 || fields[1] != "per" {
 		return 0, 0, false
 	}
-	n, err := strconv.Atoi(fields[0])
-	if err != nil || n < 1 {
+	calls, err := strconv.ParseUint(fields[0], 10, 31) // digits, and nothing else
+	if err != nil || calls < 1 {
 		return 0, 0, false
 	}
 	clock := strings.Split(strings.TrimRight(fields[2], "."), ":")
@@ -145,5 +256,8 @@ func namedLimit(message string) (n int, per time.Duration, ok bool) {
 		}
 		per = per*60 + time.Duration(v)*time.Second
 	}
-	return n, per, per > 0
+	if per == 0 {
+		return 0, 0, false
+	}
+	return int(calls), per, true
 }

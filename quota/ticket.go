@@ -1,5 +1,7 @@
 package quota
 
+import fifo "container/list"
+
 // ticket is one call in flight, from its grant to its place in the log.
 type ticket struct {
 	q       *Quota
@@ -14,6 +16,12 @@ type ticket struct {
 	over    bool    // it can't be sent again
 	left    bool
 	closed  bool // its 429 began the present pause
+	good    bool // it has been answered, and has widened the door
+
+	gone   bool          // it has been told of its sending
+	narrow bool          // granted while few may be under way at once
+	place  *fifo.Element // in pause.places or pause.stuck; nil: in neither
+	queued int           // callers that had to queue until its grant
 
 	next, prev *ticket // in one of the lists
 }
@@ -26,6 +34,9 @@ const (
 	logged                // counted
 	refunded              // never sent
 )
+
+// mayWait reports whether the call has not been sent, and may itself wait for another.
+func (t *ticket) mayWait() bool { return t.told && !t.gone }
 
 // until is when the call is taken to have arrived, if nothing is heard of it by then.
 func (t *ticket) until() instant {

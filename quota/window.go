@@ -17,10 +17,14 @@ const (
 
 // window is one limit, and what of it is taken.
 type window struct {
-	n        int           // the limit, ours or a lower one that the service named
+	n        int           // the limit, own or a lower one that the service named
+	own      int           // as configured
 	per      time.Duration // its length
 	pad      time.Duration // added to it: the server's clock is not ours
 	reserved int           // places that only calls of high priority get
+	kept     int           // reserved, as configured
+	lowered  time.Duration // how long the limit that was named last holds; 0: none was
+	lowUntil instant       // until when
 	used     [classes]int  // logged calls that it still counts
 
 	// Where other programs use the same limit, n is what all of us may send together.
@@ -44,11 +48,12 @@ const (
 func newWindows(limits []Window, reserve float64) []window {
 	windows := make([]window, len(limits))
 	for i, l := range limits {
+		kept := min(int(math.Round(reserve*float64(l.N))), l.N-1)
 		windows[i] = window{
-			n:        l.N,
+			n: l.N, own: l.N,
 			per:      l.Per,
 			pad:      max(minPad, time.Duration(padShare*float64(l.Per))),
-			reserved: min(int(math.Round(reserve*float64(l.N))), l.N-1),
+			reserved: kept, kept: kept,
 		}
 	}
 	return windows
@@ -243,16 +248,26 @@ func (q *Quota) freed(w int, c class, k, limit int, now instant) instant {
 		counted = win.used[c]
 	}
 	rounds := 0
-	// Places that are free are taken now by those ahead.
-	if known := max(limit, counted+q.inFlight(c)); k > known {
+	// Places that are free are taken by those ahead, now or when the pause is over.
+	taken := counted + q.inFlight(c)
+	if known := max(limit, taken); k > known {
 		rounds = (k - known + limit - 1) / limit
 		k -= rounds * limit
 	}
+	ready := max(now, q.pause.until)
 	at := now
-	if k <= counted {
+	switch {
+	case k <= counted:
 		at = q.logged(w, c, k)
+	case k > taken:
+		at = ready
 	}
-	return at.add(time.Duration(min(float64(1+rounds)*float64(span), math.MaxInt64/4)))
+	at = at.add(span)
+	if rounds > 0 {
+		times := min(float64(rounds)*float64(span), math.MaxInt64/4)
+		at = max(at, ready).add(time.Duration(times))
+	}
+	return at
 }
 
 // logged returns when the k-th oldest call was logged that a window counts.
@@ -289,7 +304,22 @@ func (q *Quota) bound(c class, ahead int, now instant) instant {
 
 // atBest is bound if what others take of a shared window were all ours again: a refusal must not be too early.
 func (q *Quota) atBest(c class, ahead int, now instant) instant {
-	return q.earliest(c, ahead, now, func(w *window) (int, time.Duration) { return w.n, w.per / time.Duration(w.n) })
+	at := func(n func(*window) int) instant {
+		return q.earliest(c, ahead, now, func(w *window) (int, time.Duration) {
+			return n(w), w.per / time.Duration(n(w))
+		})
+	}
+	bound := at(func(w *window) int { return w.n })
+	raised := forever // when the first of the limits that the service named runs out
+	for i := range q.windows {
+		if w := &q.windows[i]; w.n < w.own {
+			raised = min(raised, w.lowUntil)
+		}
+	}
+	if bound <= raised {
+		return bound
+	}
+	return max(raised, at(func(w *window) int { return w.own }))
 }
 
 func (q *Quota) earliest(c class, ahead int, now instant, rate func(*window) (limit int, interval time.Duration)) instant {
