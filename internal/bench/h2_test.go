@@ -23,7 +23,8 @@ const (
 	codeCancel          = http2.ErrCodeCancel
 	codeEnhanceYourCalm = http2.ErrCodeEnhanceYourCalm
 
-	// h2Tries is how often net/http sends a request that is refused, waiting 1, 2, 4, 8, 16 and 32 s in between.
+	// h2Tries is how often net/http sends a request that is refused, waiting 1, 2, 4, 8, 16 and 32
+	// s in between.
 	h2Tries = 8
 )
 
@@ -48,8 +49,8 @@ type stream struct {
 	method string
 }
 
-// serveH2 starts a server that speaks HTTP/2 at once (RFC 9113 section 3.3), and calls serve for each request, one at a
-// time on each connection.
+// serveH2 starts a server that speaks HTTP/2 at once (RFC 9113 section 3.3), and calls serve for
+// each request, one at a time on each connection.
 func (w *world) serveH2(serve func(*stream)) {
 	w.http.Protocols = new(http.Protocols)
 	w.http.Protocols.SetUnencryptedHTTP2(true)

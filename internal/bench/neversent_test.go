@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -32,9 +33,10 @@ import (
 	"github.com/steadyhttp/steadyhttp/defender"
 )
 
-// This file orders something by POST while the way to the server, or the way back, fails twice. An order that never left
-// must be repeated: it is carried out exactly once. One that may have been carried out must not be. All clients meet the
-// same faults, over sockets; ours must be right on all of them, the others' results are told.
+// This file orders something by POST while the way to the server, or the way back, fails twice. An
+// order that never left must be repeated: it is carried out exactly once. One that may have been
+// carried out must not be. All clients meet the same faults, over sockets; ours must be right on
+// all of them, the others' results are told.
 
 // order is what is posted: a path and a body that no client takes for harmless.
 const (
@@ -82,10 +84,12 @@ func clients() []client {
 		ours("Limit(nil)", func(w *world) *steadyhttp.Transport {
 			return &steadyhttp.Transport{Gates: []steadyhttp.Gate{steadyhttp.Limit(nil)}}
 		}),
-		ours("Trace", func(w *world) *steadyhttp.Transport { return &steadyhttp.Transport{Trace: looking()} }),
+		ours("Trace", func(w *world) *steadyhttp.Transport {
+			return &steadyhttp.Transport{Trace: looking()}
+		}),
 		ours("key+timeout", func(w *world) *steadyhttp.Transport {
 			return &steadyhttp.Transport{Policy: steadyhttp.Policy{
-				IdempotencyKey: true, AttemptTimeout: time.Minute, Repeatable: byMethod,
+				IdempotencyKey: true, AttemptTimeout: 2 * time.Minute, Repeatable: byMethod,
 			}}
 		}),
 		ours("MaxBuffer", func(w *world) *steadyhttp.Transport {
@@ -98,7 +102,9 @@ func clients() []client {
 			}
 			return defender.New(defender.Config{Hosts: []string{u.Host}})
 		}),
-		ours("NoQuotas", func(w *world) *steadyhttp.Transport { return defender.New(defender.Config{NoQuotas: true}) }),
+		ours("NoQuotas", func(w *world) *steadyhttp.Transport {
+			return defender.New(defender.Config{NoQuotas: true})
+		}),
 	}
 	return append(list, peers()...)
 }
@@ -114,7 +120,9 @@ func ours(name string, make func(*world) *steadyhttp.Transport) client {
 	return client{name, true, func(ctx context.Context, w *world) (int, error) {
 		t := make(w)
 		t.Base = w.base
-		t.Policy.NewBackOff = func() backoff.BackOff { return backoff.NewConstantBackOff(time.Millisecond) }
+		t.Policy.NewBackOff = func() backoff.BackOff {
+			return backoff.NewConstantBackOff(time.Millisecond)
+		}
 		if len(w.header) > 0 && t.Policy.Repeatable == nil {
 			t.Policy.Repeatable = byMethod
 		}
@@ -132,6 +140,9 @@ func postBy(ctx context.Context, c *http.Client, w *world, once bool) (int, erro
 	if err != nil {
 		return 0, err
 	}
+	// A chunked body's first Write fails as if the body had (golang/go's
+	// transferWriter.doBodyCopy).
+	req.ContentLength = int64(len(orderBody))
 	for name, values := range w.header {
 		req.Header[name] = values
 	}
@@ -149,18 +160,22 @@ func answered(resp *http.Response, err error) (int, error) {
 	return resp.StatusCode, nil
 }
 
-// peers are configured for as many attempts and as short waits; all else is what they do by default. net/http, which makes
-// one attempt and what replays it sees fit, is there to be compared with.
+// peers are configured for as many attempts and as short waits; all else is what they do by
+// default. net/http, which makes one attempt and what replays it sees fit, is there to be compared
+// with.
 func peers() []client {
 	return []client{
 		{"net/http", false, func(ctx context.Context, w *world) (int, error) {
 			return postBy(ctx, &http.Client{Transport: w.base}, w, false)
 		}},
 		{"azcore", false, func(ctx context.Context, w *world) (int, error) {
-			pipeline := azruntime.NewPipeline("bench", "v0.0.0", azruntime.PipelineOptions{}, &policy.ClientOptions{
+			options := &policy.ClientOptions{
 				Transport: &http.Client{Transport: w.base},
-				Retry:     policy.RetryOptions{MaxRetries: 3, RetryDelay: time.Millisecond, MaxRetryDelay: time.Millisecond},
-			})
+				Retry: policy.RetryOptions{
+					MaxRetries: 3, RetryDelay: time.Millisecond, MaxRetryDelay: time.Millisecond,
+				},
+			}
+			pipeline := azruntime.NewPipeline("bench", "v0.0.0", azruntime.PipelineOptions{}, options)
 			req, err := azruntime.NewRequest(ctx, http.MethodPost, w.url+orderPath)
 			if err != nil {
 				return 0, err
@@ -168,20 +183,23 @@ func peers() []client {
 			for name, values := range w.header {
 				req.Raw().Header[name] = values
 			}
-			if err := req.SetBody(streaming.NopCloser(strings.NewReader(orderBody)), "application/json"); err != nil {
+			body := streaming.NopCloser(strings.NewReader(orderBody))
+			if err := req.SetBody(body, "application/json"); err != nil {
 				return 0, err
 			}
 			return answered(pipeline.Do(req))
 		}},
 		{"failsafe-go", false, func(ctx context.Context, w *world) (int, error) {
-			retries := failsafehttp.NewRetryPolicyBuilder().WithMaxRetries(3).WithDelay(time.Millisecond).Build()
-			return postBy(ctx, &http.Client{Transport: failsafehttp.NewRoundTripper(w.base, retries)}, w, false)
+			builder := failsafehttp.NewRetryPolicyBuilder().WithMaxRetries(3)
+			transport := failsafehttp.NewRoundTripper(w.base, builder.WithDelay(time.Millisecond).Build())
+			return postBy(ctx, &http.Client{Transport: transport}, w, false)
 		}},
 		{"retryablehttp", false, func(ctx context.Context, w *world) (int, error) {
 			c := retryablehttp.NewClient()
 			c.HTTPClient = &http.Client{Transport: w.base}
 			c.RetryMax, c.RetryWaitMin, c.RetryWaitMax, c.Logger = 3, time.Millisecond, time.Millisecond, nil
-			req, err := retryablehttp.NewRequestWithContext(ctx, http.MethodPost, w.url+orderPath, []byte(orderBody))
+			req, err := retryablehttp.NewRequestWithContext(
+				ctx, http.MethodPost, w.url+orderPath, []byte(orderBody))
 			if err != nil {
 				return 0, err
 			}
@@ -224,7 +242,7 @@ func (silent) Debugf(string, ...any) {}
 type scenario struct {
 	name  string
 	left  bool // the order may have been carried out
-	told  bool // net/http tells this fault by text only, or repeats it itself: nobody's result is asserted
+	told  bool // net/http tells it by text only, or repeats it itself: no result is asserted
 	long  bool // takes a minute: only with STEADYHTTP_BENCH_LONG
 	setUp func(w *world)
 }
@@ -246,17 +264,18 @@ func never() []scenario {
 			w.serve(true, func(conn net.Conn) { conn.Read(make([]byte, 4096)) }, w.carryOut)
 		}},
 		{name: "TLS answered in plain HTTP", setUp: func(w *world) {
-			// Whoever speaks HTTP there will do so again: that this is final is right too, if nobody was harmed.
+			// Whoever speaks HTTP there will do so again: that this is final is right too, if
+			// nobody was harmed.
 			w.serve(true, func(conn net.Conn) {
 				conn.Read(make([]byte, 4096))
 				io.WriteString(conn, "HTTP/1.1 400 Bad Request\r\n\r\n")
 			}, w.carryOut)
 		}, told: true},
-		{name: "CONNECT answered 429", setUp: connect("HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n")},
-		{name: "CONNECT answered 502", setUp: connect("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")},
-		{name: "CONNECT answered 503", setUp: connect("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")},
-		{name: "CONNECT answered 500", setUp: connect("HTTP/1.1 500 Internal Server Error\r\n\r\n")},
-		{name: "CONNECT answered 504", setUp: connect("HTTP/1.1 504 Gateway Timeout\r\n\r\n")},
+		{name: "CONNECT answered 429", setUp: connect("429 Too Many Requests")},
+		{name: "CONNECT answered 502", setUp: connect("502 Bad Gateway")},
+		{name: "CONNECT answered 503", setUp: connect("503 Service Unavailable")},
+		{name: "CONNECT answered 500", setUp: connect("500 Internal Server Error")},
+		{name: "CONNECT answered 504", setUp: connect("504 Gateway Timeout")},
 		{name: "CONNECT not answered", setUp: connect("")},
 		{name: "SOCKS5 network unreachable", setUp: socks(3)},
 		{name: "SOCKS5 host unreachable", setUp: socks(4)},
@@ -277,10 +296,9 @@ func never() []scenario {
 			return &net.DNSError{Err: "i/o timeout", Name: "orders.test", IsTimeout: true}
 		})},
 		{name: "DNS server refuses", setUp: dialing(func(ctx context.Context) error {
-			resolver := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				return nil, refused(ctx)
-			}}
-			_, err := (&net.Dialer{Resolver: resolver}).DialContext(ctx, "tcp", "orders.test:80")
+			dial := func(ctx context.Context, _, _ string) (net.Conn, error) { return nil, refused(ctx) }
+			dialer := net.Dialer{Resolver: &net.Resolver{PreferGo: true, Dial: dial}}
+			_, err := dialer.DialContext(ctx, "tcp", "orders.test:80")
 			return err
 		})},
 		{name: "dial error wrapped", setUp: dialing(func(ctx context.Context) error {
@@ -297,7 +315,8 @@ func never() []scenario {
 			w.base = wrapping{w.http}
 		}},
 		{name: "nothing written on a kept-alive one", setUp: func(w *world) { w.unwritable(0, nil) }},
-		// A POST without a key is replayed only if nothing was written, so that this one has not left either.
+		// A POST without a key is replayed only if nothing was written, so that this one has not
+		// left either.
 		{name: "the same, then refused", told: true, setUp: func(w *world) { w.unwritable(2, refused) }},
 		{name: "h2 REFUSED_STREAM", setUp: func(w *world) {
 			var streams atomic.Int64
@@ -310,7 +329,9 @@ func never() []scenario {
 			})
 			w.eachOnItsOwn()
 		}},
-		{name: "h2 REFUSED_STREAM exhausted", long: true, setUp: func(w *world) { w.serveH2(exhausting(1)) }},
+		{name: "h2 REFUSED_STREAM exhausted", long: true, setUp: func(w *world) {
+			w.serveH2(exhausting(1))
+		}},
 		{name: "h2 GOAWAY below the first stream", setUp: func(w *world) {
 			w.serveH2(func(s *stream) {
 				if s.conn.n <= faults {
@@ -383,7 +404,9 @@ func maybe() []scenario {
 		}},
 		{name: "answer headers timed out", setUp: func(w *world) {
 			w.http.ResponseHeaderTimeout = 200 * time.Millisecond
-			w.serve(false, nil, w.failing(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+			w.serve(false, nil, w.failing(func(_ http.ResponseWriter, r *http.Request) {
+				<-r.Context().Done()
+			}))
 		}},
 		{name: "500", setUp: answering(500)},
 		{name: "502", setUp: answering(502)},
@@ -490,7 +513,8 @@ func TestNeverSentAndMaybeDone(t *testing.T) {
 				case !ok:
 					results[i][j] = fmt.Sprintf("%d×", done)
 					if c.ours && !s.told {
-						t.Errorf("%s, %s: carried out %d times, status %d, error %v", s.name, c.name, done, status, err)
+						t.Errorf("%s, %s: carried out %d times, status %d, error %v",
+							s.name, c.name, done, status, err)
 					}
 				case s.left:
 					right[j].maybe++
@@ -531,13 +555,16 @@ func TestNeverSentAndMaybeDone(t *testing.T) {
 	}
 	row(total...)
 	tabs.Flush()
-	t.Logf("%d faults, %d clients, %v; * is not asserted\n%s", len(list), len(all), time.Since(began).Round(time.Millisecond), &table)
+	t.Logf("%d faults, %d clients, %v; * is not asserted\n%s",
+		len(list), len(all), time.Since(began).Round(time.Millisecond), &table)
 }
 
-// TestRefusedStreamExhausted has what takes two minutes with sockets (see scenario.long) in virtual time: net/http gives up
-// repeating a refused stream, twice.
+// TestRefusedStreamExhausted has what takes two minutes with sockets (see scenario.long) in virtual
+// time: net/http gives up repeating a refused stream, twice.
 func TestRefusedStreamExhausted(t *testing.T) {
-	s := scenario{name: "h2 REFUSED_STREAM exhausted", setUp: func(w *world) { w.pipeH2(exhausting(faults)) }}
+	s := scenario{name: "h2 REFUSED_STREAM exhausted", setUp: func(w *world) {
+		w.pipeH2(exhausting(faults))
+	}}
 	for _, c := range clients() {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -575,7 +602,8 @@ func (s scenario) run(t *testing.T, c client) (status int, done int64, err error
 	return status, w.done.Load(), err
 }
 
-// serve starts a server. fault gets the first connections, and must be done with each when it returns; nil: there is none.
+// serve starts a server. fault gets the first connections, and must be done with each when it
+// returns; nil: there is none.
 func (w *world) serve(secure bool, fault func(net.Conn), handler http.HandlerFunc) {
 	server := httptest.NewUnstartedServer(handler)
 	server.Config.ErrorLog = quiet()
@@ -648,7 +676,9 @@ func (w *world) breaking(end func(net.Conn)) {
 
 func answering(status int) func(*world) {
 	return func(w *world) {
-		w.serve(false, nil, w.failing(func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(status) }))
+		w.serve(false, nil, w.failing(func(rw http.ResponseWriter, _ *http.Request) {
+			rw.WriteHeader(status)
+		}))
 	}
 }
 
@@ -707,7 +737,8 @@ func (w wrapping) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// unwritable has a kept-alive connection that takes no byte of the order; the dials from the second up to last then fail.
+// unwritable has a kept-alive connection that takes no byte of the order; the dials from the second
+// up to last then fail.
 func (w *world) unwritable(last int64, fault func(context.Context) error) {
 	w.warm = true
 	w.serve(false, nil, w.carryOut)
@@ -737,7 +768,7 @@ func (c *oneWrite) Write(b []byte) (int, error) {
 }
 
 // connect is a proxy that answers the first CONNECTs with something else than a tunnel; "": closes.
-func connect(answer string) func(*world) {
+func connect(status string) func(*world) {
 	return func(w *world) {
 		w.serve(true, nil, w.carryOut)
 		w.proxied("http", func(conn net.Conn, n int) {
@@ -746,8 +777,8 @@ func connect(answer string) func(*world) {
 				tunnel(conn, r)
 				return
 			}
-			if _, err := http.ReadRequest(r); err == nil {
-				io.WriteString(conn, answer)
+			if _, err := http.ReadRequest(r); err == nil && status != "" {
+				io.WriteString(conn, "HTTP/1.1 "+status+"\r\nContent-Length: 0\r\n\r\n")
 			}
 		})
 	}
@@ -786,7 +817,8 @@ func socks(reply byte) func(*world) {
 				conn.Write([]byte{5, reply, 0, 1, 0, 0, 0, 0, 0, 0})
 				return
 			}
-			target, err := net.Dial("tcp", fmt.Sprintf("%v:%d", net.IP(request[4:8]), int(request[8])<<8|int(request[9])))
+			port := binary.BigEndian.Uint16(request[8:])
+			target, err := net.Dial("tcp", fmt.Sprintf("%v:%d", net.IP(request[4:8]), port))
 			if err != nil {
 				return
 			}
