@@ -683,7 +683,7 @@ func (s *churnServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	fault := dice.IntN(100)
-	if fault < 8 {
+	if fault < 2 {
 		w.Header().Set("Retry-After-Ms", "1")
 		w.WriteHeader(429)
 		return
@@ -737,8 +737,10 @@ func TestChurnHTTP1(t *testing.T) {
 		replays.Add(max(0, int64(c.arrivals[n].Load())-1))
 	})
 
-	base.CloseIdleConnections()
-	if !leakPoll(func() bool { return server.conns.Load() == 0 }) {
+	if !leakPoll(func() bool {
+		base.CloseIdleConnections() // again: one that was dialled for a call that has ended comes later
+		return server.conns.Load() == 0
+	}) {
 		t.Errorf("seed %d: %d connections are open", seed, server.conns.Load())
 	}
 	server.Close()
@@ -950,8 +952,10 @@ func TestChurnHTTP2(t *testing.T) {
 		}
 	})
 
-	base.CloseIdleConnections()
-	if !leakPoll(func() bool { return server.conns.Load() == 0 }) {
+	if !leakPoll(func() bool {
+		base.CloseIdleConnections() // again: one that was dialled for a call that has ended comes later
+		return server.conns.Load() == 0
+	}) {
 		t.Errorf("seed %d: %d connections are open", seed, server.conns.Load())
 	}
 	server.listener.Close()
