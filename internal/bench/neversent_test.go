@@ -251,7 +251,7 @@ type scenario struct {
 func never() []scenario {
 	return []scenario{
 		{name: "TLS handshake timed out", setUp: func(w *world) {
-			w.http.TLSHandshakeTimeout = 300 * time.Millisecond
+			w.http.TLSHandshakeTimeout = time.Second
 			w.serve(true, func(conn net.Conn) { io.Copy(io.Discard, conn) }, w.carryOut)
 		}},
 		{name: "TLS handshake reset", setUp: func(w *world) {
@@ -403,7 +403,7 @@ func maybe() []scenario {
 			})
 		}},
 		{name: "answer headers timed out", setUp: func(w *world) {
-			w.http.ResponseHeaderTimeout = 200 * time.Millisecond
+			w.http.ResponseHeaderTimeout = 500 * time.Millisecond
 			w.serve(false, nil, w.failing(func(_ http.ResponseWriter, r *http.Request) {
 				<-r.Context().Done()
 			}))
