@@ -153,6 +153,7 @@ const (
 	fateLiesDial     // after it was sent, and said so to the hooks
 	fateLiesDNS      // likewise
 	fateLiesReplay   // sent, and sent again to a closed port
+	fateLiesWrote    // likewise, of the headers only, as http.ClientConn tells
 	fateLiesDialMute // without a word to the hooks: see below
 	fateNeither      // response nor error, after it was done
 	fateBoth         // response and error, after it was done
@@ -172,8 +173,8 @@ const (
 var fateNames = [fates]string{
 	"200", "429", "429 undated", "401", "404", "500 before", "500 after", "503 hangs", "breaks off",
 	"reset before", "reset after", "refuses to dial", "lies dial", "lies DNS", "lies replay",
-	"lies dial mute", "neither", "both", "no body", "foreign", "panics before", "panics after",
-	"hangs before", "hangs after", "deaf", "303", "307", "308",
+	"lies wrote", "lies dial mute", "neither", "both", "no body", "foreign", "panics before",
+	"panics after", "hangs before", "hangs after", "deaf", "303", "307", "308",
 }
 
 func (f fate) String() string { return fateNames[f] }
@@ -214,7 +215,12 @@ func (b churnBase) RoundTrip(req *http.Request) (*http.Response, error) {
 	if fate == fateRefusesToDial {
 		return nil, errChurnDial
 	}
-	if fate != fateLiesDialMute {
+	switch {
+	case fate == fateLiesWrote:
+		if hooks != nil && hooks.WroteHeaders != nil {
+			hooks.WroteHeaders()
+		}
+	case fate != fateLiesDialMute:
 		sending(hooks)
 	}
 	if req.Body != nil && fate != fateHangsBefore {
@@ -269,7 +275,7 @@ func (b churnBase) RoundTrip(req *http.Request) (*http.Response, error) {
 		return resp, err
 	case fateResetAfter:
 		return nil, &net.OpError{Op: "read", Net: "tcp", Err: syscall.ECONNRESET}
-	case fateLiesDial, fateLiesDialMute:
+	case fateLiesDial, fateLiesWrote, fateLiesDialMute:
 		return nil, errChurnDial
 	case fateLiesDNS:
 		return nil, &net.DNSError{Err: "no such host", Name: "api.example", IsTemporary: true}
