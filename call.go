@@ -289,6 +289,10 @@ func forbidReplay(out *http.Request) {
 	if out.Body == nil || out.Body == http.NoBody {
 		// net/http finds that it is empty, and sends none, but does not replay it.
 		out.Body = io.NopCloser(eof{})
+		if out.Method == http.MethodTrace {
+			// It looks for the end of every replayable method's body but this one's, and would send it in chunks.
+			out.TransferEncoding = []string{"identity"}
+		}
 	}
 	out.GetBody = nil
 }
