@@ -129,7 +129,7 @@ func idempotent(method string) bool {
 // netReplays reports whether net/http may replay a request of the method by itself (Request.isReplayable).
 func netReplays(method string) bool {
 	switch method {
-	case "", http.MethodGet, http.MethodHead, http.MethodOptions:
+	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
 		return true
 	}
 	return false
