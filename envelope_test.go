@@ -1,9 +1,14 @@
 package steadyhttp_test
 
 import (
+	"compress/gzip"
+	"compress/zlib"
+	"context"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"unicode"
 	"unicode/utf8"
 
@@ -218,6 +223,106 @@ func assertPrintable(t testing.TB, what, s string) {
 		if !unicode.IsPrint(r) {
 			t.Errorf("%s has %U: %q", what, r, s)
 			return
+		}
+	}
+}
+
+// An error answer that came packed, since the caller or a proxy asked for it, gives its code, its ID and so its retry;
+// and the caller gets its bytes as they came.
+func TestPackedEnvelope(t *testing.T) {
+	const id = "43f4cb08-8fac-4b65-9db1-745c2ae65f3a"
+	plain := envelope("Busy", "later", id)
+	for coding, pack := range map[string]func(io.Writer) io.WriteCloser{
+		"gzip":    func(w io.Writer) io.WriteCloser { return gzip.NewWriter(w) },
+		"x-gzip":  func(w io.Writer) io.WriteCloser { return gzip.NewWriter(w) },
+		"deflate": func(w io.Writer) io.WriteCloser { return zlib.NewWriter(w) },
+	} {
+		t.Run(coding, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var b strings.Builder
+				w := pack(&b)
+				io.WriteString(w, plain)
+				w.Close()
+				base := newScript(answers(400, b.String(), "Content-Encoding: "+coding))
+				var parsed []string
+				rules := &steadyhttp.Rules{ByCode: map[string]steadyhttp.Class{"Busy": steadyhttp.Transient}}
+				transport := &steadyhttp.Transport{Base: base, Classify: rules.Classify, Policy: steadyhttp.Policy{MaxAttempts: 2}}
+				transport.Trace = &steadyhttp.Trace{Done: func(_ context.Context, a steadyhttp.Attempt) {
+					if string(a.Body) != b.String() {
+						t.Errorf("Attempt.Body is %q", a.Body)
+					}
+					if a.Verdict.Code != "Busy" || a.Verdict.Target != id {
+						t.Errorf("%+v", a.Verdict)
+					}
+				}}
+				resp, body := do(t, transport, newRequest(t, "GET", ""))
+				if base.sent() != 2 || body != b.String() || resp.Header.Get("Content-Encoding") != coding {
+					t.Errorf("%d sends, then %q", base.sent(), body)
+				}
+				// A Parse of one's own reads what was packed, too.
+				own := &steadyhttp.Rules{Parse: func(a steadyhttp.Attempt) steadyhttp.Verdict {
+					parsed = append(parsed, string(a.Body))
+					return (&steadyhttp.Rules{}).Classify(a)
+				}}
+				if v := own.Classify(answered(400, b.String(), "Content-Encoding: "+coding)); v.Code != "Busy" || parsed[0] != plain {
+					t.Errorf("%+v of %q", v, parsed)
+				}
+			})
+		})
+	}
+}
+
+// The ID of an answer without an envelope is in its fields; what we sent ourselves is none.
+func TestIDOutOfTheFields(t *testing.T) {
+	for _, tt := range []struct {
+		rules  steadyhttp.Rules
+		fields []string
+		want   string
+	}{
+		{steadyhttp.Rules{}, []string{"request-id: r-1", "client-request-id: c-1"}, "r-1"},
+		{steadyhttp.Rules{}, []string{"x-ms-request-id: r-1", "x-request-id: r-2"}, "r-1"},
+		{steadyhttp.Rules{}, []string{"traceparent: 00-1-1-00", "client-request-id: c-1"}, ""},
+		{steadyhttp.Rules{}, []string{"x-request-id: ours"}, ""},
+		{steadyhttp.Rules{IDHeaders: []string{"x-mine"}}, []string{"request-id: r-1", "X-Mine: m-1"}, "m-1"},
+		{steadyhttp.Rules{IDHeaders: []string{}}, []string{"request-id: r-1"}, ""},
+	} {
+		for _, status := range []int{400, 429, 502} {
+			a := answered(status, "<html>", tt.fields...)
+			a.Request = newRequest(t, "GET", "")
+			a.Request.Header.Set("X-Request-Id", "ours")
+			if got := tt.rules.Classify(a).Target; got != tt.want {
+				t.Errorf("%d, %q: %q, want %q", status, tt.fields, got, tt.want)
+			}
+		}
+		if v := tt.rules.Classify(answered(200, "", tt.fields...)); v.Target != "" {
+			t.Errorf("a success has the ID %q", v.Target)
+		}
+	}
+}
+
+// The deepest code that the rules know decides; Azure Storage's stands in a field.
+func TestCodeThatDecides(t *testing.T) {
+	rules := &steadyhttp.Rules{ByCode: map[string]steadyhttp.Class{
+		"Busy": steadyhttp.Transient, "Deep": steadyhttp.Unauthorized, "ServerBusy": steadyhttp.Throttled,
+	}}
+	for _, tt := range []struct {
+		body, field string
+		code        string
+		want        steadyhttp.Class
+	}{
+		{`{"error":{"code":"X","innerError":{"code":"Busy","innerError":{"code":"Deep"}}}}`, "", "Deep", steadyhttp.Unauthorized},
+		{`{"error":{"code":"X","innerError":{"code":"Busy","innerError":{"code":"Y"}}}}`, "", "Busy", steadyhttp.Transient},
+		{`{"error":{"code":"X","innerError":{"code":"Y"}}}`, "", "X", steadyhttp.Permanent},
+		{`{"error":{"code":"UnknownError","innerError":{"request-id":"r"}}}`, "", "UnknownError", steadyhttp.Permanent},
+		{`{"error":{"code":"Busy","message":"cut o`, "", "Busy", steadyhttp.Transient},
+		{"", "x-ms-error-code: ServerBusy", "ServerBusy", steadyhttp.Throttled},
+	} {
+		a := answered(400, tt.body)
+		if tt.field != "" {
+			a = answered(400, tt.body, tt.field)
+		}
+		if v := rules.Classify(a); v.Code != tt.code || v.Class != tt.want {
+			t.Errorf("%s %s: %+v", tt.body, tt.field, v)
 		}
 	}
 }

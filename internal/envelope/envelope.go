@@ -32,6 +32,7 @@ type Answer struct {
 
 // Who prints the texts has stricter bounds, and has to see that there was more.
 const (
+	mostBody    = 1 << 24 // nobody peeks as much
 	mostCode    = 256
 	mostMessage = 2048
 	mostID      = 128
@@ -41,7 +42,8 @@ const (
 // that is cut by its end is not taken, a message is. Of the codes of nested errors it takes the deepest that is a key of
 // codes, and the outermost where none is.
 func Read[C any](a *Answer, codes map[string]C) Envelope {
-	r := reader{body: bytes.TrimPrefix(a.Body, []byte("\ufeff"))} // some gateways begin with a byte order mark
+	r := reader{body: a.Body[:min(len(a.Body), mostBody)]}
+	r.body = bytes.TrimPrefix(r.body, []byte("\ufeff")) // some gateways begin with a byte order mark
 	var f found
 	if !r.root(&f) {
 		f = found{}
@@ -102,7 +104,10 @@ func code[C any](a *Answer, codes map[string]C, f *found, body []byte) span {
 	case f.kind.whole() && (f.title.whole() || isProblem(a.Header)) && string(f.kind.raw(body)) != "about:blank":
 		outermost = f.kind
 	}
-	best := outermost
+	var best span
+	if outermost.whole() {
+		best = outermost
+	}
 	for level := levels - 1; level >= 0; level-- {
 		inner := f.innerCode[level]
 		if !inner.whole() {

@@ -7,7 +7,7 @@ import (
 
 // span is a string or a number of the body, without the quotes.
 type span struct {
-	begin, end int
+	begin, end int32
 	plain      bool // printable ASCII without escapes: what is written is what is meant
 	cut        bool // the body ends in it
 }
@@ -29,7 +29,7 @@ func (s span) append(buf, body []byte, most int) []byte {
 		switch c := raw[0]; {
 		case c == '\\':
 			n, r := unescape(raw)
-			if n == 0 {
+			if n == 0 || s.cut && halfAPair(raw, n, r) {
 				return buf // cut off
 			}
 			buf, raw = utf8.AppendRune(buf, r), raw[n:]
@@ -78,6 +78,15 @@ func unescape(s []byte) (length int, r rune) {
 		return 6, utf8.RuneError
 	}
 	return 2, rune(s[1])
+}
+
+// halfAPair reports whether raw ends before the second half of a surrogate pair, whose first was unescaped to r.
+func halfAPair(raw []byte, length int, r rune) bool {
+	if r != utf8.RuneError || length != 6 || len(raw) >= 12 || hex(raw[2:6])&^0x3ff != 0xd800 {
+		return false
+	}
+	rest := raw[length:]
+	return len(rest) == 0 || rest[0] == '\\' && (len(rest) == 1 || rest[1] == 'u')
 }
 
 func hex(s []byte) (r rune) {
@@ -130,17 +139,17 @@ func (r *reader) text() span {
 	if !r.symbol('"') {
 		return span{}
 	}
-	s := span{begin: r.at, plain: true}
+	s := span{begin: int32(r.at), plain: true}
 	for ; r.at < len(r.body); r.at++ {
 		switch c := r.body[r.at]; {
 		case c == '"':
-			s.end = r.at
+			s.end = int32(r.at)
 			r.at++
 			return s
 		case c == '\\':
 			s.plain = false
 			if r.escape(); !r.going() {
-				s.end, s.cut = len(r.body), true
+				s.end, s.cut = int32(len(r.body)), true
 				return s
 			}
 		case c < ' ':
@@ -151,7 +160,7 @@ func (r *reader) text() span {
 		}
 	}
 	r.cut = true
-	s.end, s.cut = r.at, true
+	s.end, s.cut = int32(r.at), true
 	return s
 }
 
@@ -183,7 +192,7 @@ func (r *reader) escape() {
 
 // number reads one whose end is in the body.
 func (r *reader) number() span {
-	s := span{begin: r.at, plain: true}
+	s := span{begin: int32(r.at), plain: true}
 	if r.body[r.at] == '-' {
 		r.at++
 	}
@@ -202,7 +211,7 @@ func (r *reader) number() span {
 		}
 		r.digits()
 	}
-	if s.end = r.at; s.end == len(r.body) {
+	if s.end = int32(r.at); r.at == len(r.body) {
 		r.cut, s.cut = true, true // there may have been more
 	}
 	return s
