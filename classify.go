@@ -119,7 +119,7 @@ func (r *Rules) Classify(a Attempt) Verdict {
 	a.Body = envelope.Unpack(a.Body, a.Response.Header) // of our copy of the attempt
 	var v Verdict
 	if r.Parse != nil {
-		v = r.Parse(a)
+		v = cleaned(r.Parse(a))
 	} else {
 		v = r.parseEnvelope(a)
 	}

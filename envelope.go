@@ -19,11 +19,15 @@ func (r *Rules) parseEnvelope(a Attempt) Verdict {
 		answer.Sent = a.Request.Header
 	}
 	e := envelope.Read(&answer, r.ByCode)
-	return Verdict{
-		Code:    clean(e.Code, maxCode),
-		Message: clean(e.Message, maxMessage),
-		Target:  clean(e.ID, maxTarget),
-	}
+	return cleaned(Verdict{Code: e.Code, Message: e.Message, Target: e.ID})
+}
+
+// cleaned is v with its remote text bounded and escaped.
+func cleaned(v Verdict) Verdict {
+	v.Code = clean(v.Code, maxCode)
+	v.Message = clean(v.Message, maxMessage)
+	v.Target = clean(v.Target, maxTarget)
+	return v
 }
 
 // Bounds on what a service may make us repeat in logs, spans and errors, in bytes.
