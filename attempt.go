@@ -119,6 +119,8 @@ func (a Attempt) masked() Attempt {
 // RoundTrip has returned. It is also the only proof that a request never left, and so every attempt of a request that is
 // not idempotent has one, whoever looks on.
 type sendLog struct {
+	watched bool // somebody wants to know the time
+
 	mu        sync.Mutex // guards what follows
 	first     time.Time  // the first note of a sending
 	notes     int        // of sendings
@@ -134,13 +136,8 @@ type observer struct {
 	foreign bool
 }
 
-// trace returns the hooks. Whether a connection was taken proves all that must be proved; the time of the sending is for
-// those who look on, and is left out where nobody does.
-func (l *sendLog) trace(watched bool) *httptrace.ClientTrace {
-	l.hooks.GetConn, l.hooks.GotConn = l.getConn, l.gotConn
-	if watched {
-		l.hooks.WroteHeaders = l.wroteHeaders
-	}
+func (l *sendLog) trace() *httptrace.ClientTrace {
+	l.hooks.GetConn, l.hooks.GotConn, l.hooks.WroteHeaders = l.getConn, l.gotConn, l.wroteHeaders
 	return &l.hooks
 }
 
@@ -157,7 +154,10 @@ func (l *sendLog) gotConn(httptrace.GotConnInfo) {
 }
 
 func (l *sendLog) wroteHeaders() {
-	now := time.Now()
+	var now time.Time
+	if l.watched {
+		now = time.Now()
+	}
 	l.mu.Lock()
 	if l.notes == 0 {
 		l.first = now

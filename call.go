@@ -148,7 +148,7 @@ func (c *call) enterGates() error {
 	c.attempt = Attempt{N: c.attempt.N + 1, Began: c.attempt.Began, Request: c.original, foreign: c.foreign}
 	c.sends = nil
 	if c.watched() {
-		c.sends = new(sendLog)
+		c.sends = &sendLog{watched: true}
 		c.attempt.log = c.sends
 	}
 	for _, gate := range c.transport.Gates {
@@ -282,7 +282,7 @@ func (c *call) attemptContext() {
 		c.context, c.cancel = context.WithCancelCause(c.context)
 	}
 	if c.sends != nil {
-		c.context = httptrace.WithClientTrace(c.context, c.sends.trace(c.watched()))
+		c.context = httptrace.WithClientTrace(c.context, c.sends.trace())
 	}
 }
 
@@ -540,7 +540,7 @@ func (c *call) classify() {
 	} else {
 		a.Verdict = (&Rules{}).Classify(*a)
 	}
-	tidy(&a.Verdict)
+	a.Verdict = cleaned(a.Verdict)
 	if a.Verdict.RetryAfter == 0 && resp != nil {
 		a.Verdict.RetryAfter = pushback(resp, a.Verdict.Class)
 	}

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
+
+	"github.com/steadyhttp/steadyhttp/internal/envelope"
 )
 
 // Class is what an answer means for the question whether to try again.
@@ -46,9 +48,9 @@ func (c Class) valid() bool { return c >= Success && c <= Unauthorized }
 type Verdict struct {
 	Class Class
 
-	// Code, Message and Target come from the service's error envelope, "" if there was none. Target is the service's
-	// tracking ID for this one failure, which its support asks for. They are remote data: bounded, and with control
-	// characters escaped.
+	// Code, Message and Target come from the service's error envelope, or from fields of the answer, "" if there was
+	// none. Target is the service's tracking ID for this one failure, which its support asks for. They are remote data:
+	// bounded, and with control characters escaped.
 	Code, Message, Target string
 
 	// RetryAfter is the wait that the server asked for, 0 if it did not.
@@ -67,9 +69,18 @@ type Rules struct {
 	// ByStatus maps HTTP statuses to classes, for answers whose code ByCode does not have. nil: none.
 	ByStatus map[int]Class
 
-	// Parse reads the service's error envelope out of an error answer (a.Response, a.Body). A Class it returns is
-	// kept. nil: Microsoft's envelope, {"error":{"code","message","target"}}, and its known variants.
+	// Parse reads the service's error envelope out of an error answer (a.Response, and a.Body, which is unpacked here
+	// where it came as gzip or deflate). A Class it returns is kept. nil: Microsoft's envelope,
+	// {"error":{"code","message","target","innerError"}}, and its known variants, OAuth's errors, RFC 9457's problems,
+	// and a bare code and message, all of them also where the body breaks off. Of nested innerErrors' codes the deepest
+	// in ByCode is taken, or else the outermost.
 	Parse func(a Attempt) Verdict
+
+	// IDHeaders names the fields that have the service's tracking ID, the best first, for answers whose body has none
+	// and where Parse is nil. A value that the request was sent with is no ID. nil: X-Ms-Request-Id, Request-Id,
+	// X-Amzn-Requestid, X-Amz-Request-Id, those of other services, X-Request-Id, and last those of edges, as Cf-Ray;
+	// empty but not nil: none.
+	IDHeaders []string
 }
 
 // Validate reports the first entry that makes no sense. A Transport fails a call whose answer meets such an entry;
@@ -109,12 +120,13 @@ func (r *Rules) Classify(a Attempt) Verdict {
 		}
 		return Verdict{Class: Success}
 	}
-	parse := r.Parse
-	if parse == nil {
-		parse = parseEnvelope
+	a.Body = envelope.Unpack(a.Body, a.Response.Header) // of our copy of the attempt
+	var v Verdict
+	if r.Parse != nil {
+		v = cleaned(r.Parse(a))
+	} else {
+		v = r.parseEnvelope(a)
 	}
-	v := parse(a)
-	tidy(&v)
 	v.Class = r.class(status, v)
 	v.RetryAfter = max(v.RetryAfter, pushback(a.Response, v.Class))
 	return v
@@ -155,11 +167,6 @@ func classOfStatus(status int) Class {
 		return Permanent
 	}
 	return Transient
-}
-
-// tidy bounds and escapes what a Classify or a Parse of anybody's has taken out of an answer. It does no more to what is tidy.
-func tidy(v *Verdict) {
-	v.Code, v.Message, v.Target = clean(v.Code, maxCode), clean(v.Message, maxMessage), clean(v.Target, maxTarget)
 }
 
 // classOfError tells errors that would come again from those that may pass.

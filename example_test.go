@@ -90,7 +90,7 @@ func ExampleRules() {
 		fmt.Println(err)
 		return
 	}
-	server := scripted(`409 {"error":{"code":"LockHeld","message":"try later","target":"t1"}}`, `200 done`)
+	server := scripted(`409 {"error":{"code":"LockHeld","message":"try later","target":"43f4cb08-8fac-4b65"}}`, `200 done`)
 	defer server.Close()
 
 	client := &http.Client{Transport: &steadyhttp.Transport{
@@ -203,7 +203,7 @@ func ExampleWithPolicy() {
 
 // A Trace is told what happens: here, why each attempt was not the last.
 func ExampleTrace() {
-	server := scripted(`500 {"error":{"code":"InternalServerError","message":"","target":"t1"}}`, "200 fine")
+	server := scripted(`500 {"error":{"code":"InternalServerError","message":"","target":"43f4cb08-8fac-4b65"}}`, "200 fine")
 	defer server.Close()
 
 	client := &http.Client{Transport: &steadyhttp.Transport{
@@ -221,13 +221,13 @@ func ExampleTrace() {
 	}
 	resp.Body.Close()
 	// Output:
-	// attempt 1: transient InternalServerError t1 ""
+	// attempt 1: transient InternalServerError 43f4cb08-8fac-4b65 ""
 	// attempt 2: success   "done"
 }
 
 // Log writes repeats at Debug and calls that fail at Warn.
 func ExampleLog() {
-	server := scripted(`403 {"error":{"code":"Forbidden","message":"no","target":"t1"}}`)
+	server := scripted(`403 {"error":{"code":"Forbidden","message":"no","target":"43f4cb08-8fac-4b65"}}`)
 	defer server.Close()
 
 	logger := slog.New(slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{
@@ -246,5 +246,5 @@ func ExampleLog() {
 		return
 	}
 	resp.Body.Close()
-	// Output: level=WARN msg="giving up" method=GET attempt=1 status=403 code=Forbidden target=t1 stop=permanent
+	// Output: level=WARN msg="giving up" method=GET attempt=1 status=403 code=Forbidden target=43f4cb08-8fac-4b65 stop=permanent
 }

@@ -613,7 +613,7 @@ func TestPauseBeyondTheDeadline(t *testing.T) {
 // The hard bound on what a server can close a gate for.
 func TestPauseIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		base := newScript(answers(429, "", "Retry-After: 99999999"), answers(200, ""))
+		base := newScript(answers(429, "", "Retry-After: 31622400"), answers(200, ""))
 		transport := &steadyhttp.Transport{Base: base, Gates: []steadyhttp.Gate{steadyhttp.Limit(nil)}, Policy: steadyhttp.Policy{MaxAttempts: 1}}
 		do(t, transport, newRequest(t, "GET", ""))
 		passed := stopwatch()

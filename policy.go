@@ -109,13 +109,10 @@ func (p *Policy) repeatable(req *http.Request) bool {
 
 // unsafe reports whether nobody may send req twice, net/http included. A handshake may be.
 func (p *Policy) unsafe(req *http.Request) bool {
-	switch {
-	case tunnel(req):
-		return false
-	case p.Repeatable != nil:
+	if p.Repeatable != nil {
 		return !p.Repeatable(req)
 	}
-	return !idempotent(req.Method) && !hasKey(req)
+	return !idempotent(req.Method) && !hasKey(req) && !tunnel(req)
 }
 
 func idempotent(method string) bool {

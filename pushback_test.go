@@ -23,9 +23,6 @@ func TestPushbackThatDoesNotFit(t *testing.T) {
 	}{
 		{"beyond the default MaxWait", "61", steadyhttp.Policy{}, 0, "wait too long"},
 		{"beyond MaxWait", "6", steadyhttp.Policy{MaxWait: 5 * time.Second}, 0, "wait too long"},
-		{"55 years", "1734567890", steadyhttp.Policy{}, 0, "wait too long"},
-		{"overflowing", "9223372037", steadyhttp.Policy{}, 0, "wait too long"},
-		{"9999999999999", "9999999999999", steadyhttp.Policy{MaxWait: 300 * 24 * time.Hour}, 0, "wait too long"},
 		{"beyond MaxElapsed", "11", steadyhttp.Policy{MaxElapsed: 10 * time.Second}, 0, "elapsed"},
 		{"all of MaxElapsed", "10", steadyhttp.Policy{MaxElapsed: 10 * time.Second}, 0, "elapsed"},
 		{"beyond the deadline", "11", steadyhttp.Policy{}, 10 * time.Second, "deadline"},
@@ -119,7 +116,8 @@ func TestDateIsHonoured(t *testing.T) {
 // peers D32, D33, D39, D41: what names no time to wait leaves the back-off alone; what names one less than the back-off,
 // too: the larger of the two is waited for, never a hot loop.
 func TestBackOffWherePushbackIsLess(t *testing.T) {
-	for _, after := range []string{"0", "-5", "soon", "", "1e9", "0.25", "1", "Sat, 01 Jan 2000 00:00:00 GMT", "Fri, 31 Dec 1999 23:00:00 GMT"} {
+	for _, after := range []string{"0", "-5", "soon", "", "1e9", "0.25", "1", "Sat, 01 Jan 2000 00:00:00 GMT", "Fri, 31 Dec 1999 23:00:00 GMT",
+		"1734567890", "9223372037", "9999999999999", "31622401"} {
 		for _, status := range []int{429, 503} {
 			t.Run(fmt.Sprint(after, ", ", status), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {

@@ -131,7 +131,7 @@ func failsWith(err error) step {
 
 // envelope is an error body as the service writes it.
 func envelope(code, message, target string) string {
-	return fmt.Sprintf(`{"error":{"code":%q,"message":%q,"target":%q}}`, code, message, target)
+	return fmt.Sprintf(`{"error":{"code":%q,"message":%q,"innerError":{"request-id":%q}}}`, code, message, target)
 }
 
 // countingBody is a request body that counts its closings.

@@ -166,7 +166,7 @@ func TestAsleepAllocatesNothing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			with := func(trace *steadyhttp.Trace) float64 {
-				return allocations(t, &steadyhttp.Transport{Base: &canned{every: 1}, Trace: trace}, 1, newReq)
+				return allocations(t, &steadyhttp.Transport{Base: registered(&canned{every: 1}), Trace: trace}, 1, newReq)
 			}
 			// Hooks that do nothing: what is counted is what is done for them.
 			full := func(answer bool) *steadyhttp.Trace {

@@ -357,3 +357,43 @@ func TestConfigDefaults(t *testing.T) {
 		t.Errorf("the default base is %+v", base)
 	}
 }
+
+// The target is the tracking ID, whatever it looks like, and Graph's request-id serves where there is none; after them
+// come the fields. A 429 or 502 out of a gateway has them alone.
+func TestRulesFindTheTrackingID(t *testing.T) {
+	for _, c := range []struct {
+		body, want string
+		fields     []string
+	}{
+		{`{"error":{"code":"A","target":"|3f2a9c1d."}}`, "|3f2a9c1d.", nil},
+		{`{"error":{"code":"A","target":"TENANT_ID"}}`, "TENANT_ID", []string{"request-id: h-1"}},
+		{`{"error":{"code":"A","target":"t","innerError":{"request-id":"r-1"}}}`, "t", nil},
+		{`{"error":{"code":"A","target":null,"innerError":{"request-id":"r-1","client-request-id":"c-1"}}}`, "r-1", nil},
+		{`{"error":{"code":"","message":"","innerError":{"request-id":"r-1"}}}`, "r-1", nil},
+		{`{"error":{"code":"A","target":"cut o`, "h-1", []string{"request-id: h-1"}},
+		{`<html>`, "h-1", []string{"request-id: h-1", "client-request-id: c-1"}},
+		{``, "h-1", []string{"x-ms-request-id: h-1"}},
+		{``, "", []string{"client-request-id: c-1"}},
+		{"{\"error\":{\"target\":\"a\\u001b[31m\"}}", `a\x1b[31m`, nil},
+	} {
+		for _, status := range []int{400, 429, 502} {
+			if v := defender.Rules().Classify(attempt(t, status, c.body, c.fields...)); v.Target != c.want {
+				t.Errorf("%d %s %q: %q, want %q", status, c.body, c.fields, v.Target, c.want)
+			}
+		}
+	}
+}
+
+// Graph's codes are nested: the deepest that is known decides.
+func TestRulesKnowNestedCodes(t *testing.T) {
+	for body, want := range map[string]steadyhttp.Class{
+		`{"error":{"code":"UnknownError","innerError":{"code":"TooManyRequests"}}}`:                    steadyhttp.Throttled,
+		`{"error":{"code":"BadRequest","innerError":{"code":"x","innererror":{"code":"429"}}}}`:        steadyhttp.Throttled,
+		`{"error":{"code":"InternalServerError","innerError":{"code":"x","innererror":{"code":"y"}}}}`: steadyhttp.Transient,
+		`{"error":{"code":"UnknownError","innerError":{"code":"x"}}}`:                                  steadyhttp.Permanent,
+	} {
+		if v := defender.Rules().Classify(attempt(t, 403, body)); v.Class != want {
+			t.Errorf("%s: %+v, want %v", body, v, want)
+		}
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/steadyhttp/steadyhttp"
+	"github.com/steadyhttp/steadyhttp/internal/envelope"
 )
 
 // Rules returns the error codes that Defender documents, and those that were seen, with what they mean for a repeat. The
@@ -15,7 +16,8 @@ import (
 // On top of the class, the wait is read from where a 429 tells it: the Retry-After header, the sentence "You can send
 // requests again in 8 seconds." in its body, the longer of the two, or nowhere.
 func Rules() *steadyhttp.Rules {
-	return &steadyhttp.Rules{ByCode: classes(), Parse: parse}
+	codes := classes()
+	return &steadyhttp.Rules{ByCode: codes, Parse: func(a steadyhttp.Attempt) steadyhttp.Verdict { return parse(a, codes) }}
 }
 
 // classes lists the codes in the order of the documentation's table ("Common REST API error codes"), and below them those
@@ -56,12 +58,19 @@ func classes() map[string]steadyhttp.Class {
 // caseHint is what the documentation says of two codes, and what those who meet them need to know.
 const caseHint = "body parameters are case-sensitive"
 
-// parse reads the envelope as the root package does, and adds what only Defender means by it.
-func parse(a steadyhttp.Attempt) steadyhttp.Verdict {
-	v := (&steadyhttp.Rules{}).Classify(a)
-	v.Class = 0 // for the codes to decide
+// parse reads the envelope as the root package does, but for its target, which is Defender's tracking ID whatever it
+// looks like ("|3f2a9c1d."), and adds what only Defender means by it. The class is left to the codes.
+func parse(a steadyhttp.Attempt, codes map[string]steadyhttp.Class) steadyhttp.Verdict {
+	if a.Response == nil {
+		return steadyhttp.Verdict{}
+	}
+	answer := envelope.Answer{Body: a.Body, Header: a.Response.Header, TargetIsID: true}
+	if a.Request != nil {
+		answer.Sent = a.Request.Header
+	}
+	e := envelope.Read(&answer, codes)
+	v := steadyhttp.Verdict{Code: e.Code, Message: e.Message, Target: e.ID}
 	switch {
-	case a.Response == nil:
 	case a.Response.StatusCode == http.StatusTooManyRequests || v.Code == "429" || v.Code == "TooManyRequests":
 		v.RetryAfter = max(v.RetryAfter, sentence(v.Message))
 	case v.Code == "InvalidRequestBody" || v.Code == "MissingRequiredParameter":

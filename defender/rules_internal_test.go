@@ -72,7 +72,7 @@ func TestWaitIsReadWhateverLettersStandBefore(t *testing.T) {
 
 // What has no answer, as a failure of the connection, has no envelope either.
 func TestParseTakesAnAttemptWithoutAnAnswer(t *testing.T) {
-	if v := parse(steadyhttp.Attempt{N: 1, Err: http.ErrServerClosed}); v.RetryAfter != 0 {
+	if v := parse(steadyhttp.Attempt{N: 1, Err: http.ErrServerClosed}, classes()); v.RetryAfter != 0 {
 		t.Errorf("got %+v", v)
 	}
 }

@@ -433,13 +433,20 @@ func TestTokenGivesWay(t *testing.T) {
 	}
 }
 
+// once is unlimited for calls that are made once: what is looked at is the token's source.
+func once(base http.RoundTripper, token defender.TokenFunc) defender.Config {
+	c := unlimited(base, token)
+	c.Policy.MaxAttempts = 1
+	return c
+}
+
 // A failure is shared by those who waited for it, is no answer for those who come later, and is not repeated at once.
 func TestTokenFailureIsShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broken := errors.New("authority is down")
 		asked := 0
 		g := &guard{}
-		transport := defender.New(unlimited(g, func(context.Context) (string, time.Time, error) {
+		transport := defender.New(once(g, func(context.Context) (string, time.Time, error) {
 			asked++
 			time.Sleep(100 * time.Millisecond)
 			if asked <= 2 {
@@ -552,7 +559,7 @@ func TestTokenSurvivesItsFirstCaller(t *testing.T) {
 func TestTokenFetchHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var asked atomic.Int64 // the two overlap
-		transport := defender.New(unlimited(&guard{}, func(ctx context.Context) (string, time.Time, error) {
+		transport := defender.New(once(&guard{}, func(ctx context.Context) (string, time.Time, error) {
 			if asked.Add(1) == 1 {
 				time.Sleep(10 * time.Minute)
 				return "late", time.Time{}, nil
@@ -581,7 +588,7 @@ func TestTokenFetchHangs(t *testing.T) {
 func TestTokenPanics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		asked := 0
-		transport := defender.New(unlimited(&guard{}, func(context.Context) (string, time.Time, error) {
+		transport := defender.New(once(&guard{}, func(context.Context) (string, time.Time, error) {
 			asked++
 			time.Sleep(time.Second)
 			switch asked {

@@ -1,0 +1,270 @@
+// Package envelope reads what a service says of a failure: its code, its message, and the ID under which its support
+// finds it.
+//
+// It knows the forms that many services share: Microsoft's envelope with its nested innerErrors, OData's, OAuth's,
+// RFC 9457's problem, and a bare code and message. Those of a single vendor are for the caller to read.
+package envelope
+
+import (
+	"bytes"
+	"net/http"
+	"strings"
+)
+
+// Envelope is what was found, "" for what was not. It is remote text: of bounded length, but otherwise as it was sent.
+type Envelope struct {
+	Code, Message, ID string
+}
+
+// Answer is a failing answer, and what is known of it.
+type Answer struct {
+	Body   []byte      // all of it, or its beginning
+	Header http.Header // nil: none
+	Sent   http.Header // the request's: what only echoes one of its values is no ID. nil: none
+
+	// IDHeaders are the fields with an ID, the best first. nil: those of common services.
+	IDHeaders []string
+
+	// TargetIsID says that the envelope's "target" is an ID, whatever it looks like, and the first choice. Elsewhere
+	// than in Defender it is mostly the name of the property that an error is about.
+	TargetIsID bool
+}
+
+// Who prints the texts has stricter bounds, and has to see that there was more.
+const (
+	mostBody    = 1 << 24 // nobody peeks as much
+	mostCode    = 256
+	mostMessage = 2048
+	mostID      = 128
+)
+
+// Read never fails: what it cannot read is not there. A body that breaks off is read as far as it goes; a code or an ID
+// that is cut by its end is not taken, a message is. Of the codes of nested errors it takes the deepest that is a key of
+// codes, and the outermost where none is.
+func Read[C any](a *Answer, codes map[string]C) Envelope {
+	r := reader{body: a.Body[:min(len(a.Body), mostBody)]}
+	r.body = bytes.TrimPrefix(r.body, []byte("\ufeff")) // some gateways begin with a byte order mark
+	var f found
+	if !r.root(&f) {
+		f = found{}
+	}
+	var e Envelope
+	var small [512]byte
+	buf := code(a, codes, &f, r.body).append(small[:0], r.body, mostCode)
+	codeEnd := len(buf)
+	buf = f.text().append(buf, r.body, mostMessage)
+	messageEnd := len(buf)
+	if buf = a.id(buf, &f, r.body); len(buf) > 0 {
+		all := string(buf) // one allocation for all three
+		e = Envelope{Code: all[:codeEnd], Message: all[codeEnd:messageEnd], ID: all[messageEnd:]}
+	}
+	if e.Code == "" {
+		// Azure's rule is that it says the same as the body; Azure Storage answers in XML, and to a HEAD with it alone.
+		for _, value := range a.Header["X-Ms-Error-Code"] {
+			if usable(value) {
+				e.Code = value
+			}
+		}
+	}
+	if e.ID == "" {
+		e.ID = a.headerID()
+	}
+	return e
+}
+
+// levels is how deep nested innerErrors are looked into.
+const levels = 8
+
+// found is where the parts of an envelope stand in the body. The first group is of the error object, the second of the
+// outermost one.
+type found struct {
+	code, message, target, request span
+	innerCode, innerMessage        [levels]span
+	innerRequest                   [levels]span
+	isObject                       bool // there is an error object, and the outer one's code and message are not the error's
+	isNull                         bool // "error":null
+
+	name, description                                  span // RFC 6749 section 5.2
+	outerCode, outerMessage, outerTarget, outerRequest span
+	kind, title, detail                                span // RFC 9457 section 3.1
+	trace, other                                       span
+}
+
+func code[C any](a *Answer, codes map[string]C, f *found, body []byte) span {
+	var outermost span
+	switch {
+	case f.isObject:
+		outermost = f.code
+	case f.name.whole():
+		outermost = f.name
+	case f.isNull:
+		return span{}
+	case f.outerCode.whole():
+		outermost = f.outerCode
+	case f.kind.whole() && (f.title.whole() || isProblem(a.Header)) && string(f.kind.raw(body)) != "about:blank":
+		outermost = f.kind
+	}
+	var best span
+	if outermost.whole() {
+		best = outermost
+	}
+	for level := levels - 1; level >= 0; level-- {
+		inner := f.innerCode[level]
+		if !inner.whole() {
+			continue
+		}
+		if has(codes, inner, body) {
+			return inner
+		}
+		if !outermost.whole() || isUnknown(outermost, body) && !has(codes, outermost, body) {
+			best = inner // ends with the outermost that says something
+		}
+	}
+	return best
+}
+
+func has[C any](codes map[string]C, code span, body []byte) bool {
+	raw := code.raw(body)
+	if !code.plain {
+		raw = code.append(nil, body, mostCode)
+	}
+	_, ok := codes[string(raw)]
+	return ok
+}
+
+// isUnknown: Graph's UnknownError says nothing, whatever stands below it says more.
+func isUnknown(code span, body []byte) bool { return string(code.raw(body)) == "UnknownError" }
+
+func isProblem(h http.Header) bool {
+	const problem = "application/problem+json"
+	for _, value := range h["Content-Type"] {
+		if len(value) >= len(problem) && strings.EqualFold(value[:len(problem)], problem) {
+			return true
+		}
+	}
+	return false
+}
+
+// text returns the message, which may be cut.
+func (f *found) text() span {
+	choices := [...]span{f.outerMessage, f.detail, f.title}
+	switch {
+	case f.isObject:
+		if !f.message.empty() {
+			return f.message
+		}
+		for _, m := range f.innerMessage {
+			if !m.empty() {
+				return m
+			}
+		}
+		return span{}
+	case f.name.whole():
+		choices = [...]span{f.description, f.outerMessage, f.detail}
+	case f.isNull:
+		return span{}
+	}
+	for _, s := range choices {
+		if !s.empty() {
+			return s
+		}
+	}
+	return span{}
+}
+
+// id appends the ID that the body has.
+func (a *Answer) id(buf []byte, f *found, body []byte) []byte {
+	target := f.target
+	if !f.isObject {
+		target = f.outerTarget
+	}
+	if a.TargetIsID && target.whole() {
+		return target.append(buf, body, 2*mostID)
+	}
+	begin := len(buf)
+	for _, s := range f.innerRequest {
+		if buf = a.take(buf, s, body); len(buf) > begin {
+			return buf
+		}
+	}
+	for i, s := range [...]span{f.request, f.outerRequest, target, f.trace, f.other} {
+		buf = a.take(buf, s, body)
+		const targets = 2
+		if i == targets && !looksLikeID(buf[begin:]) {
+			buf = buf[:begin]
+		}
+		if len(buf) > begin {
+			return buf
+		}
+	}
+	return buf
+}
+
+// take appends s if it can be an ID.
+func (a *Answer) take(buf []byte, s span, body []byte) []byte {
+	if !s.whole() {
+		return buf
+	}
+	begin := len(buf)
+	buf = s.append(buf, body, mostID+1)
+	if id := buf[begin:]; !usable(id) || echoes(a.Sent, id) {
+		return buf[:begin]
+	}
+	return buf
+}
+
+// looksLikeID: a GUID, or another long number in hexadecimal.
+func looksLikeID(s []byte) bool {
+	digits := 0
+	for _, c := range s {
+		switch {
+		case '0' <= c && c <= '9', 'a' <= c && c <= 'f', 'A' <= c && c <= 'F':
+			digits++
+		case c != '-' && c != '_':
+			return false
+		}
+	}
+	return len(s) >= 16 && digits > 0
+}
+
+// usable: of a length that somebody can quote, and printable.
+func usable[T string | []byte](s T) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return len(s) > 0 && len(s) <= mostID
+}
+
+// echoes reports whether the request was sent with that value: many gateways adopt an inbound ID, which is the same for every
+// attempt, and tells nobody of this one.
+func echoes[T string | []byte](sent http.Header, id T) bool {
+	for _, values := range sent {
+		for _, v := range values {
+			if equalFold(v, id) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func equalFold[T string | []byte](s string, t T) bool {
+	if len(s) != len(t) {
+		return false
+	}
+	for i := range len(s) {
+		if lower(s[i]) != lower(t[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func lower(c byte) byte {
+	if 'A' <= c && c <= 'Z' {
+		c += 'a' - 'A'
+	}
+	return c
+}

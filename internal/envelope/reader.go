@@ -1,0 +1,491 @@
+package envelope
+
+import (
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// span is a string or a number of the body, without the quotes.
+type span struct {
+	begin, end int32
+	plain      bool // printable ASCII without escapes: what is written is what is meant
+	cut        bool // the body ends in it
+}
+
+func (s span) empty() bool { return s.begin == s.end }
+
+func (s span) whole() bool { return !s.cut && s.begin < s.end }
+
+func (s span) raw(body []byte) []byte { return body[s.begin:s.end] }
+
+// append appends what s means, as encoding/json reads it, and stops soon after the given number of bytes.
+func (s span) append(buf, body []byte, most int) []byte {
+	raw := s.raw(body)
+	if s.plain {
+		return append(buf, raw[:min(len(raw), most)]...)
+	}
+	limit := len(buf) + most
+	for len(raw) > 0 && len(buf) < limit {
+		switch c := raw[0]; {
+		case c == '\\':
+			n, r := unescape(raw)
+			if n == 0 || s.cut && halfAPair(raw, n, r) {
+				return buf // cut off
+			}
+			buf, raw = utf8.AppendRune(buf, r), raw[n:]
+		case c < utf8.RuneSelf:
+			buf, raw = append(buf, c), raw[1:]
+		default:
+			if s.cut && !utf8.FullRune(raw) {
+				return buf
+			}
+			r, n := utf8.DecodeRune(raw)
+			buf, raw = utf8.AppendRune(buf, r), raw[n:] // what is no UTF-8 becomes U+FFFD
+		}
+	}
+	return buf
+}
+
+// unescape reads the escape that s begins with, and how long it is: 0 if s ends in it.
+func unescape(s []byte) (length int, r rune) {
+	if len(s) < 2 {
+		return 0, 0
+	}
+	switch s[1] {
+	case 'b':
+		return 2, '\b'
+	case 'f':
+		return 2, '\f'
+	case 'n':
+		return 2, '\n'
+	case 'r':
+		return 2, '\r'
+	case 't':
+		return 2, '\t'
+	case 'u':
+		if len(s) < 6 {
+			return 0, 0
+		}
+		r = hex(s[2:6])
+		if !utf16.IsSurrogate(r) {
+			return 6, r
+		}
+		if len(s) >= 12 && s[6] == '\\' && s[7] == 'u' {
+			if pair := utf16.DecodeRune(r, hex(s[8:12])); pair != utf8.RuneError {
+				return 12, pair
+			}
+		}
+		return 6, utf8.RuneError
+	}
+	return 2, rune(s[1])
+}
+
+// halfAPair reports whether raw ends before the second half of a surrogate pair, whose first was unescaped to r.
+func halfAPair(raw []byte, length int, r rune) bool {
+	if r != utf8.RuneError || length != 6 || len(raw) >= 12 || hex(raw[2:6])&^0x3ff != 0xd800 {
+		return false
+	}
+	rest := raw[length:]
+	return len(rest) == 0 || rest[0] == '\\' && (len(rest) == 1 || rest[1] == 'u')
+}
+
+func hex(s []byte) (r rune) {
+	for _, c := range s {
+		switch r <<= 4; {
+		case c <= '9':
+			r += rune(c - '0')
+		default:
+			r += rune(lower(c) - 'a' + 10)
+		}
+	}
+	return r
+}
+
+// reader reads JSON from front to back. It stops where the body ends or breaks the grammar.
+type reader struct {
+	body []byte
+	at   int
+	cut  bool // the body has ended too early
+	bad  bool // it is no JSON
+}
+
+func (r *reader) going() bool { return !r.cut && !r.bad }
+
+// next returns the first byte that is no white space, and stays before it; 0 at the end.
+func (r *reader) next() byte {
+	for ; r.at < len(r.body); r.at++ {
+		switch c := r.body[r.at]; c {
+		case ' ', '\t', '\r', '\n':
+		default:
+			return c
+		}
+	}
+	r.cut = true
+	return 0
+}
+
+// symbol reads one byte of punctuation.
+func (r *reader) symbol(c byte) bool {
+	if r.next() != c {
+		r.bad = !r.cut
+		return false
+	}
+	r.at++
+	return true
+}
+
+// text reads a string.
+func (r *reader) text() span {
+	if !r.symbol('"') {
+		return span{}
+	}
+	s := span{begin: int32(r.at), plain: true}
+	for ; r.at < len(r.body); r.at++ {
+		switch c := r.body[r.at]; {
+		case c == '"':
+			s.end = int32(r.at)
+			r.at++
+			return s
+		case c == '\\':
+			s.plain = false
+			if r.escape(); !r.going() {
+				s.end, s.cut = int32(len(r.body)), true
+				return s
+			}
+		case c < ' ':
+			r.bad = true
+			return span{}
+		case c >= utf8.RuneSelf:
+			s.plain = false
+		}
+	}
+	r.cut = true
+	s.end, s.cut = int32(r.at), true
+	return s
+}
+
+// escape stops at the last byte of one.
+func (r *reader) escape() {
+	if r.at++; r.at == len(r.body) {
+		r.cut = true
+		return
+	}
+	switch r.body[r.at] {
+	case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
+	case 'u':
+		for range 4 {
+			if r.at++; r.at == len(r.body) {
+				r.cut = true
+				return
+			}
+			switch c := lower(r.body[r.at]); {
+			case '0' <= c && c <= '9', 'a' <= c && c <= 'f':
+			default:
+				r.bad = true
+				return
+			}
+		}
+	default:
+		r.bad = true
+	}
+}
+
+// number reads one whose end is in the body.
+func (r *reader) number() span {
+	s := span{begin: int32(r.at), plain: true}
+	if r.body[r.at] == '-' {
+		r.at++
+	}
+	if r.at < len(r.body) && r.body[r.at] == '0' {
+		r.at++
+	} else {
+		r.digits()
+	}
+	if r.going() && r.at < len(r.body) && r.body[r.at] == '.' {
+		r.at++
+		r.digits()
+	}
+	if r.going() && r.at < len(r.body) && lower(r.body[r.at]) == 'e' {
+		if r.at++; r.at < len(r.body) && (r.body[r.at] == '+' || r.body[r.at] == '-') {
+			r.at++
+		}
+		r.digits()
+	}
+	if s.end = int32(r.at); r.at == len(r.body) {
+		r.cut, s.cut = true, true // there may have been more
+	}
+	return s
+}
+
+func (r *reader) digits() {
+	begin := r.at
+	for r.at < len(r.body) && '0' <= r.body[r.at] && r.body[r.at] <= '9' {
+		r.at++
+	}
+	if r.at == begin {
+		r.cut = r.at == len(r.body)
+		r.bad = !r.cut
+	}
+}
+
+func (r *reader) literal(word string) {
+	for i := range len(word) {
+		if r.at == len(r.body) {
+			r.cut = true
+			return
+		}
+		if r.body[r.at] != word[i] {
+			r.bad = true
+			return
+		}
+		r.at++
+	}
+}
+
+// deepest is as deep as encoding/json reads.
+const deepest = 10_000
+
+// skip reads a value that nobody wants.
+func (r *reader) skip() {
+	var small [64]byte
+	open := small[:0] // the closing brackets that are due
+	for {
+		switch c := r.next(); c {
+		case '{', '[':
+			r.at++
+			closing := c + 2
+			if len(open) == deepest {
+				r.bad = true
+				return
+			}
+			if r.next() == closing {
+				r.at++
+				break
+			}
+			open = append(open, closing)
+			if c == '{' {
+				r.name()
+			}
+			if !r.going() {
+				return
+			}
+			continue
+		default:
+			r.scalar(c)
+		}
+		for {
+			if len(open) == 0 || !r.going() {
+				return
+			}
+			closing := open[len(open)-1]
+			if r.next() == closing {
+				r.at++
+				open = open[:len(open)-1]
+				continue
+			}
+			if r.symbol(',') && closing == '}' {
+				r.name()
+			}
+			break
+		}
+		if !r.going() {
+			return
+		}
+	}
+}
+
+// scalar reads a value that begins with c and is neither an object nor an array. What is neither a string nor a number
+// is empty.
+func (r *reader) scalar(c byte) span {
+	switch {
+	case c == '"':
+		return r.text()
+	case c == '-' || '0' <= c && c <= '9':
+		return r.number()
+	case c == 't':
+		r.literal("true")
+	case c == 'f':
+		r.literal("false")
+	case c == 'n':
+		r.literal("null")
+	default:
+		r.bad = !r.cut
+	}
+	return span{}
+}
+
+func (r *reader) name() span {
+	s := r.text()
+	if r.going() {
+		r.symbol(':')
+	}
+	return s
+}
+
+// root reads the whole body, and reports whether it is an object's JSON or the beginning of one.
+func (r *reader) root(f *found) bool {
+	if r.next() != '{' {
+		return false
+	}
+	r.object(f, place{})
+	if !r.going() {
+		return r.cut
+	}
+	r.next()
+	return r.cut // behind the object there is nothing
+}
+
+// place tells which object is being read.
+type place struct {
+	what  byte // one of the constants below
+	level int  // of nested innerErrors
+}
+
+const (
+	outer byte = iota
+	failure
+	inner
+	outerText
+	failureText
+	innerText
+	meta
+	nowhere
+)
+
+func (r *reader) object(f *found, in place) {
+	r.at++
+	if r.next() == '}' {
+		r.at++
+		return
+	}
+	for r.going() {
+		name := r.name()
+		if !r.going() {
+			return
+		}
+		r.member(f, in, name)
+		if !r.going() {
+			return
+		}
+		if r.next() == '}' {
+			r.at++
+			return
+		}
+		r.symbol(',')
+	}
+}
+
+// member reads a member's value: a scalar into its place in f, an object of interest into several.
+func (r *reader) member(f *found, in place, name span) {
+	to, within := f.member(in, name, r.body)
+	c := r.next()
+	switch {
+	case c == '{' && within.what != nowhere:
+		if within.what == failure {
+			f.isObject = true
+		}
+		r.object(f, within)
+	case c == '{' || c == '[':
+		r.skip()
+	default:
+		s := r.scalar(c)
+		if to == &f.name && c == 'n' {
+			f.isNull = true
+		}
+		if to != nil && !r.bad && (c == '"' || !s.empty()) {
+			*to = s
+		}
+	}
+}
+
+// member tells where a member's scalar goes, and what its object is. Names are compared without regard to ASCII's case.
+func (f *found) member(in place, name span, body []byte) (scalar *span, object place) {
+	object.what = nowhere
+	var small [24]byte
+	raw := name.raw(body)
+	if !name.plain {
+		raw = name.append(small[:0], body, len(small)-4)
+	}
+	if len(raw) > len(small) {
+		return nil, object
+	}
+	for i, c := range raw {
+		small[i] = lower(c)
+	}
+	switch in.what {
+	case outer:
+		switch string(small[:len(raw)]) {
+		case "error":
+			return &f.name, place{what: failure}
+		case "odata.error":
+			return nil, place{what: failure}
+		case "error_description":
+			return &f.description, object
+		case "code":
+			return &f.outerCode, object
+		case "message":
+			return &f.outerMessage, place{what: outerText}
+		case "target":
+			return &f.outerTarget, object
+		case "innererror":
+			return nil, place{what: inner}
+		case "type":
+			return &f.kind, object
+		case "title":
+			return &f.title, object
+		case "detail":
+			return &f.detail, object
+		case "request-id", "requestid", "request_id":
+			return &f.outerRequest, object
+		case "traceid", "trace_id":
+			return &f.trace, object
+		case "errorid", "correlationid":
+			return &f.other, object
+		case "meta":
+			return nil, place{what: meta}
+		}
+	case failure:
+		switch string(small[:len(raw)]) {
+		case "code":
+			return &f.code, object
+		case "message":
+			return &f.message, place{what: failureText}
+		case "target":
+			return &f.target, object
+		case "innererror":
+			return nil, place{what: inner}
+		case "request-id", "requestid", "request_id":
+			return &f.request, object
+		case "traceid", "trace_id":
+			return &f.trace, object
+		}
+	case inner:
+		switch string(small[:len(raw)]) {
+		case "code":
+			return &f.innerCode[in.level], object
+		case "message":
+			return &f.innerMessage[in.level], place{what: innerText, level: in.level}
+		case "innererror":
+			if in.level+1 < levels {
+				return nil, place{what: inner, level: in.level + 1}
+			}
+		case "request-id", "requestid", "request_id":
+			return &f.innerRequest[in.level], object
+		}
+	case outerText, failureText, innerText:
+		if string(small[:len(raw)]) == "value" {
+			switch in.what {
+			case outerText:
+				return &f.outerMessage, object
+			case failureText:
+				return &f.message, object
+			}
+			return &f.innerMessage[in.level], object
+		}
+	case meta:
+		if s := string(small[:len(raw)]); s == "trace_id" || s == "traceid" {
+			return &f.trace, object
+		}
+	}
+	return nil, object
+}
