@@ -47,7 +47,7 @@ type Attempt struct {
 	Stop Stop
 
 	log     *sendLog // nil where nobody looks
-	late    bool     // Stop was set after AttemptDone had been told of a repeat, which then could not be made
+	late    bool     // Stop was set after AttemptDone had been told of a retry, which then could not be made
 	foreign bool     // of a redirect's hop to another origin: no gate may learn from its answer
 	whole   *Attempt // of a foreign attempt on leaving a gate: all of it, for PerKey
 }
@@ -56,14 +56,14 @@ type Attempt struct {
 //
 //	""                      the call goes on
 //	"done"                  it succeeded
-//	"permanent"             a repeat could not help
-//	"not repeatable"        the request may have been carried out, and doing it twice is not known to be safe
+//	"permanent"             a retry could not help
+//	"not idempotent"        the request may have been carried out, and doing it twice is not known to be safe
 //	"body not replayable"   its body is used up and has no GetBody
 //	"attempts"              Policy.MaxAttempts, or the back-off ended
 //	"elapsed"               Policy.MaxElapsed
 //	"wait too long"         the service asked for more than Policy.MaxWait
 //	"deadline"              the wait would have outlasted the context's deadline
-//	"budget"                the Budget had nothing left for a repeat
+//	"budget"                the Budget had nothing left for a retry
 //	"refused"               a Gate said no
 //	"prepare"               Transport.Prepare failed
 //	"cancelled"             the caller's context ended, or his Request.Cancel was closed
@@ -72,7 +72,7 @@ type Stop string
 const (
 	stopDone          Stop = "done"
 	stopPermanent     Stop = "permanent"
-	stopNotRepeatable Stop = "not repeatable"
+	stopNotIdempotent Stop = "not idempotent"
 	stopBody          Stop = "body not replayable"
 	stopAttempts      Stop = "attempts"
 	stopElapsed       Stop = "elapsed"

@@ -109,9 +109,9 @@ func BenchmarkHappyPath(b *testing.B) {
 	}
 }
 
-// BenchmarkRepeat measures what a repeat costs beside its two calls: the work, not the wait. TestRepeatAllocates has the
+// BenchmarkRetry measures what a retry costs beside its two calls: the work, not the wait. TestRetryAllocates has the
 // allocations with the default back-off and a real timer, in virtual time.
-func BenchmarkRepeat(b *testing.B) {
+func BenchmarkRetry(b *testing.B) {
 	b.Run("bare", func(b *testing.B) {
 		base, req := registered(&alternating{}), get(b)
 		b.ReportAllocs()

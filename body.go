@@ -29,7 +29,7 @@ var (
 )
 
 // requestBody gives each attempt of a call a body of its own. Two attempts never share a reader: net/http may still be
-// writing the first one's body when its answer, and our repeat, are already under way (golang/go#30597).
+// writing the first one's body when its answer, and our retry, are already under way (golang/go#30597).
 type requestBody struct {
 	original io.ReadCloser                 // nil: the request has none
 	getBody  func() (io.ReadCloser, error) // nil: it can be sent once

@@ -10,15 +10,15 @@ import (
 	"time"
 )
 
-// Budget lets successes pay for repeats, so that an outage is not made worse by those who wait for its end: back-off
-// and jitter alone quadruple the load of an outage, and a service that queues work never recovers from that. A repeat
+// Budget lets successes pay for retries, so that an outage is not made worse by those who wait for its end: back-off
+// and jitter alone quadruple the load of an outage, and a service that queues work never recovers from that. A retry
 // after a Transient failure, or after a 429 that named no time, costs 1. Every answer below 500 but 408 and 429 pays
 // PerSuccess, and time pays PerSecond, so that a client with few calls is never stuck.
 //
 // There is one balance per origin (scheme, host and port), for at most 1000 origins; those beyond share one. The zero
 // value is ready to use. A Budget is safe for concurrent use, must not be copied, and may be shared by Transports.
 type Budget struct {
-	// Max is the highest balance, and the first one. 0: 10. Negative: repeats are free. Below 1, it never covers one.
+	// Max is the highest balance, and the first one. 0: 10. Negative: retries are free. Below 1, it never covers one.
 	Max float64
 
 	// PerSuccess is what an answer pays. 0: 0.1. Negative: nothing.
@@ -27,7 +27,7 @@ type Budget struct {
 	// PerSecond is what a second pays. 0: 1/30. Negative: nothing.
 	PerSecond float64
 
-	// Wait makes a call wait, first come first served, until the balance covers its repeat. false: the call ends at once.
+	// Wait makes a call wait, first come first served, until the balance covers its retry. false: the call ends at once.
 	Wait bool
 
 	last     atomic.Pointer[balance] // most clients talk to one origin
@@ -41,7 +41,7 @@ type origin struct{ scheme, host string }
 // maxOrigins bounds what a client that follows links to ever new hosts can make us remember.
 const maxOrigins = 1000
 
-// Take takes the price of one repeat off the balance of req's origin, for extra requests that a program makes on its
+// Take takes the price of one retry off the balance of req's origin, for extra requests that a program makes on its
 // own, such as hedges. It reports false, and takes nothing, if the balance does not cover it.
 func (b *Budget) Take(req *http.Request) bool {
 	return b.Max < 0 || b.of(req).take()
@@ -136,7 +136,7 @@ type balance struct {
 	timer  *time.Timer
 }
 
-// debtor is a call that waits for its repeat to be covered.
+// debtor is a call that waits for its retry to be covered.
 type debtor struct{ covered chan struct{} }
 
 func (a *balance) pay() {

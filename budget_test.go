@@ -26,7 +26,7 @@ func requestTo(t testing.TB, origin string) *http.Request {
 	return req
 }
 
-// grants counts how many repeats the budget covers in a row.
+// grants counts how many retries the budget covers in a row.
 func grants(b *steadyhttp.Budget, req *http.Request) int {
 	n := 0
 	for n < 1_000_000 && b.Take(req) {
@@ -41,7 +41,7 @@ func TestBudgetTariff(t *testing.T) {
 		req := newRequest(t, "GET", "")
 		var b steadyhttp.Budget
 		if got := grants(&b, req); got != 10 {
-			t.Errorf("a full start covers %d repeats, want 10", got)
+			t.Errorf("a full start covers %d retries, want 10", got)
 		}
 		time.Sleep(29 * time.Second)
 		if got := grants(&b, req); got != 0 {
@@ -85,7 +85,7 @@ func TestBudgetFields(t *testing.T) {
 	}
 }
 
-// Max -1: repeats are free, also for who asks on his own.
+// Max -1: retries are free, also for who asks on his own.
 func TestNoBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &steadyhttp.Budget{Max: -1}
@@ -140,12 +140,12 @@ func TestEachAnswerPaysOnce(t *testing.T) {
 				transport.Base, transport.Policy.Budget = newScript(answers(200, "body")), b
 				for i := range 10 {
 					if grants(b, req) != 0 {
-						t.Fatalf("%d answers of 0.1 each cover a repeat", i)
+						t.Fatalf("%d answers of 0.1 each cover a retry", i)
 					}
 					do(t, transport, req)
 				}
 				if got := grants(b, req); got != 1 {
-					t.Errorf("10 answers of 0.1 each cover %d repeats, want 1", got)
+					t.Errorf("10 answers of 0.1 each cover %d retries, want 1", got)
 				}
 			})
 		})
@@ -167,13 +167,13 @@ func TestPaymentsSaturate(t *testing.T) {
 			resp.Body.Close()
 		}
 		if got := grants(b, req); got != 10 {
-			t.Errorf("100,000 answers cover %d repeats, want Max", got)
+			t.Errorf("100,000 answers cover %d retries, want Max", got)
 		}
 	})
 }
 
 // What costs: a fault and a throttling without a time. What the service dated, what it refused for its credentials and
-// what is not repeated costs nothing.
+// what is not retried costs nothing.
 func TestWhatCosts(t *testing.T) {
 	fault := answers(503, "")
 	for name, tt := range map[string]struct {
@@ -181,19 +181,19 @@ func TestWhatCosts(t *testing.T) {
 		policy steadyhttp.Policy
 		want   int
 	}{
-		"no repeat":               {[]step{answers(200, "")}, steadyhttp.Policy{}, 0},
-		"permanent":               {[]step{answers(404, "")}, steadyhttp.Policy{}, 0},
-		"fault":                   {[]step{fault, answers(200, "")}, steadyhttp.Policy{}, 1},
-		"three faults":            {[]step{fault}, steadyhttp.Policy{}, 3},
-		"fault with a time":       {[]step{answers(503, "", "Retry-After: 1"), answers(200, "")}, steadyhttp.Policy{}, 1},
-		"lost connection":         {[]step{failsWith(errReset), answers(200, "")}, steadyhttp.Policy{}, 1},
-		"bare 429":                {[]step{answers(429, ""), answers(200, "")}, steadyhttp.Policy{}, 1},
-		"named 429":               {[]step{answers(429, "", "Retry-After: 1"), answers(200, "")}, steadyhttp.Policy{}, 0},
-		"401":                     {[]step{answers(401, ""), answers(200, "")}, steadyhttp.Policy{}, 0},
-		"fault of the only try":   {[]step{fault}, steadyhttp.Policy{MaxAttempts: 1}, 0},
-		"fault, wait too long":    {[]step{answers(503, "", "Retry-After: 3600")}, steadyhttp.Policy{}, 0},
-		"fault, nothing elapsed":  {[]step{fault}, steadyhttp.Policy{MaxElapsed: time.Millisecond}, 0},
-		"fault, nothing repeated": {[]step{fault}, steadyhttp.Policy{Repeatable: func(*http.Request) bool { return false }}, 0},
+		"no retry":               {[]step{answers(200, "")}, steadyhttp.Policy{}, 0},
+		"permanent":              {[]step{answers(404, "")}, steadyhttp.Policy{}, 0},
+		"fault":                  {[]step{fault, answers(200, "")}, steadyhttp.Policy{}, 1},
+		"three faults":           {[]step{fault}, steadyhttp.Policy{}, 3},
+		"fault with a time":      {[]step{answers(503, "", "Retry-After: 1"), answers(200, "")}, steadyhttp.Policy{}, 1},
+		"lost connection":        {[]step{failsWith(errReset), answers(200, "")}, steadyhttp.Policy{}, 1},
+		"bare 429":               {[]step{answers(429, ""), answers(200, "")}, steadyhttp.Policy{}, 1},
+		"named 429":              {[]step{answers(429, "", "Retry-After: 1"), answers(200, "")}, steadyhttp.Policy{}, 0},
+		"401":                    {[]step{answers(401, ""), answers(200, "")}, steadyhttp.Policy{}, 0},
+		"fault of the only try":  {[]step{fault}, steadyhttp.Policy{MaxAttempts: 1}, 0},
+		"fault, wait too long":   {[]step{answers(503, "", "Retry-After: 3600")}, steadyhttp.Policy{}, 0},
+		"fault, nothing elapsed": {[]step{fault}, steadyhttp.Policy{MaxElapsed: time.Millisecond}, 0},
+		"fault, nothing retried": {[]step{fault}, steadyhttp.Policy{Idempotent: func(*http.Request) bool { return false }}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -213,7 +213,7 @@ func TestWhatCosts(t *testing.T) {
 	}
 }
 
-// peers D85, reliability E09, and "taken after the sleep": a refused repeat returns at once, with the last response.
+// peers D85, reliability E09, and "taken after the sleep": a refused retry returns at once, with the last response.
 func TestBudgetIsAskedBeforeTheWait(t *testing.T) {
 	for name, fault := range map[string]step{"503": answers(503, "last"), "bare 429": answers(429, "last"), "lost": failsWith(errReset)} {
 		t.Run(name, func(t *testing.T) {
@@ -280,7 +280,7 @@ func TestBudgetOfTwoTransports(t *testing.T) {
 			do(t, two, newRequest(t, "GET", ""))
 		}
 		if base.sent() != 6+10 {
-			t.Errorf("%d sends for 6 calls, want 10 repeats", base.sent())
+			t.Errorf("%d sends for 6 calls, want 10 retries", base.sent())
 		}
 	})
 }
@@ -432,7 +432,7 @@ func TestBudgetRecoversAfterOutages(t *testing.T) {
 			return answers(200, "")(req)
 		})
 		transport := &steadyhttp.Transport{Base: base, Policy: steadyhttp.Policy{Budget: &steadyhttp.Budget{PerSecond: -1}}}
-		calls := func(n int) (repeats int64) {
+		calls := func(n int) (retries int64) {
 			before := sent.Load()
 			for range n {
 				do(t, transport, newRequest(t, "GET", ""))
@@ -442,7 +442,7 @@ func TestBudgetRecoversAfterOutages(t *testing.T) {
 		for outage := range 50 {
 			down.Store(true)
 			if got := calls(200); got != 10 {
-				t.Fatalf("outage %d: 200 calls were repeated %d times, want 10", outage+1, got)
+				t.Fatalf("outage %d: 200 calls were retried %d times, want 10", outage+1, got)
 			}
 			down.Store(false)
 			calls(100)
@@ -502,7 +502,7 @@ func TestManyFaultsAreNotAmplified(t *testing.T) {
 	})
 }
 
-// reliability E08: a client that calls once a minute still gets a repeat, however bad the day was.
+// reliability E08: a client that calls once a minute still gets a retry, however bad the day was.
 func TestQuietClientIsNeverStuck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := newScript(answers(503, ""))

@@ -51,11 +51,11 @@ type call struct {
 	backOff    backoff.BackOff            // the policy's; nil until needed
 	standard   backoff.ExponentialBackOff // used where the policy has none
 	interval   time.Duration              // what the back-off said last
-	throttled  int                        // repeats after a 429 that named a time
+	throttled  int                        // retries after a 429 that named a time
 	free       int                        // those of them that MaxAttempts does not count
-	unprepared int                        // repeats after a Prepare that failed
+	unprepared int                        // retries after a Prepare that failed
 	unready    error                      // what Prepare failed of the last time; nil: it has not since the last attempt
-	authorized bool                       // the one repeat after a 401 has been made
+	authorized bool                       // the one retry after a 401 has been made
 	why        Stop                       // why a step ended the call early
 	started    bool                       // Trace.Start has been told, and not come to a panic
 	returned   bool                       // RoundTrip has come to its end, and not to a panic
@@ -200,7 +200,7 @@ func (c *call) prepare() error {
 	}
 	c.fresh = changed
 	c.out = c.original
-	owned := !c.native || c.touches() || c.unsafe && c.policy.Repeatable != nil && hasKey(c.original)
+	owned := !c.native || c.touches() || c.unsafe && c.policy.Idempotent != nil && hasKey(c.original)
 	if changed || owned || c.context != c.original.Context() {
 		c.out = c.original.WithContext(c.context)
 		if changed {
@@ -244,10 +244,10 @@ func (c *call) prepare() error {
 }
 
 // judge finds out whether nobody may send the request twice, net/http included, and gives it a key where it gets one. Where the
-// policy says that not even with a key it is repeatable, it gets none: net/http would replay it for having one.
+// policy says that not even with a key it is idempotent, it gets none: net/http would replay it for having one.
 func (c *call) judge() {
 	wantsKey := c.policy.IdempotencyKey && !idempotent(c.original.Method) && !hasKey(c.original) && !c.foreign
-	if c.policy.Repeatable == nil {
+	if c.policy.Idempotent == nil {
 		if wantsKey {
 			c.key = newKey()
 		}
@@ -259,7 +259,7 @@ func (c *call) judge() {
 		key, keyed := newKey(), *shown
 		keyed.Header = shown.Header.Clone()
 		keyed.Header.Set("Idempotency-Key", key)
-		if c.policy.Repeatable(&keyed) {
+		if c.policy.Idempotent(&keyed) {
 			c.key = key
 		}
 	}
@@ -367,7 +367,7 @@ func (c *call) authorize() error {
 // recover waits until a call may go on whose attempt could not be prepared, and returns err if it may not. Nothing was sent, so
 // that trying again is safe whatever the request does; it is no attempt, and what the last one came to stays.
 func (c *call) recover(err error) error {
-	if c.why != stopPrepare || !c.repeatsPrepare(err) {
+	if c.why != stopPrepare || !c.retriesPrepare(err) {
 		return err
 	}
 	wait := c.nextBackOff()
@@ -381,10 +381,10 @@ func (c *call) recover(err error) error {
 	return c.sitOut(wait, true)
 }
 
-// repeatsPrepare classifies a failure of Prepare as one of the base transport. Of one that is known to pass there are as many
-// repeats as after a 429, of one that may be anything a single one: an authority locks out who asks too often with the wrong
+// retriesPrepare classifies a failure of Prepare as one of the base transport. Of one that is known to pass there are as many
+// retries as after a 429, of one that may be anything a single one: an authority locks out who asks too often with the wrong
 // secret.
-func (c *call) repeatsPrepare(err error) bool {
+func (c *call) retriesPrepare(err error) bool {
 	if c.policy.maxAttempts() == 1 || !c.body.replayable() {
 		return false
 	}
@@ -510,7 +510,7 @@ func (c *call) unsent() bool {
 	}
 	switch {
 	case taken > 0:
-		// A base that repeats on its own tells of its last try alone; net/http repeats only what was not processed.
+		// A base that retries on its own tells of its last try alone; net/http retries only what was not processed.
 		return (c.native || taken == 1) && unprocessed(err)
 	case asked > 0:
 		return true
@@ -571,7 +571,7 @@ func (c *call) peek(resp *http.Response) {
 			return
 		}
 		c.attempt.Body = c.standIn.peek(resp, peekTime, c.ctx.Done(), c.legacyCancel())
-	case c.policy.MaxRead > 0 && successful(resp) && c.repeatable():
+	case c.policy.MaxRead > 0 && successful(resp) && c.idempotent():
 		err := c.standIn.readWhole(resp, c.policy.MaxRead, c.remaining(), c.ctx.Done(), c.legacyCancel())
 		if err == errReadEnded && !c.over() {
 			err = nil // MaxElapsed has: the rest is for the caller to wait for
@@ -607,7 +607,7 @@ func (c *call) misjudged() {
 	a.Verdict.Class = Permanent
 }
 
-func (c *call) repeatable() bool { return c.policy.repeatable(c.attempt.Request) }
+func (c *call) idempotent() bool { return c.policy.idempotent(c.attempt.Request) }
 
 func (c *call) decide() {
 	a := &c.attempt
@@ -643,8 +643,8 @@ func (c *call) next() (time.Duration, Stop) {
 		replayable:   c.body.replayable(),
 	}
 	if v.Class == Transient {
-		s.repeatable = c.repeatable()
-		s.unsent = !s.repeatable && c.unsent()
+		s.idempotent = c.idempotent()
+		s.unsent = !s.idempotent && c.unsent()
 	}
 	if stop := c.policy.permit(v, s); stop != "" {
 		return 0, stop
@@ -707,12 +707,12 @@ func (c *call) nextBackOff() time.Duration {
 	return c.standard.NextBackOff()
 }
 
-// costs reports whether the repeat is one that successes must pay for. One that the service itself dated is not.
+// costs reports whether the retry is one that successes must pay for. One that the service itself dated is not.
 func (c *call) costs(v Verdict) bool {
 	return v.Class == Transient || v.Class == Throttled && !named(v)
 }
 
-// affords takes the price of a repeat, unless that is waited for.
+// affords takes the price of a retry, unless that is waited for.
 func (c *call) affords() bool { return c.budget().Wait || c.budget().Take(c.original) }
 
 func (c *call) budget() *Budget { return c.transport.budgetOf(c.policy) }
@@ -761,7 +761,7 @@ func (c *call) wait() error {
 	return c.sitOut(wait, c.costs(c.last.Verdict))
 }
 
-// sitOut waits for so long, and until the budget covers a repeat that costs.
+// sitOut waits for so long, and until the budget covers a retry that costs.
 func (c *call) sitOut(wait time.Duration, costs bool) error {
 	if costs && c.budget().Wait && c.budget().Max >= 0 {
 		asked := time.Now()

@@ -29,7 +29,7 @@ import (
 // The churn makes calls of all kinds through Transports of all kinds to bases that fail, lie, hang
 // and panic, with orders among them that must not be carried out twice, by nobody. STEADYHTTP_CHURN
 // sets how many calls, of which a sixth goes over sockets: the full run is 2000000.
-// STEADYHTTP_CHURN_SEED repeats a run's choices.
+// STEADYHTTP_CHURN_SEED retries a run's choices.
 const (
 	churnDefault = 20_000
 	churnWire    = 6 // one call of so many
@@ -116,8 +116,8 @@ func churnCall(req *http.Request) (n int, order bool) {
 	return n, order && req.Method == http.MethodPost
 }
 
-// churnRepeatable is the policy of the service: orders are never repeatable, not even with a key.
-func churnRepeatable(req *http.Request) bool {
+// churnIdempotent is the policy of the service: orders are never idempotent, not even with a key.
+func churnIdempotent(req *http.Request) bool {
 	if strings.HasPrefix(req.URL.Path, orderPrefix) && req.Method == http.MethodPost {
 		return false
 	}
@@ -443,11 +443,11 @@ func (c *churn) transports(base http.RoundTripper) []*steadyhttp.Transport {
 		}},
 	}
 	for _, t := range list {
-		t.Policy.Repeatable = churnRepeatable
+		t.Policy.Idempotent = churnIdempotent
 		if t.Base == nil {
 			t.Base = base
 		} else {
-			t.Base.(*steadyhttp.Transport).Policy.Repeatable = churnRepeatable
+			t.Base.(*steadyhttp.Transport).Policy.Idempotent = churnIdempotent
 		}
 	}
 	return list
@@ -696,7 +696,7 @@ func (s *churnServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	s.carryOut(n, order)
 	switch {
-	case fault < 40: // net/http replays what it takes for repeatable, if the connection was reused
+	case fault < 40: // net/http replays what it takes for idempotent, if the connection was reused
 		conn, _, err := w.(http.Hijacker).Hijack()
 		if err != nil {
 			panic(err)
@@ -737,7 +737,7 @@ func TestChurnHTTP1(t *testing.T) {
 			return
 		}
 		single := &steadyhttp.Transport{Base: base, Policy: atOnce()}
-		single.Policy.MaxAttempts, single.Policy.Repeatable = 1, churnRepeatable
+		single.Policy.MaxAttempts, single.Policy.Idempotent = 1, churnIdempotent
 		single.Policy.IdempotencyKey = n%4 == 1
 		c.call(n, []*steadyhttp.Transport{single}, server.URL, time.Minute)
 		replays.Add(max(0, int64(c.arrivals[n].Load())-1))

@@ -245,7 +245,7 @@ func is[E error](err error) bool {
 }
 
 // neverSent reports whether err says by its type that no byte of the request reached a server: it failed before there was a
-// connection. That is no proof from a base that repeats on its own, which tells of its last try alone; most such bases wrap,
+// connection. That is no proof from a base that retries on its own, which tells of its last try alone; most such bases wrap,
 // and so only an error that nobody wrapped is believed.
 func neverSent(err error) bool {
 	switch e := err.(type) {

@@ -30,7 +30,7 @@ func cleaned(v Verdict) Verdict {
 	return v
 }
 
-// Bounds on what a service may make us repeat in logs, spans and errors, in bytes.
+// Bounds on what a service may make us retry in logs, spans and errors, in bytes.
 const (
 	maxCode      = 128
 	maxTarget    = 128

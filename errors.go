@@ -245,7 +245,7 @@ func (e *cancelled) Unwrap() []error {
 	return []error{e.cause, e.ctx, e.last}
 }
 
-// lateError is why a repeat could not be made, and what it would have been a repeat of.
+// lateError is why a retry could not be made, and what it would have been a retry of.
 type lateError struct{ err, last error }
 
 func (e *lateError) Error() string   { return e.err.Error() + "; before that: " + RedactError(e.last) }

@@ -44,8 +44,8 @@ func TestServiceErrorText(t *testing.T) {
 			"steadyhttp: ResourceNotFound (404) after 1 attempt, target 43f4cb08-8fac-4b65-9db1-745c2ae65f3a: Machine 123123123 was not found",
 		},
 		{
-			steadyhttp.ServiceError{StatusCode: 500, Code: "InternalServerError", Target: target, Attempts: 1, Stop: "not repeatable"},
-			"steadyhttp: InternalServerError (500) after 1 attempt, not repeatable, target 43f4cb08-8fac-4b65-9db1-745c2ae65f3a",
+			steadyhttp.ServiceError{StatusCode: 500, Code: "InternalServerError", Target: target, Attempts: 1, Stop: "not idempotent"},
+			"steadyhttp: InternalServerError (500) after 1 attempt, not idempotent, target 43f4cb08-8fac-4b65-9db1-745c2ae65f3a",
 		},
 		{
 			steadyhttp.ServiceError{StatusCode: 429, Code: "429", Message: "slow down", Target: "t", Attempts: 2, Stop: "wait too long", RetryAfter: 90 * time.Second},
@@ -71,7 +71,7 @@ func TestErrorText(t *testing.T) {
 		want string
 	}{
 		{steadyhttp.Error{Attempts: 4, Stop: "attempts", Err: cause}, "steadyhttp: 4 attempts, no attempts left: read: connection reset"},
-		{steadyhttp.Error{Attempts: 1, Stop: "not repeatable", Err: cause}, "steadyhttp: 1 attempt, not repeatable: read: connection reset"},
+		{steadyhttp.Error{Attempts: 1, Stop: "not idempotent", Err: cause}, "steadyhttp: 1 attempt, not idempotent: read: connection reset"},
 		{steadyhttp.Error{Attempts: 2, Stop: "permanent", Err: cause}, "steadyhttp: 2 attempts: read: connection reset"},
 		{steadyhttp.Error{Stop: "refused", Wait: 30 * time.Second, Err: steadyhttp.ErrRefused}, "steadyhttp: 0 attempts, refused (30s): refused before it was sent"},
 		{
@@ -95,7 +95,7 @@ func TestErrorTextsOverTheTransport(t *testing.T) {
 		resp, _ := do(t, &steadyhttp.Transport{Base: newScript(s)}, newRequest(t, method, "{}"))
 		return steadyhttp.Check(resp)
 	}
-	if got, want := check("POST", answers(500, envelope("InternalServerError", "", "t-1"))), "steadyhttp: InternalServerError (500) after 1 attempt, not repeatable, target t-1"; got.Error() != want {
+	if got, want := check("POST", answers(500, envelope("InternalServerError", "", "t-1"))), "steadyhttp: InternalServerError (500) after 1 attempt, not idempotent, target t-1"; got.Error() != want {
 		t.Errorf("%q\nwant %q", got, want)
 	}
 	if got, want := check("GET", answers(404, envelope("ResourceNotFound", "Machine 1 was not found", "t-1"))), "steadyhttp: ResourceNotFound (404) after 1 attempt, target t-1: Machine 1 was not found"; got.Error() != want {
@@ -105,7 +105,7 @@ func TestErrorTextsOverTheTransport(t *testing.T) {
 
 // Whatever the words around it, a Stop can be found in the text by its own name, but for the two that the code says.
 func TestStopIsInTheText(t *testing.T) {
-	for _, stop := range []steadyhttp.Stop{"not repeatable", "body not replayable", "attempts", "elapsed", "wait too long", "deadline", "budget", "refused", "prepare", "cancelled"} {
+	for _, stop := range []steadyhttp.Stop{"not idempotent", "body not replayable", "attempts", "elapsed", "wait too long", "deadline", "budget", "refused", "prepare", "cancelled"} {
 		for _, err := range []error{&steadyhttp.Error{Attempts: 1, Stop: stop, Err: io.EOF}, &steadyhttp.ServiceError{StatusCode: 503, Attempts: 1, Stop: stop}} {
 			if !strings.Contains(err.Error(), string(stop)) {
 				t.Errorf("%q is not in %q", stop, err)

@@ -363,7 +363,7 @@ func TestErrorTypesAreFew(t *testing.T) {
 		&steadyhttp.Error{Stop: "refused"}, &steadyhttp.ServiceError{StatusCode: 777},
 	}
 	stops := []steadyhttp.Stop{
-		"", "done", "permanent", "not repeatable", "body not replayable", "attempts", "elapsed", "wait too long", "deadline", "budget",
+		"", "done", "permanent", "not idempotent", "body not replayable", "attempts", "elapsed", "wait too long", "deadline", "budget",
 		"refused", "prepare", "cancelled", "of a later version",
 	}
 	var grow func(depth int) error

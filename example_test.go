@@ -37,7 +37,7 @@ func scripted(lines ...string) *httptest.Server {
 	}))
 }
 
-// immediately repeats without a wait, so that the examples do not take your time.
+// immediately retries without a wait, so that the examples do not take your time.
 func immediately() backoff.BackOff { return &backoff.ZeroBackOff{} }
 
 // The zero value is ready to use.
@@ -108,7 +108,7 @@ func ExampleRules() {
 	// Output: 200 at attempt 2
 }
 
-// A limiter of golang.org/x/time/rate is a gate that all calls pass, repeats included. A call whose deadline comes before
+// A limiter of golang.org/x/time/rate is a gate that all calls pass, retries included. A call whose deadline comes before
 // its turn is refused at once.
 func ExampleLimit() {
 	server := scripted("200 fine")
@@ -225,7 +225,7 @@ func ExampleTrace() {
 	// attempt 2: success   "done"
 }
 
-// Log writes repeats at Debug and calls that fail at Warn.
+// Log writes retries at Debug and calls that fail at Warn.
 func ExampleLog() {
 	server := scripted(`403 {"error":{"code":"Forbidden","message":"no","target":"43f4cb08-8fac-4b65"}}`)
 	defer server.Close()

@@ -13,7 +13,7 @@ import (
 )
 
 // Gate is the one seam for "may this attempt go, and here is how it went": limits, quotas, breakers, bulkheads. Every
-// attempt passes the Transport's gates, repeats included. A Gate must be safe for concurrent use.
+// attempt passes the Transport's gates, retries included. A Gate must be safe for concurrent use.
 type Gate interface {
 	// Enter blocks until the attempt may be sent, or refuses with an error, preferably one that wraps ErrRefused; a
 	// refusal is final for the call. ctx ends when the call must: at its deadline or Policy.MaxElapsed.

@@ -74,7 +74,7 @@ func TestGatesAreLeftOnEveryPath(t *testing.T) {
 	}{
 		{"success", nil, nil, nil, answers(200, ""), both, true},
 		{"permanent answer", nil, nil, nil, answers(404, ""), both, true},
-		{"repeats", nil, nil, nil, answers(503, ""), both + ", " + both + ", " + both + ", " + both, true},
+		{"retries", nil, nil, nil, answers(503, ""), both + ", " + both + ", " + both + ", " + both, true},
 		{"lost connection", func(tr *steadyhttp.Transport) { tr.Policy.MaxAttempts = 1 }, nil, nil, failsWith(errReset), both, true},
 		{"never sent", func(tr *steadyhttp.Transport) { tr.Policy.MaxAttempts = 1 }, nil, nil, failsWith(errDial), both, false},
 		{"refused by b", nil, func() error { return steadyhttp.ErrRefused }, nil, answers(200, ""), "enter a, enter b, leave a", false},
@@ -96,8 +96,8 @@ func TestGatesAreLeftOnEveryPath(t *testing.T) {
 		{"AttemptDone panics", func(tr *steadyhttp.Transport) {
 			tr.Trace = &steadyhttp.Trace{AttemptDone: func(context.Context, steadyhttp.Attempt) { boom() }}
 		}, nil, nil, answers(200, ""), both, true},
-		{"Repeatable panics", func(tr *steadyhttp.Transport) {
-			tr.Policy.Repeatable = func(*http.Request) bool { boom(); return true }
+		{"Idempotent panics", func(tr *steadyhttp.Transport) {
+			tr.Policy.Idempotent = func(*http.Request) bool { boom(); return true }
 		}, nil, nil, answers(503, ""), both, false},
 	}
 	for _, tt := range tests {
@@ -110,7 +110,7 @@ func TestGatesAreLeftOnEveryPath(t *testing.T) {
 					tt.change(transport)
 				}
 				req := newRequest(t, "GET", "")
-				if tt.name != "repeats" {
+				if tt.name != "retries" {
 					req.Body, req.ContentLength = body, 4
 				}
 				func() {
@@ -198,7 +198,7 @@ func TestWhatGatesAreTold(t *testing.T) {
 	})
 }
 
-// reliability Q11, peers D83: repeats are charged like first attempts.
+// reliability Q11, peers D83: retries are charged like first attempts.
 func TestEveryAttemptIsCharged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base, passed := newScript(answers(503, ""), answers(503, ""), answers(200, "")), stopwatch()
@@ -383,8 +383,8 @@ func TestMaxWaitDoesNotBoundGates(t *testing.T) {
 	})
 }
 
-// A repeat that a gate refuses is not made; what there is of an answer is still the caller's.
-func TestRefusedRepeatReturnsTheLastAnswer(t *testing.T) {
+// A retry that a gate refuses is not made; what there is of an answer is still the caller's.
+func TestRefusedRetryReturnsTheLastAnswer(t *testing.T) {
 	second := func() steadyhttp.Gate {
 		return gateFunc(func(_ context.Context, a steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
 			if a.N > 1 {

@@ -325,6 +325,6 @@ func TestThousandCallsAtOnce(t *testing.T) {
 		t.Errorf("%d of %d succeeded, %d of 334 with a key", succeeded, calls, keyed)
 	}
 	if server.requests.Load() <= calls {
-		t.Error("nothing was repeated: the test tests nothing")
+		t.Error("nothing was retried: the test tests nothing")
 	}
 }

@@ -8,7 +8,7 @@ import (
 
 // What a call comes to: its methods that end it, and give back what it holds.
 
-// keepOrDrop keeps an answer that is wholly in memory: if the repeat can't be made after all, it is still the call's
+// keepOrDrop keeps an answer that is wholly in memory: if the retry can't be made after all, it is still the call's
 // last real response. Any other is let go before the wait, so that its connection is free.
 func (c *call) keepOrDrop() {
 	switch {

@@ -30,7 +30,7 @@ func TestRegisteredProtocolIsNoProof(t *testing.T) {
 		return func(a steadyhttp.Attempt) { left = a }, nil
 	})
 	_, err := (&steadyhttp.Transport{Base: base, Gates: []steadyhttp.Gate{gate}}).RoundTrip(newRequest(t, http.MethodPost, "order"))
-	if e := errorOf(t, err); sent != 1 || e.Stop != "not repeatable" {
+	if e := errorOf(t, err); sent != 1 || e.Stop != "not idempotent" {
 		t.Errorf("sent %d times: %v", sent, err)
 	}
 	if left.Sent.IsZero() || left.Sends != 1 {

@@ -9,20 +9,20 @@ import (
 	"github.com/cenkalti/backoff/v4"
 )
 
-// Policy says how often, how long and what to repeat. The zero value is the default policy. A Policy is read-only
+// Policy says how often, how long and what to retry. The zero value is the default policy. A Policy is read-only
 // once its Transport is in use.
 type Policy struct {
-	// MaxAttempts bounds the attempts of a call in all, the first included. 0: 4. 1 or negative: never repeat.
+	// MaxAttempts bounds the attempts of a call in all, the first included. 0: 4. 1 or negative: never retry.
 	MaxAttempts int
 
-	// MaxThrottled is the number of repeats after a 429 that named a time which come over and above MaxAttempts:
+	// MaxThrottled is the number of retries after a 429 that named a time which come over and above MaxAttempts:
 	// such a call was refused, not failed. 0: none. Negative: any number.
 	MaxThrottled int
 
 	// MaxElapsed bounds the whole call until its response headers, gates and waits included. 0: only the context does.
 	MaxElapsed time.Duration
 
-	// MaxWait is the longest single back-off or pushback of the call; a service that asks for more gets no repeat, and
+	// MaxWait is the longest single back-off or pushback of the call; a service that asks for more gets no retry, and
 	// its answer is returned. It does not bound the wait at a gate. 0: 1 minute.
 	MaxWait time.Duration
 
@@ -34,37 +34,37 @@ type Policy struct {
 	// ever. 0: none.
 	IdleTimeout time.Duration
 
-	// NewBackOff makes the back-off of one call, at its first repeat: a backoff.BackOff has state and must not be
+	// NewBackOff makes the back-off of one call, at its first retry: a backoff.BackOff has state and must not be
 	// shared. backoff.Stop ends the call. Do not hand out one that is wrapped in backoff.WithContext: the call has its
 	// own context. nil: 500 ms doubling to 30 s, each ±50 % at random.
 	NewBackOff func() backoff.BackOff
 
-	// Repeatable reports whether doing req twice does no harm. It is asked about a request whose fate is unknown, not
+	// Idempotent reports whether doing req twice does no harm. It is asked about a request whose fate is unknown, not
 	// about one that was refused (429) or never sent. nil: GET, HEAD, OPTIONS, TRACE, PUT and DELETE (RFC 9110 section
 	// 9.2.2), and whatever has an Idempotency-Key or X-Idempotency-Key field, as net/http has it.
-	Repeatable func(req *http.Request) bool
+	Idempotent func(req *http.Request) bool
 
 	// IdempotencyKey gives each call that has no key and is not idempotent by method one of its own, the same on all
-	// its attempts, and so makes it repeatable. Set it only for services that know the field: to the others a repeat
+	// its attempts, and so makes it idempotent. Set it only for services that know the field: to the others a retry
 	// is a second order.
 	IdempotencyKey bool
 
 	// MaxBuffer is the size in bytes up to which a request body without GetBody is read into memory before it is sent,
-	// to be able to repeat it. A longer one is sent once. 0: never.
+	// to be able to retry it. A longer one is sent once. 0: never.
 	MaxBuffer int64
 
 	// MaxRead is the size in bytes up to which the body of a 2xx is read before it is returned; if it breaks off, the
-	// request is repeated as after a lost connection. A longer one is returned as it streams, and so is one that takes
+	// request is retried as after a lost connection. A longer one is returned as it streams, and so is one that takes
 	// longer than MaxElapsed; IdleTimeout bounds each Read. 0: never.
 	MaxRead int64
 
-	// Budget pays for repeats; share one between Transports that call the same service. nil: the Transport's own, with
+	// Budget pays for retries; share one between Transports that call the same service. nil: the Transport's own, with
 	// the defaults. &Budget{Max: -1}: none.
 	Budget *Budget
 }
 
 // Batch returns a policy for jobs that would rather wait than lose an item: it waits for the budget instead of giving
-// up, makes up to 20 attempts, does not count repeats that the service asked for with a time, and waits up to 75
+// up, makes up to 20 attempts, does not count retries that the service asked for with a time, and waits up to 75
 // minutes, which is longer than any hourly quota needs. Use one per Transport: its Budget is shared by the
 // Transport's calls.
 func Batch() Policy {
@@ -96,21 +96,21 @@ func (p *Policy) maxWait() time.Duration {
 	return p.MaxWait
 }
 
-func (p *Policy) repeatable(req *http.Request) bool {
+func (p *Policy) idempotent(req *http.Request) bool {
 	// A CONNECT or an upgrade turns the request's body into one side of a tunnel.
 	if tunnel(req) {
 		return false
 	}
-	if p.Repeatable != nil {
-		return p.Repeatable(req)
+	if p.Idempotent != nil {
+		return p.Idempotent(req)
 	}
 	return idempotent(req.Method) || hasKey(req)
 }
 
 // unsafe reports whether nobody may send req twice, net/http included. A handshake may be.
 func (p *Policy) unsafe(req *http.Request) bool {
-	if p.Repeatable != nil {
-		return !p.Repeatable(req)
+	if p.Idempotent != nil {
+		return !p.Idempotent(req)
 	}
 	return !idempotent(req.Method) && !hasKey(req) && !tunnel(req)
 }
@@ -163,8 +163,8 @@ func (frozenClock) Now() time.Time { return time.Time{} }
 // situation is all that a decision depends on beside the policy and the verdict.
 type situation struct {
 	attempts     int  // made so far, without those that MaxThrottled pays for
-	throttled    int  // repeats so far after a 429 that named a time
-	repeatable   bool // doing the request twice does no harm
+	throttled    int  // retries so far after a 429 that named a time
+	idempotent   bool // doing the request twice does no harm
 	unsent       bool // it provably never left
 	replayable   bool // its body can be sent again
 	authorizable bool // Prepare can fetch new credentials, and has not been asked to yet
@@ -179,15 +179,15 @@ func (p *Policy) permit(v Verdict, s situation) Stop {
 		return stopPermanent
 	case s.attempts >= p.maxAttempts() && !p.free(v, s):
 		return stopAttempts
-	case v.Class == Transient && !s.repeatable && !s.unsent:
-		return stopNotRepeatable
+	case v.Class == Transient && !s.idempotent && !s.unsent:
+		return stopNotIdempotent
 	case !s.replayable:
 		return stopBody
 	}
 	return ""
 }
 
-// free reports whether the repeat comes over and above MaxAttempts.
+// free reports whether the retry comes over and above MaxAttempts.
 func (p *Policy) free(v Verdict, s situation) bool {
 	if !named(v) || p.maxAttempts() == 1 {
 		return false
@@ -199,7 +199,7 @@ func (p *Policy) free(v Verdict, s situation) bool {
 func named(v Verdict) bool { return v.Class == Throttled && v.RetryAfter > 0 }
 
 // fits says whether a wait is worth beginning: "" if it is. Sleeping into a deadline would turn an answer that the
-// caller could read into an error that tells him nothing, and a repeat before the server's time is refused anyway.
+// caller could read into an error that tells him nothing, and a retry before the server's time is refused anyway.
 // asked is the wait without the jitter that spread added: a Retry-After of exactly MaxWait is within it. remaining and
 // untilDeadline are negative where there is no bound.
 func (p *Policy) fits(asked, wait, remaining, untilDeadline time.Duration) Stop {
@@ -217,7 +217,7 @@ func (p *Policy) fits(asked, wait, remaining, untilDeadline time.Duration) Stop 
 }
 
 // spread adds a little to a time that the server named, so that all its clients do not come back at once. It never
-// takes anything off: an early repeat is another 429.
+// takes anything off: an early retry is another 429.
 func spread(d time.Duration) time.Duration {
 	if d <= 0 {
 		return 0

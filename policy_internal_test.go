@@ -13,8 +13,8 @@ import (
 // The decision is a pure function of what was answered and of the call's situation. These are its rows; the properties
 // below hold over all combinations.
 func TestPermit(t *testing.T) {
-	// fresh is the situation of a first attempt of a repeatable, replayable request.
-	fresh := situation{attempts: 1, repeatable: true, replayable: true}
+	// fresh is the situation of a first attempt of a idempotent, replayable request.
+	fresh := situation{attempts: 1, idempotent: true, replayable: true}
 	in := func(change func(*situation)) situation {
 		s := fresh
 		change(&s)
@@ -35,21 +35,21 @@ func TestPermit(t *testing.T) {
 		{"permanent with a Retry-After", Policy{}, Verdict{Class: Permanent, RetryAfter: time.Second}, fresh, stopPermanent},
 
 		{"transient", Policy{}, Verdict{Class: Transient}, fresh, ""},
-		{"transient, not repeatable", Policy{}, Verdict{Class: Transient}, in(func(s *situation) { s.repeatable = false }), stopNotRepeatable},
-		{"transient, not repeatable, unsent", Policy{}, Verdict{Class: Transient}, in(func(s *situation) { s.repeatable, s.unsent = false, true }), ""},
+		{"transient, not idempotent", Policy{}, Verdict{Class: Transient}, in(func(s *situation) { s.idempotent = false }), stopNotIdempotent},
+		{"transient, not idempotent, unsent", Policy{}, Verdict{Class: Transient}, in(func(s *situation) { s.idempotent, s.unsent = false, true }), ""},
 		{"transient, not replayable", Policy{}, Verdict{Class: Transient}, in(func(s *situation) { s.replayable = false }), stopBody},
-		{"transient, neither", Policy{}, Verdict{Class: Transient}, in(func(s *situation) { s.repeatable, s.replayable = false, false }), stopNotRepeatable},
-		{"transient, unsent, not replayable", Policy{}, Verdict{Class: Transient}, in(func(s *situation) { s.repeatable, s.unsent, s.replayable = false, true, false }), stopBody},
+		{"transient, neither", Policy{}, Verdict{Class: Transient}, in(func(s *situation) { s.idempotent, s.replayable = false, false }), stopNotIdempotent},
+		{"transient, unsent, not replayable", Policy{}, Verdict{Class: Transient}, in(func(s *situation) { s.idempotent, s.unsent, s.replayable = false, true, false }), stopBody},
 		{"transient with a Retry-After is not free", Policy{MaxAttempts: 2, MaxThrottled: -1}, Verdict{Class: Transient, RetryAfter: time.Second}, in(func(s *situation) { s.attempts = 2 }), stopAttempts},
 
 		{"throttled", Policy{}, Verdict{Class: Throttled}, fresh, ""},
-		{"throttled, not repeatable", Policy{}, Verdict{Class: Throttled}, in(func(s *situation) { s.repeatable = false }), ""},
+		{"throttled, not idempotent", Policy{}, Verdict{Class: Throttled}, in(func(s *situation) { s.idempotent = false }), ""},
 		{"throttled, not replayable", Policy{}, Verdict{Class: Throttled}, in(func(s *situation) { s.replayable = false }), stopBody},
 		{"named, not replayable", Policy{MaxThrottled: -1}, named, in(func(s *situation) { s.replayable = false }), stopBody},
 
 		{"unauthorized, nobody to ask", Policy{}, Verdict{Class: Unauthorized}, fresh, stopPermanent},
 		{"unauthorized, authorizable", Policy{}, Verdict{Class: Unauthorized}, in(func(s *situation) { s.authorizable = true }), ""},
-		{"unauthorized, not repeatable", Policy{}, Verdict{Class: Unauthorized}, in(func(s *situation) { s.authorizable, s.repeatable = true, false }), ""},
+		{"unauthorized, not idempotent", Policy{}, Verdict{Class: Unauthorized}, in(func(s *situation) { s.authorizable, s.idempotent = true, false }), ""},
 		{"unauthorized, not replayable", Policy{}, Verdict{Class: Unauthorized}, in(func(s *situation) { s.authorizable, s.replayable = true, false }), stopBody},
 		{"unauthorized, attempts used up", Policy{}, Verdict{Class: Unauthorized}, in(func(s *situation) { s.authorizable, s.attempts = true, 4 }), stopAttempts},
 
@@ -60,7 +60,7 @@ func TestPermit(t *testing.T) {
 		{"one attempt", Policy{MaxAttempts: 1}, Verdict{Class: Transient}, fresh, stopAttempts},
 		{"negative attempts", Policy{MaxAttempts: -7}, Verdict{Class: Transient}, fresh, stopAttempts},
 		{"one attempt, throttled", Policy{MaxAttempts: 1}, Verdict{Class: Throttled}, fresh, stopAttempts},
-		{"attempts before repeatability", Policy{MaxAttempts: 1}, Verdict{Class: Transient}, in(func(s *situation) { s.repeatable = false }), stopAttempts},
+		{"attempts before idempotency", Policy{MaxAttempts: 1}, Verdict{Class: Transient}, in(func(s *situation) { s.idempotent = false }), stopAttempts},
 		{"many attempts", Policy{MaxAttempts: math.MaxInt}, Verdict{Class: Transient}, in(func(s *situation) { s.attempts = 1 << 30 }), ""},
 
 		// A 429 that named a time may come over and above MaxAttempts; one that did not never does.
@@ -69,7 +69,7 @@ func TestPermit(t *testing.T) {
 		{"named beyond MaxThrottled", Policy{MaxThrottled: 2}, named, in(func(s *situation) { s.attempts, s.throttled = 4, 2 }), stopAttempts},
 		{"named beyond MaxThrottled, attempts left", Policy{MaxThrottled: 2}, named, in(func(s *situation) { s.attempts, s.throttled = 3, 2 }), ""},
 		{"named, any number", Policy{MaxThrottled: -1}, named, in(func(s *situation) { s.attempts, s.throttled = 4, 1_000_000 }), ""},
-		{"named, any number, but never repeat", Policy{MaxAttempts: 1, MaxThrottled: -1}, named, fresh, stopAttempts},
+		{"named, any number, but never retry", Policy{MaxAttempts: 1, MaxThrottled: -1}, named, fresh, stopAttempts},
 		{"bare, any number", Policy{MaxThrottled: -1}, Verdict{Class: Throttled}, in(func(s *situation) { s.attempts = 4 }), stopAttempts},
 	}
 	for _, tt := range tests {
@@ -88,29 +88,29 @@ func TestPermitProperties(t *testing.T) {
 				for _, maxThrottled := range []int{-1, 0, 3} {
 					for attempts := 1; attempts <= 6; attempts++ {
 						for _, throttled := range []int{0, 3} {
-							for _, repeatable := range bools {
+							for _, idempotent := range bools {
 								for _, replayable := range bools {
 									for _, unsent := range bools {
 										p := Policy{MaxAttempts: maxAttempts, MaxThrottled: maxThrottled}
 										v := Verdict{Class: class, RetryAfter: after}
-										s := situation{attempts: attempts, throttled: throttled, repeatable: repeatable, unsent: unsent, replayable: replayable}
+										s := situation{attempts: attempts, throttled: throttled, idempotent: idempotent, unsent: unsent, replayable: replayable}
 										got := p.permit(v, s)
 										violated := ""
 										switch {
 										case got == "" && (class == Success || class == Permanent || class == Unauthorized):
-											violated = "repeated what a repeat cannot help"
+											violated = "retried what a retry cannot help"
 										case got == "" && !replayable:
-											violated = "repeated without a body"
-										case got == "" && class == Transient && !repeatable && !unsent:
+											violated = "retried without a body"
+										case got == "" && class == Transient && !idempotent && !unsent:
 											violated = "did twice what may have been done"
 										case got == "" && p.maxAttempts() == 1:
-											violated = "repeated under a policy that never does"
+											violated = "retried under a policy that never does"
 										case got == "" && attempts >= p.maxAttempts() && !(class == Throttled && after > 0 && (maxThrottled < 0 || throttled < maxThrottled)):
 											violated = "more attempts than MaxAttempts"
 										case got != "" && class == Throttled && replayable && attempts < p.maxAttempts():
 											violated = "gave up a refused request that could be sent again"
-										case got != "" && class == Transient && repeatable && replayable && attempts < p.maxAttempts():
-											violated = "gave up a repeatable request"
+										case got != "" && class == Transient && idempotent && replayable && attempts < p.maxAttempts():
+											violated = "gave up a idempotent request"
 										case (got == stopDone) != (class == Success):
 											violated = "done is what succeeded"
 										}
@@ -221,7 +221,7 @@ func TestIdempotentMethods(t *testing.T) {
 	}
 }
 
-func TestRepeatable(t *testing.T) {
+func TestIdempotent(t *testing.T) {
 	yes := func(*http.Request) bool { return true }
 	no := func(*http.Request) bool { return false }
 	tests := []struct {
@@ -238,18 +238,18 @@ func TestRepeatable(t *testing.T) {
 		{"POST", []string{"Idempotency-Key: "}, Policy{}, true},
 		{"PATCH", []string{"Idempotency-Key: k"}, Policy{}, true},
 		// peers D24: the policy has the last word, in both directions.
-		{"POST", nil, Policy{Repeatable: yes}, true},
-		{"GET", nil, Policy{Repeatable: no}, false},
-		{"POST", []string{"Idempotency-Key: k"}, Policy{Repeatable: no}, false},
+		{"POST", nil, Policy{Idempotent: yes}, true},
+		{"GET", nil, Policy{Idempotent: no}, false},
+		{"POST", []string{"Idempotency-Key: k"}, Policy{Idempotent: no}, false},
 		// But not over a tunnel: its body is one side of a conversation.
-		{"CONNECT", nil, Policy{Repeatable: yes}, false},
-		{"GET", []string{"Upgrade: websocket"}, Policy{Repeatable: yes}, false},
+		{"CONNECT", nil, Policy{Idempotent: yes}, false},
+		{"GET", []string{"Upgrade: websocket"}, Policy{Idempotent: yes}, false},
 		{"GET", []string{"Upgrade: websocket"}, Policy{}, false},
 	}
 	for _, tt := range tests {
-		t.Run(fmt.Sprint(tt.method, tt.fields, tt.policy.Repeatable != nil), func(t *testing.T) {
+		t.Run(fmt.Sprint(tt.method, tt.fields, tt.policy.Idempotent != nil), func(t *testing.T) {
 			req := &http.Request{Method: tt.method, Header: fieldsOf(tt.fields...)}
-			if got := tt.policy.repeatable(req); got != tt.want {
+			if got := tt.policy.idempotent(req); got != tt.want {
 				t.Errorf("got %v", got)
 			}
 		})
@@ -263,7 +263,7 @@ func TestBatch(t *testing.T) {
 		t.Errorf("MaxAttempts is %d", p.maxAttempts())
 	}
 	if p.MaxThrottled >= 0 {
-		t.Errorf("MaxThrottled is %d: repeats that the service asked for are counted", p.MaxThrottled)
+		t.Errorf("MaxThrottled is %d: retries that the service asked for are counted", p.MaxThrottled)
 	}
 	if p.maxWait() != 75*time.Minute {
 		t.Errorf("MaxWait is %v: an hourly quota's reset must fit in", p.maxWait())

@@ -7,16 +7,16 @@ package steadyhttp_test
 //	D4-D5    TestAttemptsByStatusAndMethod, TestClassOfStatus; so are D10, D15
 //	D6, D8   none: ByStatus has single statuses, and there are no combinators
 //	D7       TestIdempotentMethods: pinned as exact, as HTTP has it
-//	D9-D11   TestWhatMayBeRepeated, TestRepeatable, TestAttemptTimeoutOfAPost; so is D24
+//	D9-D11   TestWhatMayBeRetried, TestIdempotent, TestAttemptTimeoutOfAPost; so is D24
 //	D12-D13  TestClassOfError, TestErrorsByAttempts; so is D21
-//	D14      TestLostConnectionsAreRepeated: pinned as repeated, refused ones too
+//	D14      TestLostConnectionsAreRetried: pinned as retried, refused ones too
 //	D16-D19  TestErrorBesideAResponse, TestUntrustedCertificateIsOneAttempt, TestTooManyRedirects,
 //	         TestUnsendableRequestIsOneAttempt
-//	D20-D22  TestErrorOfPrepareEndsTheCall, TestClassifyHasTheLastWord, TestCancelledWinsOverRepeatable
+//	D20-D22  TestErrorOfPrepareEndsTheCall, TestClassifyHasTheLastWord, TestCancelledWinsOverIdempotent
 //	D23      TestOrderOfRules
 //	D25-D27  TestMaxAttempts, TestWithPolicy, TestClassifyHasTheLastWord
 //	D28-D29  none: nothing is compressed or signed here
-//	D30-D37  TestPushback, TestRepeatIsNeverEarly, TestDateIsHonoured, TestDateThatPassesIsNoNegativeWait; D34 and D37
+//	D30-D37  TestPushback, TestRetryIsNeverEarly, TestDateIsHonoured, TestDateThatPassesIsNoNegativeWait; D34 and D37
 //	         are pinned as the largest, D40 as ignored
 //	D38      TestPushbackThatDoesNotFit
 //	D39-D41  TestBackOffWherePushbackIsLess: the larger of the two, without a clamp
@@ -54,9 +54,9 @@ package steadyhttp_test
 //	F2 discarded responses open          assertNoLeak
 //	F3 Retry-After                       TestPushback, TestSpread, TestPushbackThatDoesNotFit,
 //	                                     TestRetryAfterOnSuccessIsIgnored
-//	F4 unsafe methods resent             TestWhatMayBeRepeated
+//	F4 unsafe methods resent             TestWhatMayBeRetried
 //	F5 classified by text                TestClassOfError
-//	F6 last response lost                TestMaxAttempts, TestRefusedRepeatReturnsTheLastAnswer
+//	F6 last response lost                TestMaxAttempts, TestRefusedRetryReturnsTheLastAnswer
 //	F7 attempt context                   TestAttemptContextLivesAsLongAsTheBody
 //	F8 upgrades broken                   the tests of the wire
 //	F9 hedging                           none
@@ -138,7 +138,7 @@ func TestThrottledTwiceThenServed(t *testing.T) {
 	})
 }
 
-// peers D4, D5, D10, D15 and reliability D05: which status is worth how many attempts, by method. A POST is repeated
+// peers D4, D5, D10, D15 and reliability D05: which status is worth how many attempts, by method. A POST is retried
 // only where the server has refused it.
 func TestAttemptsByStatusAndMethod(t *testing.T) {
 	const all = 4
@@ -182,11 +182,11 @@ func TestAttemptsByStatusAndMethod(t *testing.T) {
 	})
 }
 
-// peers D9, D10, D11, D24, and "unsafe methods resent by default": what may be repeated after which failure.
-func TestWhatMayBeRepeated(t *testing.T) {
+// peers D9, D10, D11, D24, and "unsafe methods resent by default": what may be retried after which failure.
+func TestWhatMayBeRetried(t *testing.T) {
 	timeout := &net.OpError{Op: "read", Net: "tcp", Err: os.ErrDeadlineExceeded}
-	always := steadyhttp.Policy{Repeatable: func(*http.Request) bool { return true }}
-	never := steadyhttp.Policy{Repeatable: func(*http.Request) bool { return false }}
+	always := steadyhttp.Policy{Idempotent: func(*http.Request) bool { return true }}
+	never := steadyhttp.Policy{Idempotent: func(*http.Request) bool { return false }}
 	tests := []struct {
 		name   string
 		method string
@@ -235,7 +235,7 @@ func TestWhatMayBeRepeated(t *testing.T) {
 				case tt.want == 1:
 					stop = stopOf(t, resp)
 				}
-				if want := map[int]steadyhttp.Stop{1: "not repeatable", 2: "done"}[tt.want]; stop != want {
+				if want := map[int]steadyhttp.Stop{1: "not idempotent", 2: "done"}[tt.want]; stop != want {
 					t.Errorf("Stop is %q, want %q", stop, want)
 				}
 				if resp != nil {
@@ -247,8 +247,8 @@ func TestWhatMayBeRepeated(t *testing.T) {
 	}
 }
 
-// peers D14: a GET is repeated after every way in which a connection is lost, and after a refused one as well.
-func TestLostConnectionsAreRepeated(t *testing.T) {
+// peers D14: a GET is retried after every way in which a connection is lost, and after a refused one as well.
+func TestLostConnectionsAreRetried(t *testing.T) {
 	for name, err := range map[string]error{
 		"EOF": io.EOF, "unexpected EOF": io.ErrUnexpectedEOF, "reset": errReset, "refused": errDial,
 		"closed": net.ErrClosed, "server closed idle": errors.New("http: server closed idle connection"),
@@ -407,7 +407,7 @@ func TestClassifyHasTheLastWord(t *testing.T) {
 }
 
 // peers D22: the caller's own end of the call wins over every class that its error may seem to have.
-func TestCancelledWinsOverRepeatable(t *testing.T) {
+func TestCancelledWinsOverIdempotent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		base := newScript(func(*http.Request) (*http.Response, error) {
@@ -421,8 +421,8 @@ func TestCancelledWinsOverRepeatable(t *testing.T) {
 	})
 }
 
-// An error that merely looks like a cancellation is the base's own, and repeated like any other.
-func TestForeignCancellationIsRepeated(t *testing.T) {
+// An error that merely looks like a cancellation is the base's own, and retried like any other.
+func TestForeignCancellationIsRetried(t *testing.T) {
 	for _, err := range []error{context.Canceled, context.DeadlineExceeded} {
 		synctest.Test(t, func(t *testing.T) {
 			base := newScript(failsWith(err), answers(200, ""))
@@ -500,8 +500,8 @@ func TestMaxThrottled(t *testing.T) {
 	}
 }
 
-// A service that asks for a millisecond for ever must not be a hot loop, where any number of repeats is free.
-func TestFreeRepeatsAreNoHotLoop(t *testing.T) {
+// A service that asks for a millisecond for ever must not be a hot loop, where any number of retries is free.
+func TestFreeRetriesAreNoHotLoop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := newScript(answers(429, "", "Retry-After-Ms: 1"))
 		policy := steadyhttp.Policy{MaxThrottled: -1, MaxElapsed: 10 * time.Second}
@@ -557,7 +557,7 @@ func TestNewBackOffIsAskedOncePerCallThatNeedsIt(t *testing.T) {
 		do(t, transport, newRequest(t, "GET", ""))
 		do(t, transport, newRequest(t, "GET", ""))
 		if made != 2 {
-			t.Errorf("two calls with repeats made %d back-offs", made)
+			t.Errorf("two calls with retries made %d back-offs", made)
 		}
 	})
 }
@@ -626,7 +626,7 @@ func TestDefaultBackOffOverACall(t *testing.T) {
 }
 
 // New credentials need no wait, and are asked for once.
-func TestUnauthorizedIsRepeatedOnceAtOnce(t *testing.T) {
+func TestUnauthorizedIsRetriedOnceAtOnce(t *testing.T) {
 	tests := []struct {
 		name    string
 		prepare bool
@@ -660,7 +660,7 @@ func TestUnauthorizedIsRepeatedOnceAtOnce(t *testing.T) {
 }
 
 // Once is once in the whole call, whatever comes between.
-func TestUnauthorizedIsNotRepeatedAgainAfterAFault(t *testing.T) {
+func TestUnauthorizedIsNotRetriedAgainAfterAFault(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := newScript(answers(401, ""), answers(503, ""), answers(401, ""))
 		transport := &steadyhttp.Transport{Base: base, Prepare: func(*http.Request, *steadyhttp.Attempt) error { return nil }}
@@ -671,8 +671,8 @@ func TestUnauthorizedIsNotRepeatedAgainAfterAFault(t *testing.T) {
 	})
 }
 
-// Whatever wait a Classify names for an Unauthorized: it is repeated at once, and never beyond MaxWait.
-func TestUnauthorizedWithATimeIsRepeatedAtOnce(t *testing.T) {
+// Whatever wait a Classify names for an Unauthorized: it is retried at once, and never beyond MaxWait.
+func TestUnauthorizedWithATimeIsRetriedAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		transport := &steadyhttp.Transport{
 			Base:    newScript(answers(401, ""), answers(200, "")),
@@ -937,7 +937,7 @@ func TestAttemptTimeoutOfAPost(t *testing.T) {
 		base := newScript(hangs)
 		_, err := (&steadyhttp.Transport{Base: base, Policy: steadyhttp.Policy{AttemptTimeout: 5 * time.Second}}).RoundTrip(newRequest(t, "POST", "b"))
 		e := errorOf(t, err)
-		if e.Stop != "not repeatable" || base.sent() != 1 || !e.Timeout() || !errors.Is(err, os.ErrDeadlineExceeded) {
+		if e.Stop != "not idempotent" || base.sent() != 1 || !e.Timeout() || !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("got %+v", e)
 		}
 	})

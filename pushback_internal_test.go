@@ -212,8 +212,8 @@ func TestPushbackIgnoresWindowWithCallsLeft(t *testing.T) {
 	}
 }
 
-// Retry-After also comes with a 202 or a 301, where repeating the request would do it twice.
-func TestPushbackOnlyWhereARepeatIsDue(t *testing.T) {
+// Retry-After also comes with a 202 or a 301, where retrying the request would do it twice.
+func TestPushbackOnlyWhereARetryIsDue(t *testing.T) {
 	resp := &http.Response{StatusCode: 202, Header: fieldsOf("Retry-After: 5", "Retry-After-Ms: 6000", "X-RateLimit-Reset: 7")}
 	for class, want := range map[Class]time.Duration{
 		Success: 0, Permanent: 0, Unauthorized: 0, Class(0): 0,

@@ -82,7 +82,7 @@ func TestPushbackUpToMaxWaitIsHonoured(t *testing.T) {
 }
 
 // peers D30, D44: never earlier than the server asked, and hardly later.
-func TestRepeatIsNeverEarly(t *testing.T) {
+func TestRetryIsNeverEarly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for seconds := 2; seconds <= 60; seconds++ {
 			for range 10 {
@@ -222,7 +222,7 @@ func TestServersCannotOutlastMaxElapsed(t *testing.T) {
 	}
 }
 
-// A 503 whose window has calls left does not ask for the window's end: it is repeated after the back-off.
+// A 503 whose window has calls left does not ask for the window's end: it is retried after the back-off.
 func TestWindowWithCallsLeftIsNoPushback(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := newScript(answers(503, "", "X-RateLimit-Remaining: 4999", "X-RateLimit-Reset: 2400"), answers(200, ""))

@@ -114,30 +114,30 @@ func TestReplayByNetHTTP(t *testing.T) {
 		sends      int
 		key, value string // what the server must get
 	}{
-		{name: "IdempotencyKey, not repeatable", method: "POST", body: "x", sends: 1, transport: func(tr *steadyhttp.Transport) {
-			tr.Policy.IdempotencyKey, tr.Policy.Repeatable = true, never
+		{name: "IdempotencyKey, not idempotent", method: "POST", body: "x", sends: 1, transport: func(tr *steadyhttp.Transport) {
+			tr.Policy.IdempotencyKey, tr.Policy.Idempotent = true, never
 		}},
-		{name: "IdempotencyKey, not repeatable, no body", method: "POST", sends: 1, transport: func(tr *steadyhttp.Transport) {
-			tr.Policy.IdempotencyKey, tr.Policy.Repeatable = true, never
+		{name: "IdempotencyKey, not idempotent, no body", method: "POST", sends: 1, transport: func(tr *steadyhttp.Transport) {
+			tr.Policy.IdempotencyKey, tr.Policy.Idempotent = true, never
 		}},
 		{name: "IdempotencyKey", method: "PATCH", body: "x", sends: 2, transport: func(tr *steadyhttp.Transport) {
 			tr.Policy.IdempotencyKey = true
 		}},
-		{name: "own key, not repeatable", method: "POST", body: "x", request: set("Idempotency-Key", "mine"), sends: 1,
-			transport: func(tr *steadyhttp.Transport) { tr.Policy.Repeatable = never }, key: "Idempotency-Key", value: "mine"},
-		{name: "own X key, not repeatable", method: "PATCH", body: "x", request: set("X-Idempotency-Key", "mine"), sends: 1,
-			transport: func(tr *steadyhttp.Transport) { tr.Policy.Repeatable = never }, key: "X-Idempotency-Key", value: "mine"},
-		{name: "own key, not repeatable, no body", method: "POST", request: set("Idempotency-Key", "mine"), sends: 1,
-			transport: func(tr *steadyhttp.Transport) { tr.Policy.Repeatable = never }, key: "Idempotency-Key", value: "mine"},
-		{name: "own key of an unknown method, not repeatable", method: "MOVE", request: set("Idempotency-Key", "mine"), sends: 1,
-			transport: func(tr *steadyhttp.Transport) { tr.Policy.Repeatable = never }, key: "Idempotency-Key", value: "mine"},
-		{name: "own key in WithPolicy, not repeatable", method: "POST", body: "x", sends: 1, key: "Idempotency-Key", value: "mine",
+		{name: "own key, not idempotent", method: "POST", body: "x", request: set("Idempotency-Key", "mine"), sends: 1,
+			transport: func(tr *steadyhttp.Transport) { tr.Policy.Idempotent = never }, key: "Idempotency-Key", value: "mine"},
+		{name: "own X key, not idempotent", method: "PATCH", body: "x", request: set("X-Idempotency-Key", "mine"), sends: 1,
+			transport: func(tr *steadyhttp.Transport) { tr.Policy.Idempotent = never }, key: "X-Idempotency-Key", value: "mine"},
+		{name: "own key, not idempotent, no body", method: "POST", request: set("Idempotency-Key", "mine"), sends: 1,
+			transport: func(tr *steadyhttp.Transport) { tr.Policy.Idempotent = never }, key: "Idempotency-Key", value: "mine"},
+		{name: "own key of an unknown method, not idempotent", method: "MOVE", request: set("Idempotency-Key", "mine"), sends: 1,
+			transport: func(tr *steadyhttp.Transport) { tr.Policy.Idempotent = never }, key: "Idempotency-Key", value: "mine"},
+		{name: "own key in WithPolicy, not idempotent", method: "POST", body: "x", sends: 1, key: "Idempotency-Key", value: "mine",
 			request: func(req *http.Request) {
 				set("Idempotency-Key", "mine")(req)
-				*req = *req.WithContext(steadyhttp.WithPolicy(req.Context(), func(p *steadyhttp.Policy) { p.Repeatable = never }))
+				*req = *req.WithContext(steadyhttp.WithPolicy(req.Context(), func(p *steadyhttp.Policy) { p.Idempotent = never }))
 			}},
-		{name: "own key, one attempt, not repeatable", method: "POST", body: "x", request: set("Idempotency-Key", "mine"), sends: 1,
-			transport: func(tr *steadyhttp.Transport) { tr.Policy.Repeatable, tr.Policy.MaxAttempts = never, 1 },
+		{name: "own key, one attempt, not idempotent", method: "POST", body: "x", request: set("Idempotency-Key", "mine"), sends: 1,
+			transport: func(tr *steadyhttp.Transport) { tr.Policy.Idempotent, tr.Policy.MaxAttempts = never, 1 },
 			key:       "Idempotency-Key", value: "mine"},
 		{name: "own key", method: "POST", body: "x", request: set("Idempotency-Key", "mine"), sends: 2, key: "Idempotency-Key", value: "mine"},
 		{name: "own empty X key", method: "POST", body: "x", request: set("X-Idempotency-Key", ""), sends: 2},
@@ -160,17 +160,17 @@ func TestReplayByNetHTTP(t *testing.T) {
 		{name: "no key", method: "POST", body: "x", sends: 1},
 		{name: "GET", method: "GET", sends: 2},
 		{name: "PUT", method: "PUT", body: "x", sends: 2}, // by us
-		{name: "unsafe GET", method: "GET", sends: 1, transport: func(tr *steadyhttp.Transport) { tr.Policy.Repeatable = never }},
-		{name: "unsafe GET by no name", method: "", sends: 1, transport: func(tr *steadyhttp.Transport) { tr.Policy.Repeatable = never }},
-		{name: "unsafe HEAD", method: "HEAD", sends: 1, transport: func(tr *steadyhttp.Transport) { tr.Policy.Repeatable = never }},
-		{name: "unsafe OPTIONS", method: "OPTIONS", sends: 1, transport: func(tr *steadyhttp.Transport) { tr.Policy.Repeatable = never }},
-		{name: "unsafe TRACE", method: "TRACE", sends: 1, transport: func(tr *steadyhttp.Transport) { tr.Policy.Repeatable = never }},
-		{name: "unsafe GET with a body", method: "GET", body: "x", sends: 1, transport: func(tr *steadyhttp.Transport) { tr.Policy.Repeatable = never }},
-		{name: "unsafe OPTIONS with a body", method: "OPTIONS", body: "x", sends: 1, transport: func(tr *steadyhttp.Transport) { tr.Policy.Repeatable = never }},
+		{name: "unsafe GET", method: "GET", sends: 1, transport: func(tr *steadyhttp.Transport) { tr.Policy.Idempotent = never }},
+		{name: "unsafe GET by no name", method: "", sends: 1, transport: func(tr *steadyhttp.Transport) { tr.Policy.Idempotent = never }},
+		{name: "unsafe HEAD", method: "HEAD", sends: 1, transport: func(tr *steadyhttp.Transport) { tr.Policy.Idempotent = never }},
+		{name: "unsafe OPTIONS", method: "OPTIONS", sends: 1, transport: func(tr *steadyhttp.Transport) { tr.Policy.Idempotent = never }},
+		{name: "unsafe TRACE", method: "TRACE", sends: 1, transport: func(tr *steadyhttp.Transport) { tr.Policy.Idempotent = never }},
+		{name: "unsafe GET with a body", method: "GET", body: "x", sends: 1, transport: func(tr *steadyhttp.Transport) { tr.Policy.Idempotent = never }},
+		{name: "unsafe OPTIONS with a body", method: "OPTIONS", body: "x", sends: 1, transport: func(tr *steadyhttp.Transport) { tr.Policy.Idempotent = never }},
 		{name: "unsafe GET with NoBody and a key", method: "GET", sends: 1, key: "Idempotency-Key", value: "mine",
 			request:   func(req *http.Request) { req.Body = http.NoBody; set("Idempotency-Key", "mine")(req) },
-			transport: func(tr *steadyhttp.Transport) { tr.Policy.Repeatable = never }},
-		{name: "unsafe PUT", method: "PUT", body: "x", sends: 1, transport: func(tr *steadyhttp.Transport) { tr.Policy.Repeatable = never }},
+			transport: func(tr *steadyhttp.Transport) { tr.Policy.Idempotent = never }},
+		{name: "unsafe PUT", method: "PUT", body: "x", sends: 1, transport: func(tr *steadyhttp.Transport) { tr.Policy.Idempotent = never }},
 		// A handshake is net/http's to replay, as without us.
 		{name: "upgrade", method: "GET", sends: 2, request: func(req *http.Request) {
 			req.Header.Set("Connection", "Upgrade")
@@ -236,9 +236,9 @@ func TestReplayMeetsAClosedPort(t *testing.T) {
 			setUp func(*steadyhttp.Transport, *http.Request)
 		}{
 			{"POST", nil, func(*steadyhttp.Transport, *http.Request) {}},
-			{"keyed POST, not repeatable", nil, func(tr *steadyhttp.Transport, req *http.Request) {
+			{"keyed POST, not idempotent", nil, func(tr *steadyhttp.Transport, req *http.Request) {
 				req.Header.Set("Idempotency-Key", "mine")
-				tr.Policy.Repeatable = func(*http.Request) bool { return false }
+				tr.Policy.Idempotent = func(*http.Request) bool { return false }
 			}},
 			{"POST keyed below", func(rt http.RoundTripper) http.RoundTripper { return keyer{rt} }, func(*steadyhttp.Transport, *http.Request) {}},
 		} {
@@ -260,7 +260,7 @@ func TestReplayMeetsAClosedPort(t *testing.T) {
 				req := wireRequest(t, "POST", server.url+"/isolate", "x")
 				test.setUp(transport, req)
 				_, err := transport.RoundTrip(look(transport, req))
-				if e := errorOf(t, err); e.Stop != "not repeatable" || e.Attempts != 1 || errors.Is(err, steadyhttp.ErrRefused) {
+				if e := errorOf(t, err); e.Stop != "not idempotent" || e.Attempts != 1 || errors.Is(err, steadyhttp.ErrRefused) {
 					t.Errorf("got %+v", e)
 				}
 				want := int64(1)
@@ -447,7 +447,7 @@ func TestWhatMayHaveBeenCarriedOutIsNotSentAgain(t *testing.T) {
 					}
 					transport := &steadyhttp.Transport{Base: base, Policy: atOnce()}
 					_, err := transport.RoundTrip(look(transport, wireRequest(t, "POST", server.url+"/isolate", "x")))
-					if e := errorOf(t, err); e.Stop != "not repeatable" || e.Attempts != 1 || errors.Is(err, steadyhttp.ErrRefused) {
+					if e := errorOf(t, err); e.Stop != "not idempotent" || e.Attempts != 1 || errors.Is(err, steadyhttp.ErrRefused) {
 						t.Errorf("got %+v", e)
 					}
 					if n := len(ledger.all()); n != 1 {
@@ -528,11 +528,11 @@ func TestReplayByNetHTTP2(t *testing.T) {
 			{name: "POST", method: "POST", body: "x"},
 			{name: "POST without a body", method: "POST"},
 			{name: "unsafe GET", method: "GET", setUp: func(tr *steadyhttp.Transport, _ *http.Request) {
-				tr.Policy.Repeatable = func(*http.Request) bool { return false }
+				tr.Policy.Idempotent = func(*http.Request) bool { return false }
 			}},
-			{name: "keyed POST, not repeatable", method: "POST", body: "x", setUp: func(tr *steadyhttp.Transport, req *http.Request) {
+			{name: "keyed POST, not idempotent", method: "POST", body: "x", setUp: func(tr *steadyhttp.Transport, req *http.Request) {
 				req.Header.Set("Idempotency-Key", "mine")
-				tr.Policy.Repeatable = func(*http.Request) bool { return false }
+				tr.Policy.Idempotent = func(*http.Request) bool { return false }
 			}},
 			{name: "POST of a file", method: "POST", body: "x", setUp: func(_ *steadyhttp.Transport, req *http.Request) {
 				getBody := req.GetBody
@@ -687,7 +687,7 @@ func TestSmallPostIsOneWrite(t *testing.T) {
 			"Prepare": func(tr *steadyhttp.Transport) {
 				tr.Prepare = func(*http.Request, *steadyhttp.Attempt) error { return nil }
 			},
-			"unsafe": func(tr *steadyhttp.Transport) { tr.Policy.Repeatable = func(*http.Request) bool { return false } },
+			"unsafe": func(tr *steadyhttp.Transport) { tr.Policy.Idempotent = func(*http.Request) bool { return false } },
 		} {
 			for _, method := range []string{"POST", "PATCH", "PUT", "DELETE"} {
 				for who, look := range onlookers {

@@ -157,7 +157,7 @@ func WithTrace(ctx context.Context, trace *Trace) context.Context {
 // longWait is how long a gate must hold an attempt up for that to be worth a word.
 const longWait = 100 * time.Millisecond
 
-// Log returns a Trace that logs each repeat, and each wait at a gate longer than 100 ms, at Debug, and each call that ends
+// Log returns a Trace that logs each retry, and each wait at a gate longer than 100 ms, at Debug, and each call that ends
 // without success at Warn; nil stands for slog.Default, looked up at each record. URLs are those of RedactURL; headers and
 // bodies are not logged. Package steadyotel has the same words and fields on its spans and events.
 func Log(logger *slog.Logger) *Trace {
@@ -184,7 +184,7 @@ func logAttempt(ctx context.Context, logger *slog.Logger, a Attempt) {
 	switch {
 	case a.Stop == stopDone:
 	case a.Stop == "":
-		log(ctx, logger, slog.LevelDebug, "repeating", a, slog.Duration("wait", a.Wait))
+		log(ctx, logger, slog.LevelDebug, "retrying", a, slog.Duration("wait", a.Wait))
 	case a.Stop == stopCancelled && untilDeadline(ctx) != 0:
 		// The caller knows: it was him.
 		log(ctx, logger, slog.LevelDebug, "cancelled", a, stopAttr(a))

@@ -86,15 +86,15 @@ func TestEnabledIsAskedOnce(t *testing.T) {
 		steps     []step
 		edit      func(*http.Request) *http.Request
 	}{
-		"success":                 {steps: []step{answers(200, "fine")}},
-		"permanent":               {steps: []step{answers(404, "")}},
-		"repeated":                {steps: []step{answers(503, ""), failsWith(errReset), answers(200, "")}},
-		"given up":                {steps: []step{failsWith(errReset)}},
-		"panic":                   {steps: []step{panics}},
-		"panic of the repeat":     {steps: []step{answers(503, ""), panics}},
-		"refused":                 {transport: &steadyhttp.Transport{Gates: []steadyhttp.Gate{refusing}}},
-		"repeated, with a policy": {transport: &steadyhttp.Transport{Policy: steadyhttp.Policy{MaxElapsed: time.Minute}}, steps: []step{answers(503, ""), answers(200, "")}},
-		"repeated, with a body":   {transport: &steadyhttp.Transport{Policy: steadyhttp.Policy{MaxBuffer: 100}}, steps: []step{answers(503, ""), answers(200, "")}, edit: body},
+		"success":                {steps: []step{answers(200, "fine")}},
+		"permanent":              {steps: []step{answers(404, "")}},
+		"retried":                {steps: []step{answers(503, ""), failsWith(errReset), answers(200, "")}},
+		"given up":               {steps: []step{failsWith(errReset)}},
+		"panic":                  {steps: []step{panics}},
+		"panic of the retry":     {steps: []step{answers(503, ""), panics}},
+		"refused":                {transport: &steadyhttp.Transport{Gates: []steadyhttp.Gate{refusing}}},
+		"retried, with a policy": {transport: &steadyhttp.Transport{Policy: steadyhttp.Policy{MaxElapsed: time.Minute}}, steps: []step{answers(503, ""), answers(200, "")}},
+		"retried, with a body":   {transport: &steadyhttp.Transport{Policy: steadyhttp.Policy{MaxBuffer: 100}}, steps: []step{answers(503, ""), answers(200, "")}, edit: body},
 		"cancelled before it began": {edit: func(req *http.Request) *http.Request {
 			ctx, cancel := context.WithCancel(req.Context())
 			cancel()
@@ -265,7 +265,7 @@ func TestAsleepChangesNothing(t *testing.T) {
 		status int // 0: an error
 		took   time.Duration
 	}{
-		"repeats": {steps: []step{answers(503, ""), answers(200, "")}, sent: 2, status: 200, took: time.Second},
+		"retries": {steps: []step{answers(503, ""), answers(200, "")}, sent: 2, status: 200, took: time.Second},
 		"a gate": {arm: func(t *testing.T, p *probe) {
 			began, entered, left := time.Now(), 0, 0
 			p.transport.Gates = []steadyhttp.Gate{gateFunc(func(_ context.Context, a steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
@@ -360,13 +360,13 @@ func TestDoneOnPanic(t *testing.T) {
 		{"Base", 1, func(p *probe) {
 			p.transport.Base = roundTripper(func(*http.Request) (*http.Response, error) { p.boom(); return nil, nil })
 		}},
-		{"Base of the repeat", 2, func(p *probe) {
+		{"Base of the retry", 2, func(p *probe) {
 			p.base.steps = append(p.base.steps, func(*http.Request) (*http.Response, error) { p.boom(); return nil, nil })
 		}},
 		{"Prepare", unmade, func(p *probe) {
 			p.transport.Prepare = func(*http.Request, *steadyhttp.Attempt) error { p.boom(); return nil }
 		}},
-		{"Prepare of the repeat", unmade, func(p *probe) {
+		{"Prepare of the retry", unmade, func(p *probe) {
 			p.transport.Prepare = func(_ *http.Request, prev *steadyhttp.Attempt) error {
 				if prev != nil {
 					p.boom()
@@ -385,7 +385,7 @@ func TestDoneOnPanic(t *testing.T) {
 			p.boom()
 			return nil, nil
 		})},
-		{"Gate.Enter of the repeat", unmade, gate(func(p *probe, a steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
+		{"Gate.Enter of the retry", unmade, gate(func(p *probe, a steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
 			if a.N == 2 {
 				p.boom()
 			}
@@ -422,8 +422,8 @@ func TestDoneOnPanic(t *testing.T) {
 			p.base.steps = []step{failsWith(errReset)}
 			p.transport.Policy.NewBackOff = func() backoff.BackOff { return panickyBackOff{p.boom} }
 		}},
-		{"Repeatable", unmade, func(p *probe) {
-			p.transport.Policy.Repeatable = func(*http.Request) bool { p.boom(); return false }
+		{"Idempotent", unmade, func(p *probe) {
+			p.transport.Policy.Idempotent = func(*http.Request) bool { p.boom(); return false }
 		}},
 		{"an answer's body, while it is peeked", 1, func(p *probe) {
 			p.base.steps = []step{func(req *http.Request) (*http.Response, error) {
@@ -676,7 +676,7 @@ func TestAskedWithinTheJitter(t *testing.T) {
 	})
 }
 
-// The attempt before a repeat that could not be made is the last one: nothing is waited for any more, though it was asked for.
+// The attempt before a retry that could not be made is the last one: nothing is waited for any more, though it was asked for.
 func TestNotAskedOnceTheCallHasEnded(t *testing.T) {
 	notTwice := gateFunc(func(_ context.Context, a steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
 		if a.N == 2 {
@@ -854,7 +854,7 @@ func TestLogOfGates(t *testing.T) {
 }
 
 // The words of it, and that it is the coming attempt that was held up.
-func TestLogOfAGatedRepeat(t *testing.T) {
+func TestLogOfAGatedRetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gate := gateFunc(func(_ context.Context, a steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
 			if a.N == 2 {
@@ -1076,7 +1076,7 @@ func TestLogOfNestedTransports(t *testing.T) {
 	}
 }
 
-// Whether a call is repeated does not depend on who looks on: net/http looked for a connection and took none, and that is
+// Whether a call is retried does not depend on who looks on: net/http looked for a connection and took none, and that is
 // noted for every request that is not idempotent.
 func TestTracingDecidesNothing(t *testing.T) {
 	base := roundTripper(func(req *http.Request) (*http.Response, error) {

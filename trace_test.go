@@ -77,14 +77,14 @@ func TestHooksInOrder(t *testing.T) {
 		want  string
 	}{
 		{"success", []step{answers(200, "")}, nil, `start; attempt 1; answered 1 "done"; done 1 "done"`},
-		{"one repeat", []step{answers(503, ""), answers(200, "")}, nil, `start; attempt 1; answered 1 ""; attempt 2; answered 2 "done"; done 2 "done"`},
+		{"one retry", []step{answers(503, ""), answers(200, "")}, nil, `start; attempt 1; answered 1 ""; attempt 2; answered 2 "done"; done 2 "done"`},
 		{"permanent", []step{answers(404, "")}, nil, `start; attempt 1; answered 1 "permanent"; done 1 "permanent"`},
 		{"given up", []step{failsWith(errReset)}, nil, `start; attempt 1; answered 1 ""; attempt 2; answered 2 ""; attempt 3; answered 3 ""; attempt 4; answered 4 "attempts"; done 4 "attempts"`},
 		{"held up", []step{answers(200, "")}, []steadyhttp.Gate{slowGate}, `start; gated 1 1s; attempt 1; answered 1 "done"; done 1 "done"`},
 		{"not held up", []step{answers(200, "")}, []steadyhttp.Gate{steadyhttp.Limit(nil)}, `start; attempt 1; answered 1 "done"; done 1 "done"`},
 		{"refused", []step{answers(200, "")}, []steadyhttp.Gate{no}, `start; done 0 "refused"`},
-		{"refused repeat", []step{answers(503, "")}, []steadyhttp.Gate{notTwice}, `start; attempt 1; answered 1 ""; done 1 "refused"`},
-		{"refused repeat of an error", []step{failsWith(errReset)}, []steadyhttp.Gate{notTwice}, `start; attempt 1; answered 1 ""; done 1 "refused"`},
+		{"refused retry", []step{answers(503, "")}, []steadyhttp.Gate{notTwice}, `start; attempt 1; answered 1 ""; done 1 "refused"`},
+		{"refused retry of an error", []step{failsWith(errReset)}, []steadyhttp.Gate{notTwice}, `start; attempt 1; answered 1 ""; done 1 "refused"`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -458,14 +458,14 @@ func TestLog(t *testing.T) {
 	}{
 		{"success", "GET", []step{answers(200, "")}, nil, 0, nil},
 		{"a redirect is none of ours", "GET", []step{answers(302, "")}, nil, 0, nil},
-		{"a repeat", "GET", []step{answers(429, envelope("429", "m", "t-1"), "Retry-After: 20"), answers(200, "")}, nil, 0, []string{
-			"DEBUG repeating method=GET " + url + " attempt=1 status=429 code=429 target=t-1 wait=20s|21s",
+		{"a retry", "GET", []step{answers(429, envelope("429", "m", "t-1"), "Retry-After: 20"), answers(200, "")}, nil, 0, []string{
+			"DEBUG retrying method=GET " + url + " attempt=1 status=429 code=429 target=t-1 wait=20s|21s",
 		}},
 		{"giving up at once", "POST", []step{answers(404, envelope("ResourceNotFound", "Machine 1 was not found", "t-1"))}, nil, 0, []string{
 			"WARN giving up method=POST " + url + " attempt=1 status=404 code=ResourceNotFound target=t-1 stop=permanent",
 		}},
-		{"giving up after repeats", "GET", []step{failsWith(errReset), answers(503, "", "Retry-After: 3600")}, nil, 0, []string{
-			"DEBUG repeating method=GET " + url + " attempt=1 error=read tcp: read: connection reset by peer wait=0s|1s",
+		{"giving up after retries", "GET", []step{failsWith(errReset), answers(503, "", "Retry-After: 3600")}, nil, 0, []string{
+			"DEBUG retrying method=GET " + url + " attempt=1 error=read tcp: read: connection reset by peer wait=0s|1s",
 			"WARN giving up method=GET " + url + " attempt=2 status=503 stop=wait too long",
 		}},
 		{"no method is GET", "", []step{answers(404, "")}, nil, 0, []string{
@@ -474,12 +474,12 @@ func TestLog(t *testing.T) {
 		{"refused", "GET", []step{answers(200, "")}, []steadyhttp.Gate{refusing(1)}, 0, []string{
 			"WARN giving up method=GET " + url + " attempt=0 error=refused before it was sent stop=refused",
 		}},
-		{"refused repeat", "GET", []step{answers(503, envelope("Busy", "m", "t-1"))}, []steadyhttp.Gate{refusing(2)}, 0, []string{
-			"DEBUG repeating method=GET " + url + " attempt=1 status=503 code=Busy target=t-1 wait=0s|1s",
+		{"refused retry", "GET", []step{answers(503, envelope("Busy", "m", "t-1"))}, []steadyhttp.Gate{refusing(2)}, 0, []string{
+			"DEBUG retrying method=GET " + url + " attempt=1 status=503 code=Busy target=t-1 wait=0s|1s",
 			"WARN giving up method=GET " + url + " attempt=1 status=503 code=Busy target=t-1 stop=refused",
 		}},
 		{"cancelled in the wait", "GET", []step{answers(429, "", "Retry-After: 20")}, nil, time.Second, []string{
-			"DEBUG repeating method=GET " + url + " attempt=1 status=429 wait=20s|21s",
+			"DEBUG retrying method=GET " + url + " attempt=1 status=429 wait=20s|21s",
 			"DEBUG cancelled method=GET " + url + " attempt=1 *",
 		}},
 		{"cancelled in the attempt", "GET", []step{hangs}, nil, time.Second, []string{

@@ -3,15 +3,15 @@
 //
 //	client := &http.Client{Transport: &steadyhttp.Transport{}}
 //
-// It classifies each answer by the service's own error code, repeats what can be repeated, fails fast on what cannot,
+// It classifies each answer by the service's own error code, retries what can be retried, fails fast on what cannot,
 // never sends faster than its gates allow, and tells why it stopped and which tracking ID the service gave the failure.
 //
-// # What is repeated
+// # What is retried
 //
-// A 429 was refused, so any request whose body can be sent again is repeated after it, at the time the server names. A
-// fault that may pass (500, 502, 503, 504, 408, a lost connection) is repeated only where doing the request twice does
-// no harm, or where it provably never left. A 401 is repeated once, if Transport.Prepare can bring new credentials.
-// Everything else is final at once. Repeats back off, and are paid for by successes (see Budget).
+// A 429 was refused, so any request whose body can be sent again is retried after it, at the time the server names. A
+// fault that may pass (500, 502, 503, 504, 408, a lost connection) is retried only where doing the request twice does
+// no harm, or where it provably never left. A 401 is retried once, if Transport.Prepare can bring new credentials.
+// Everything else is final at once. Retries back off, and are paid for by successes (see Budget).
 //
 // # The contract of net/http
 //
@@ -21,7 +21,7 @@
 //
 // # Layers
 //
-// Put the Transport outside of what signs or traces single attempts, and let nobody else repeat:
+// Put the Transport outside of what signs or traces single attempts, and let nobody else retry:
 //
 //	SDK (its own retries off) -> steadyhttp.Transport -> otelhttp or oauth2 transports -> http.Transport
 package steadyhttp
@@ -31,14 +31,14 @@ import (
 	"net/http"
 )
 
-// Transport is an http.RoundTripper that repeats, limits and explains the attempts of its base transport. The zero value
+// Transport is an http.RoundTripper that retries, limits and explains the attempts of its base transport. The zero value
 // is ready to use. Its fields must not be changed after the first use; it is safe for concurrent use, and must not be
 // copied.
 type Transport struct {
 	// Base makes each attempt. nil: http.DefaultTransport.
 	Base http.RoundTripper
 
-	// Policy says how often, how long and what to repeat. zero: the default policy.
+	// Policy says how often, how long and what to retry. zero: the default policy.
 	Policy Policy
 
 	// Classify says what an answer means. It must be a pure function, safe for concurrent use. nil: (&Rules{}).Classify.
@@ -170,7 +170,7 @@ var standard = http.DefaultTransport
 // untouched reports whether the first attempt is the caller's request as it is, and a success of it the caller's answer.
 func (t *Transport) untouched(req *http.Request) bool {
 	p := &t.Policy
-	if len(t.Gates) != 0 || t.Prepare != nil || t.Classify != nil || p.Repeatable != nil || !idempotent(req.Method) ||
+	if len(t.Gates) != 0 || t.Prepare != nil || t.Classify != nil || p.Idempotent != nil || !idempotent(req.Method) ||
 		p.AttemptTimeout > 0 || p.IdleTimeout > 0 || p.MaxElapsed > 0 || p.MaxRead > 0 {
 		return false
 	}

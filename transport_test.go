@@ -83,7 +83,7 @@ func TestLastAnswerIsReturned(t *testing.T) {
 		{"exhausted, throttled", "POST", "{}", []step{answers(429, "last")}, 429, 4, "attempts"},
 		{"permanent", "GET", "", []step{answers(404, "last")}, 404, 1, "permanent"},
 		{"permanent after a fault", "GET", "", []step{answers(503, "first"), answers(410, "last")}, 410, 2, "permanent"},
-		{"not repeatable", "POST", "{}", []step{answers(500, "last")}, 500, 1, "not repeatable"},
+		{"not idempotent", "POST", "{}", []step{answers(500, "last")}, 500, 1, "not idempotent"},
 		{"credentials refused, no Prepare", "GET", "", []step{answers(401, "last")}, 401, 1, "permanent"},
 		{"asked to wait too long", "GET", "", []step{answers(429, "last", "Retry-After: 61")}, 429, 1, "wait too long"},
 		{"a redirect is the client's", "GET", "", []step{answers(503, "first"), answers(307, "last", "Location: /x")}, 307, 2, "done"},
@@ -578,7 +578,7 @@ var (
 
 func newZeroBackOff() backoff.BackOff { return &backoff.ZeroBackOff{} }
 
-// atOnce is a policy that repeats without waiting and without a budget.
+// atOnce is a policy that retries without waiting and without a budget.
 func atOnce() steadyhttp.Policy {
 	return steadyhttp.Policy{NewBackOff: newZeroBackOff, Budget: &steadyhttp.Budget{Max: -1}}
 }
@@ -793,7 +793,7 @@ func TestBaseThatBreaksTheContract(t *testing.T) {
 			t.Error("the response's body was not closed")
 		}
 	})
-	t.Run("both, repeated", func(t *testing.T) {
+	t.Run("both, retried", func(t *testing.T) {
 		base := newScript(both, answers(200, "fine"))
 		if _, body := do(t, &steadyhttp.Transport{Base: base, Policy: atOnce()}, newRequest(t, "GET", "")); body != "fine" {
 			t.Errorf("got %q", body)
@@ -858,10 +858,10 @@ func TestRequestBodyIsClosed(t *testing.T) {
 			return req.WithContext(ctx)
 		}},
 		{name: "gate refuses", transport: &steadyhttp.Transport{Gates: []steadyhttp.Gate{refuse}}},
-		{name: "gate refuses the repeat", transport: &steadyhttp.Transport{Gates: []steadyhttp.Gate{afterFirstAttempt(refuse)}}, steps: []step{answers(429, "")}},
+		{name: "gate refuses the retry", transport: &steadyhttp.Transport{Gates: []steadyhttp.Gate{afterFirstAttempt(refuse)}}, steps: []step{answers(429, "")}},
 		{name: "gate waits in vain", transport: &steadyhttp.Transport{Gates: []steadyhttp.Gate{block}, Policy: steadyhttp.Policy{MaxElapsed: time.Second}}},
 		{name: "Prepare fails", transport: &steadyhttp.Transport{Prepare: func(*http.Request, *steadyhttp.Attempt) error { return errTrial }}},
-		{name: "Prepare fails at the repeat", transport: &steadyhttp.Transport{Prepare: func(_ *http.Request, prev *steadyhttp.Attempt) error {
+		{name: "Prepare fails at the retry", transport: &steadyhttp.Transport{Prepare: func(_ *http.Request, prev *steadyhttp.Attempt) error {
 			if prev != nil {
 				return errTrial
 			}
@@ -1148,11 +1148,11 @@ func TestAttemptsShareNoReader(t *testing.T) {
 				// To send nothing is right where the body is gone; to send a part of it never is.
 				for _, body := range sent {
 					if body != "content" {
-						t.Errorf("a repeat was sent with body %q", body)
+						t.Errorf("a retry was sent with body %q", body)
 					}
 				}
 				if test.getBody && len(sent) != 1 {
-					t.Errorf("%d repeats, want 1", len(sent))
+					t.Errorf("%d retries, want 1", len(sent))
 				}
 			})
 		})
@@ -1246,7 +1246,7 @@ func TestBodyWithoutGetBody(t *testing.T) {
 				t.Errorf("sent %d times, Stop %q, want %d and %q (error %v)", len(bodies), stop, test.sent, test.stop, err)
 			}
 			if test.sent == 2 && bodies[1] != "content" {
-				t.Errorf("the repeat had body %q", bodies[1])
+				t.Errorf("the retry had body %q", bodies[1])
 			}
 			if closes := body.closes.Load(); closes != 1 {
 				t.Errorf("closed %d times", closes)
@@ -1367,7 +1367,7 @@ func TestUpgrade(t *testing.T) {
 						}
 						return upgrade(req)
 					}))
-					// It is the caller that asks for an upgrade to be repeated: see TestTunnelsAreNotRepeated.
+					// It is the caller that asks for an upgrade to be retried: see TestTunnelsAreNotRetried.
 					if first != 101 {
 						transport.Policy.NewBackOff = newZeroBackOff
 					}
@@ -1414,8 +1414,8 @@ func TestPlainBodyHasNoWrite(t *testing.T) {
 	}
 }
 
-// R19, C11: what becomes a tunnel is not repeated after a fault, even where its method would be.
-func TestTunnelsAreNotRepeated(t *testing.T) {
+// R19, C11: what becomes a tunnel is not retried after a fault, even where its method would be.
+func TestTunnelsAreNotRetried(t *testing.T) {
 	for name, answer := range map[string]step{"503": answers(503, "kept"), "reset": failsWith(trReset)} {
 		for _, kind := range []string{"CONNECT", "Upgrade"} {
 			t.Run(kind+" "+name, func(t *testing.T) {
@@ -1427,7 +1427,7 @@ func TestTunnelsAreNotRepeated(t *testing.T) {
 					req.Header.Set("Upgrade", "websocket")
 				}
 				policy := atOnce()
-				policy.Repeatable = func(*http.Request) bool { return true }
+				policy.Idempotent = func(*http.Request) bool { return true }
 				resp, err := (&steadyhttp.Transport{Base: base, Policy: policy}).RoundTrip(req)
 				if err == nil {
 					resp.Body.Close()
@@ -1491,7 +1491,7 @@ func TestStreamsAreNotReadAhead(t *testing.T) {
 		{"redirect", 302, nil, steadyhttp.Policy{}},
 		{"event stream", 200, []string{"Content-Type: text/event-stream"}, steadyhttp.Policy{MaxRead: 1 << 20}},
 		{"event stream of an error", 400, []string{"Content-Type: text/event-stream; charset=utf-8"}, steadyhttp.Policy{}},
-		{"not repeatable, so MaxRead is of no use", 200, nil, steadyhttp.Policy{MaxRead: 1 << 20, Repeatable: func(*http.Request) bool { return false }}},
+		{"not idempotent, so MaxRead is of no use", 200, nil, steadyhttp.Policy{MaxRead: 1 << 20, Idempotent: func(*http.Request) bool { return false }}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -1562,7 +1562,7 @@ func TestResponseRequestIsTheCallers(t *testing.T) {
 	refuse := afterFirstAttempt(enterFunc(func(context.Context, steadyhttp.Attempt) (func(steadyhttp.Attempt), error) { return nil, errTrial }))
 	for name, transport := range map[string]*steadyhttp.Transport{
 		"plain":    {Base: newScript(answers(200, ""))},
-		"repeated": {Base: newScript(answers(503, ""), answers(200, ""))},
+		"retried":  {Base: newScript(answers(503, ""), answers(200, ""))},
 		"an error": {Base: newScript(answers(404, ""))},
 		"without a body": {Base: newScript(answers(503, ""), func(req *http.Request) (*http.Response, error) {
 			return &http.Response{StatusCode: 204, Request: req}, nil
@@ -1662,7 +1662,7 @@ func TestCancelledWhereverItWaits(t *testing.T) {
 		{name: "back-off", transport: &steadyhttp.Transport{Policy: steadyhttp.Policy{NewBackOff: func() backoff.BackOff { return backoff.NewConstantBackOff(20 * time.Second) }}}, base: failsWith(trReset)},
 		{name: "pushback", base: answers(429, "", "Retry-After: 20")},
 		{name: "gate", transport: &steadyhttp.Transport{Gates: []steadyhttp.Gate{waitsAtGate}}, base: answers(200, "")},
-		{name: "gate of the repeat", transport: &steadyhttp.Transport{Gates: []steadyhttp.Gate{afterFirstAttempt(waitsAtGate)}, Policy: steadyhttp.Policy{NewBackOff: newZeroBackOff}}, base: failsWith(trReset)},
+		{name: "gate of the retry", transport: &steadyhttp.Transport{Gates: []steadyhttp.Gate{afterFirstAttempt(waitsAtGate)}, Policy: steadyhttp.Policy{NewBackOff: newZeroBackOff}}, base: failsWith(trReset)},
 		{name: "Limit's pause", transport: &steadyhttp.Transport{Gates: []steadyhttp.Gate{steadyhttp.Limit(nil)}, Policy: steadyhttp.Policy{NewBackOff: newZeroBackOff}}, base: answers(429, "")},
 		{name: "budget", transport: &steadyhttp.Transport{Policy: steadyhttp.Policy{NewBackOff: newZeroBackOff, Budget: &steadyhttp.Budget{Max: 0.5, PerSecond: 0.01, Wait: true}}}, base: answers(503, "")},
 		{name: "peek", base: answersWith(503, slow)},
@@ -1794,7 +1794,7 @@ func TestNoWaitIntoTheDeadline(t *testing.T) {
 	}
 }
 
-// C16, R30: what a base transport says can be found in the error, after repeats as well as without.
+// C16, R30: what a base transport says can be found in the error, after retries as well as without.
 func TestErrorsCanBeFound(t *testing.T) {
 	custom := errors.New("custom")
 	for name, test := range map[string]struct {
@@ -1884,7 +1884,7 @@ func TestAttemptsPerTransportError(t *testing.T) {
 		"unexpected EOF":    {io.ErrUnexpectedEOF, 4, 1},
 		"malformed answer":  {errors.New("malformed HTTP response"), 4, 1},
 		"its own deadline":  {context.DeadlineExceeded, 4, 1},
-		// A base that repeats on its own may have sent the request before the dial that failed.
+		// A base that retries on its own may have sent the request before the dial that failed.
 		"dial of a client of its own": {&url.Error{Op: "Post", URL: "x", Err: trRefused}, 4, 1},
 	} {
 		for method, want := range map[string]int{"GET": test.get, "POST": test.post} {
@@ -2030,7 +2030,7 @@ func TestTwoTransportsSendNoMoreThanOne(t *testing.T) {
 	}
 }
 
-// E09: a call for whose repeat there is nothing left ends at once, without a wait before.
+// E09: a call for whose retry there is nothing left ends at once, without a wait before.
 func TestSpentBudgetEndsTheCallAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := newScript(answers(503, "kept", "Retry-After: 5"))
@@ -2215,7 +2215,7 @@ func TestUnsendableRequest(t *testing.T) {
 	}
 }
 
-// Bad input: a repeat whose body can't be had is not made, and the answer before it is not lost if it was in memory.
+// Bad input: a retry whose body can't be had is not made, and the answer before it is not lost if it was in memory.
 func TestGetBodyThatFails(t *testing.T) {
 	for name, getBody := range map[string]func() (io.ReadCloser, error){
 		"error": func() (io.ReadCloser, error) { return nil, errTrial },
@@ -2245,7 +2245,7 @@ func TestGetBodyThatFails(t *testing.T) {
 	}
 }
 
-// Contract: an answer that is wholly in memory is returned, rebuilt, when the repeat can't be made after all.
+// Contract: an answer that is wholly in memory is returned, rebuilt, when the retry can't be made after all.
 func TestKeptAnswer(t *testing.T) {
 	refuse := enterFunc(func(context.Context, steadyhttp.Attempt) (func(steadyhttp.Attempt), error) { return nil, errTrial })
 	for _, test := range []struct {
@@ -2434,8 +2434,8 @@ func TestCloseDuringAReadThatOutlastedThePeek(t *testing.T) {
 	}
 }
 
-// A slow error body holds a repeat up for no longer than the peek.
-func TestSlowErrorBodyHoldsTheRepeatUpForASecond(t *testing.T) {
+// A slow error body holds a retry up for no longer than the peek.
+func TestSlowErrorBodyHoldsTheRetryUpForASecond(t *testing.T) {
 	for name, body := range map[string]fakeBody{
 		"stalled":   {content: "{", stalls: true},
 		"trickling": {content: "{", chunk: 1, pause: time.Millisecond, endless: true},
@@ -2476,7 +2476,7 @@ func TestMaxElapsed(t *testing.T) {
 		{name: "attempt with a longer timeout of its own", policy: steadyhttp.Policy{AttemptTimeout: time.Minute}, base: hang, took: 5 * time.Second},
 		{name: "attempts with a shorter timeout of their own", policy: steadyhttp.Policy{AttemptTimeout: 2 * time.Second, NewBackOff: newZeroBackOff}, base: hang, took: 5 * time.Second},
 		{name: "gate", gates: []steadyhttp.Gate{block}, base: hang, took: 5 * time.Second},
-		{name: "gate of the repeat", gates: []steadyhttp.Gate{afterFirstAttempt(block)}, policy: steadyhttp.Policy{NewBackOff: newZeroBackOff}, base: failsWith(trReset), took: 5 * time.Second},
+		{name: "gate of the retry", gates: []steadyhttp.Gate{afterFirstAttempt(block)}, policy: steadyhttp.Policy{NewBackOff: newZeroBackOff}, base: failsWith(trReset), took: 5 * time.Second},
 		{name: "budget", policy: steadyhttp.Policy{NewBackOff: newZeroBackOff, Budget: &steadyhttp.Budget{Max: 0.5, PerSecond: 0.01, Wait: true}}, base: failsWith(trReset), took: 5 * time.Second},
 		{name: "a wait that would outlast it is not begun", policy: steadyhttp.Policy{NewBackOff: func() backoff.BackOff { return backoff.NewConstantBackOff(5 * time.Second) }}, base: failsWith(trReset), took: 0},
 		{name: "buffering the request", policy: steadyhttp.Policy{MaxBuffer: 100}, base: hang, change: func(req *http.Request) {
@@ -2547,7 +2547,7 @@ func TestAttemptTimeout(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			base := newScript(hang)
 			_, err := (&steadyhttp.Transport{Base: base, Policy: steadyhttp.Policy{AttemptTimeout: time.Second}}).RoundTrip(newRequest(t, "POST", "x"))
-			if e := errorOf(t, err); e.Stop != "not repeatable" || base.sent() != 1 {
+			if e := errorOf(t, err); e.Stop != "not idempotent" || base.sent() != 1 {
 				t.Errorf("%d attempts, Stop %q", base.sent(), e.Stop)
 			}
 		})
@@ -2667,7 +2667,7 @@ func TestMaxRead(t *testing.T) {
 		{"longer than the limit", "GET", 4, []step{answers(200, "some of it all")}, 1, "some of it all", nil},
 		{"as long as the limit", "GET", 14, []step{answers(200, "some of it all")}, 1, "some of it all", nil},
 		{"as long as the limit, byte by byte", "GET", 14, []step{answersWith(206, fakeBody{content: "some of it all", chunk: 1})}, 1, "some of it all", nil},
-		{"not repeatable", "POST", 100, []step{answersWith(200, broken)}, 1, "some of ", io.ErrUnexpectedEOF},
+		{"not idempotent", "POST", 100, []step{answersWith(200, broken)}, 1, "some of ", io.ErrUnexpectedEOF},
 		{"no success", "GET", 100, []step{answersWith(302, broken)}, 1, "some of ", io.ErrUnexpectedEOF},
 		{"breaks off, then fails for good", "GET", 100, []step{answersWith(200, broken), answers(404, "gone")}, 2, "gone", nil},
 	} {
@@ -2898,7 +2898,7 @@ func TestIdempotencyKey(t *testing.T) {
 			do(t, transport, newRequest(t, "POST", "content"))
 		}
 		if base.sent() != 4 {
-			t.Fatalf("sent %d times: the key makes it repeatable", base.sent())
+			t.Fatalf("sent %d times: the key makes it idempotent", base.sent())
 		}
 		keys := make(map[string]int)
 		for n := range 4 {
@@ -2976,7 +2976,7 @@ func TestPanics(t *testing.T) {
 			tr.AttemptStart = func(context.Context, steadyhttp.Attempt) context.Context { boom(); return nil }
 		}),
 		"AttemptDone": trace(func(tr *steadyhttp.Trace) { tr.AttemptDone = func(context.Context, steadyhttp.Attempt) { boom() } }),
-		"AttemptDone of the repeat": trace(func(tr *steadyhttp.Trace) {
+		"AttemptDone of the retry": trace(func(tr *steadyhttp.Trace) {
 			tr.AttemptDone = func(_ context.Context, a steadyhttp.Attempt) {
 				if a.N == 2 {
 					boom()
@@ -2994,7 +2994,7 @@ func TestPanics(t *testing.T) {
 		"Prepare": func(p *probe) {
 			p.transport.Prepare = func(*http.Request, *steadyhttp.Attempt) error { boom(); return nil }
 		},
-		"Prepare of the repeat": func(p *probe) {
+		"Prepare of the retry": func(p *probe) {
 			p.transport.Prepare = func(_ *http.Request, prev *steadyhttp.Attempt) error {
 				if prev != nil {
 					boom()
@@ -3009,7 +3009,7 @@ func TestPanics(t *testing.T) {
 			p.transport.Classify = (&steadyhttp.Rules{Parse: func(steadyhttp.Attempt) steadyhttp.Verdict { boom(); return steadyhttp.Verdict{} }}).Classify
 		},
 		"Gate.Enter": gate(enterFunc(func(context.Context, steadyhttp.Attempt) (func(steadyhttp.Attempt), error) { boom(); return nil, nil })),
-		"Gate.Enter of the repeat": gate(afterFirstAttempt(enterFunc(func(context.Context, steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
+		"Gate.Enter of the retry": gate(afterFirstAttempt(enterFunc(func(context.Context, steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
 			boom()
 			return nil, nil
 		}))),
@@ -3019,7 +3019,7 @@ func TestPanics(t *testing.T) {
 		"Limiter.Wait":  gate(steadyhttp.Limit(waitFunc(boom))),
 		"PerKey's key":  gate(steadyhttp.PerKey(func(*http.Request) string { boom(); return "" }, func(string) steadyhttp.Gate { return nil }, 1)),
 		"PerKey's gate": gate(steadyhttp.PerKey(func(*http.Request) string { return "" }, func(string) steadyhttp.Gate { boom(); return nil }, 1)),
-		"Repeatable":    policy(func(p *steadyhttp.Policy) { p.Repeatable = func(*http.Request) bool { boom(); return false } }),
+		"Idempotent":    policy(func(p *steadyhttp.Policy) { p.Idempotent = func(*http.Request) bool { boom(); return false } }),
 		"NewBackOff":    policy(func(p *steadyhttp.Policy) { p.NewBackOff = func() backoff.BackOff { boom(); return nil } }),
 		"NextBackOff":   policy(func(p *steadyhttp.Policy) { p.NewBackOff = func() backoff.BackOff { return panickyBackOff{boom} } }),
 		"WithPolicy's": func(p *probe) {
@@ -3030,7 +3030,7 @@ func TestPanics(t *testing.T) {
 		"Base, with the body untouched": func(p *probe) {
 			p.transport.Base = roundTripper(func(*http.Request) (*http.Response, error) { boom(); return nil, nil })
 		},
-		"Base of the repeat": func(p *probe) {
+		"Base of the retry": func(p *probe) {
 			p.base.steps = []step{answers(503, "short"), func(*http.Request) (*http.Response, error) { boom(); return nil, nil }}
 		},
 		"the body, while it is buffered": func(p *probe) {
@@ -3130,8 +3130,8 @@ func TestPanicInDoneAtTheEndOfTheBody(t *testing.T) {
 	}
 }
 
-// http.Client on top: a redirect keeps its meaning, and its body, when attempts of its hops are repeated.
-func TestRedirectsWithRepeats(t *testing.T) {
+// http.Client on top: a redirect keeps its meaning, and its body, when attempts of its hops are retried.
+func TestRedirectsWithRetries(t *testing.T) {
 	for _, test := range []struct {
 		status  int
 		getBody bool
@@ -3144,7 +3144,7 @@ func TestRedirectsWithRepeats(t *testing.T) {
 		{303, true, []string{"POST", "POST", "GET", "GET"}, []string{"content", "content", "", ""}, 200},
 		{307, true, []string{"POST", "POST", "POST", "POST"}, []string{"content", "content", "content", "content"}, 200},
 		{308, true, []string{"POST", "POST", "POST", "POST"}, []string{"content", "content", "content", "content"}, 200},
-		// A body that is used up: the Transport does not repeat it, and http.Client does not follow.
+		// A body that is used up: the Transport does not retry it, and http.Client does not follow.
 		{301, false, []string{"POST"}, []string{"content"}, 429},
 		{307, false, []string{"POST"}, []string{"content"}, 429},
 	} {
@@ -3190,7 +3190,7 @@ func TestRedirectsWithRepeats(t *testing.T) {
 }
 
 // http.Client on top: cookies are those of the answers that it sees, once on each attempt.
-func TestCookiesWithRepeats(t *testing.T) {
+func TestCookiesWithRetries(t *testing.T) {
 	jar, err := cookiejar.New(nil)
 	if err != nil {
 		t.Fatal(err)
@@ -3270,8 +3270,8 @@ func TestHappyPathAllocations(t *testing.T) {
 	}
 }
 
-// Speed: a repeat with the default back-off allocates at most 4 times more than its two calls.
-func TestRepeatAllocates(t *testing.T) {
+// Speed: a retry with the default back-off allocates at most 4 times more than its two calls.
+func TestRetryAllocates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		newReq := func(t testing.TB) *http.Request { return newRequest(t, "GET", "") }
 		bare := allocations(t, registered(&canned{every: 2}), 2, newReq)

@@ -234,8 +234,8 @@ func TestWireStaleConnection(t *testing.T) {
 	}
 }
 
-// D04: a connection that never came about proves that nothing was sent, even to repeat a POST.
-func TestWireRefusedPostIsRepeated(t *testing.T) {
+// D04: a connection that never came about proves that nothing was sent, even to retry a POST.
+func TestWireRefusedPostIsRetried(t *testing.T) {
 	dead, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -296,7 +296,7 @@ func TestWireResetAfterTheRequest(t *testing.T) {
 				t.Errorf("the server has seen it %d times, want %d", seen.Load(), want)
 			}
 			if want == 1 {
-				if e := errorOf(t, err); e.Stop != "not repeatable" || !errors.Is(err, syscall.ECONNRESET) {
+				if e := errorOf(t, err); e.Stop != "not idempotent" || !errors.Is(err, syscall.ECONNRESET) {
 					t.Errorf("got %v, Stop %q", err, e.Stop)
 				}
 				return
@@ -434,7 +434,7 @@ func TestWireEarlyAnswer(t *testing.T) {
 				t.Fatalf("got %d %q", resp.StatusCode, body)
 			}
 			if got := <-sums; got != want {
-				t.Error("the repeat's body is another")
+				t.Error("the retry's body is another")
 			}
 		})
 	}
@@ -472,11 +472,11 @@ func TestWireEarlyAnswerHTTP2(t *testing.T) {
 	resp, body := do(t, &steadyhttp.Transport{Base: base, Policy: atOnce()}, wireRequest(t, "POST", server.URL, content))
 	sum := sha256.Sum256([]byte(content))
 	if resp.ProtoMajor != 2 || body != hex.EncodeToString(sum[:]) {
-		t.Errorf("%s: the repeat's body is another", resp.Proto)
+		t.Errorf("%s: the retry's body is another", resp.Proto)
 	}
 }
 
-// R17: a server that wants no body says so before it is sent; the repeat has all of it.
+// R17: a server that wants no body says so before it is sent; the retry has all of it.
 func TestWireExpectContinue(t *testing.T) {
 	for _, withGetBody := range []bool{true, false} {
 		t.Run(fmt.Sprint("GetBody ", withGetBody), func(t *testing.T) {
@@ -541,7 +541,7 @@ func TestWireAttemptTimeout(t *testing.T) {
 	}
 }
 
-// R16, C13: trailers go through in both directions, also when the request is repeated.
+// R16, C13: trailers go through in both directions, also when the request is retried.
 func TestWireTrailers(t *testing.T) {
 	for _, proto := range wireSchemes {
 		for _, late := range []bool{false, true} {
@@ -1005,7 +1005,7 @@ func newH2Base(t *testing.T) *http.Transport {
 }
 
 // R20, R21: what HTTP/2 proves to be unprocessed is sent again by net/http, and counted; of what it does not, only the
-// idempotent is repeated.
+// idempotent is retried.
 func TestWireHTTP2StreamErrors(t *testing.T) {
 	code := func(n byte) []byte { return []byte{0, 0, 0, n} }
 	for _, test := range []struct {
@@ -1043,7 +1043,7 @@ func TestWireHTTP2StreamErrors(t *testing.T) {
 			}
 			if err == nil {
 				resp.Body.Close()
-			} else if e := errorOf(t, err); e.Stop != "not repeatable" {
+			} else if e := errorOf(t, err); e.Stop != "not idempotent" {
 				t.Errorf("Stop %q", e.Stop)
 			}
 			sends := 0
@@ -1116,7 +1116,7 @@ func wireHead(answer string) string {
 	return answer[:body] + head + "\r\n\r\n"
 }
 
-// C01: with repeats off, the Transport can't be told from its base.
+// C01: with retries off, the Transport can't be told from its base.
 func TestWireLikeItsBase(t *testing.T) {
 	// net/http logs what a server sends too much of.
 	log.SetOutput(io.Discard)

@@ -1,5 +1,5 @@
 // Package defender is a steadyhttp.Transport made ready for Microsoft Defender for Endpoint and its relatives: it knows
-// their error codes, their quotas, where a 429 tells its wait, and which requests may be repeated when nobody knows whether
+// their error codes, their quotas, where a 429 tells its wait, and which requests may be retried when nobody knows whether
 // they were carried out.
 //
 //	client := &http.Client{Transport: defender.New(defender.Config{Token: token})}
@@ -22,8 +22,8 @@
 // # What is never done twice
 //
 // Isolating a machine, running a scan or a live response, offboarding, quarantining, and appending a comment are not
-// repeated unless the service refused them (429, 401) or they provably never left. A lost answer to one of them comes
-// back as an error that says "not repeatable": ask GET /api/machineactions what became of it before ordering it again.
+// retried unless the service refused them (429, 401) or they provably never left. A lost answer to one of them comes
+// back as an error that says "not idempotent": ask GET /api/machineactions what became of it before ordering it again.
 //
 // # What is tried again
 //
@@ -47,14 +47,14 @@ type Config struct {
 	// pings silent HTTP/2 connections, so that a dead one is noticed in 30 s.
 	Base http.RoundTripper
 
-	// Policy says how often, how long and what to repeat. In fields left zero, Defender's values are put; negative
+	// Policy says how often, how long and what to retry. In fields left zero, Defender's values are put; negative
 	// numbers switch them off:
 	//
-	//	MaxThrottled    -1          a refused call has not failed: any number of repeats
+	//	MaxThrottled    -1          a refused call has not failed: any number of retries
 	//	AttemptTimeout  4 minutes   a hunting query runs for up to 200 s
 	//	IdleTimeout     1 minute
 	//	MaxRead         32 MiB      a page that breaks off is fetched again; longer ones stream
-	//	Repeatable      Repeatable
+	//	Idempotent      Idempotent
 	//
 	// Jobs use steadyhttp.Batch(), which waits out an hourly quota; an interactive call gets its 429 back if the
 	// service asks for more than a minute.
@@ -113,8 +113,8 @@ func New(c Config) *steadyhttp.Transport {
 	p.AttemptTimeout = orDefault(p.AttemptTimeout, attemptTimeout)
 	p.IdleTimeout = orDefault(p.IdleTimeout, idleTimeout)
 	p.MaxRead = orDefault(p.MaxRead, maxRead)
-	if p.Repeatable == nil {
-		p.Repeatable = Repeatable
+	if p.Idempotent == nil {
+		p.Idempotent = Idempotent
 	}
 	base := c.Base
 	if base == nil {
@@ -175,7 +175,7 @@ func newBase() http.RoundTripper {
 	}
 	base := standard.Clone()
 	base.MaxIdleConnsPerHost = 32
-	// Without pings, one black-holed connection serves all repeats until TCP gives up (golang/go#36026).
+	// Without pings, one black-holed connection serves all retries until TCP gives up (golang/go#36026).
 	base.HTTP2 = &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second}
 	return base
 }

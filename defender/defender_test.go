@@ -149,8 +149,8 @@ func TestRulesReadTheWait(t *testing.T) {
 	}
 }
 
-// Which requests may be repeated when nobody knows whether they were carried out.
-func TestRepeatable(t *testing.T) {
+// Which requests may be retried when nobody knows whether they were carried out.
+func TestIdempotent(t *testing.T) {
 	const withComment, without = `{"status":"Resolved","Comment":"done"}`, `{"status":"Resolved"}`
 	for _, c := range []struct {
 		method, path, body string
@@ -203,20 +203,20 @@ func TestRepeatable(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := defender.Repeatable(req); got != c.want {
+		if got := defender.Idempotent(req); got != c.want {
 			t.Errorf("%s %s %s: %v, want %v", c.method, c.path, c.body, got, c.want)
 		}
 	}
 	// A key changes nothing: the service does not know the field.
 	req, _ := http.NewRequest("POST", "https://api.security.microsoft.com/api/machines/m1/isolate", strings.NewReader("{}"))
 	req.Header.Set("Idempotency-Key", `"1"`)
-	if defender.Repeatable(req) {
-		t.Error("isolate with an Idempotency-Key is repeatable")
+	if defender.Idempotent(req) {
+		t.Error("isolate with an Idempotency-Key is idempotent")
 	}
 	// A body that can be read once may have a comment.
 	req, _ = http.NewRequest("PATCH", "https://api.security.microsoft.com/api/alerts/a1", io.NopCloser(strings.NewReader(without)))
-	if defender.Repeatable(req) {
-		t.Error("an update whose body can't be looked at is repeatable")
+	if defender.Idempotent(req) {
+		t.Error("an update whose body can't be looked at is idempotent")
 	}
 }
 
@@ -238,7 +238,7 @@ func order(t *testing.T) *http.Request {
 }
 
 // An order that was refused is given again for as long as it is refused, beyond MaxAttempts.
-func TestThrottledOrderIsRepeated(t *testing.T) {
+func TestThrottledOrderIsRetried(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sent := 0
 		began := time.Now()
@@ -264,7 +264,7 @@ func TestThrottledOrderIsRepeated(t *testing.T) {
 }
 
 // An order that may have been carried out is not given again.
-func TestAmbiguousOrderIsNotRepeated(t *testing.T) {
+func TestAmbiguousOrderIsNotRetried(t *testing.T) {
 	sent := 0
 	transport := defender.New(defender.Config{Base: roundTripper(func(req *http.Request) (*http.Response, error) {
 		sent++
@@ -275,7 +275,7 @@ func TestAmbiguousOrderIsNotRepeated(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	const want = "steadyhttp: InternalServerError (500) after 1 attempt, not repeatable, target 43f4cb08-8fac-4b65-9db1-745c2ae65f3a"
+	const want = "steadyhttp: InternalServerError (500) after 1 attempt, not idempotent, target 43f4cb08-8fac-4b65-9db1-745c2ae65f3a"
 	if err := steadyhttp.Check(resp); sent != 1 || err == nil || err.Error() != want {
 		t.Errorf("%d requests, %v", sent, err)
 	}
@@ -345,7 +345,7 @@ func (broken) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 // What the caller sets stays, and zero is Defender's value.
 func TestConfigDefaults(t *testing.T) {
 	p := defender.New(defender.Config{}).Policy
-	if p.MaxThrottled != -1 || p.AttemptTimeout < 200*time.Second || p.IdleTimeout <= 0 || p.MaxRead <= 0 || p.Repeatable == nil {
+	if p.MaxThrottled != -1 || p.AttemptTimeout < 200*time.Second || p.IdleTimeout <= 0 || p.MaxRead <= 0 || p.Idempotent == nil {
 		t.Errorf("the zero Config has %+v", p)
 	}
 	p = defender.New(defender.Config{Policy: steadyhttp.Policy{MaxThrottled: 2, AttemptTimeout: -1, IdleTimeout: time.Second, MaxRead: 7}}).Policy

@@ -37,18 +37,18 @@ type Endpoint struct {
 	// MaxBatch is how many items one call may act on. 0: it acts on one, or nothing is documented.
 	MaxBatch int
 
-	// Repeat says whether a request may be repeated when nobody knows whether it was carried out.
-	Repeat Repeat
+	// Retry says whether a request may be retried when nobody knows whether it was carried out.
+	Retry Retry
 }
 
-// Repeat says whether doing a request twice does no harm.
-type Repeat uint8
+// Retry says whether doing a request twice does no harm.
+type Retry uint8
 
 const (
-	RepeatByMethod    Repeat = iota // if its method is idempotent (RFC 9110 section 9.2.2): GET, PUT, DELETE
-	RepeatAlways                    // it changes nothing, or sets what is then set already
-	RepeatNever                     // it acts on a machine, or starts something that does
-	RepeatUncommented               // unless its body has a comment: comments are appended
+	RetryByMethod    Retry = iota // if its method is idempotent (RFC 9110 section 9.2.2): GET, PUT, DELETE
+	RetryAlways                   // it changes nothing, or sets what is then set already
+	RetryNever                    // it acts on a machine, or starts something that does
+	RetryUncommented              // unless its body has a comment: comments are appended
 )
 
 // Endpoints returns the whole table, in the order of the documentation. It is the caller's own.
@@ -122,7 +122,7 @@ func families() []family {
 		}},
 		{"alerts/{id}", per(100, 1500), false, []Endpoint{
 			{Method: get, Path: "alerts/{id}"},
-			{Method: patch, Path: "alerts/{id}", Repeat: RepeatUncommented},
+			{Method: patch, Path: "alerts/{id}", Retry: RetryUncommented},
 			{Method: get, Path: "alerts/{id}/domains"},
 			{Method: get, Path: "alerts/{id}/files"},
 			{Method: get, Path: "alerts/{id}/ips"},
@@ -131,11 +131,11 @@ func families() []family {
 		}},
 		// batch-update-alerts
 		{"alerts/batchUpdate", per(10, 500), false, []Endpoint{
-			{Method: post, Path: "alerts/batchUpdate", Repeat: RepeatUncommented},
+			{Method: post, Path: "alerts/batchUpdate", Retry: RetryUncommented},
 		}},
 		// create-alert-by-reference: it also starts an investigation. No hourly limit is documented.
 		{"alerts/CreateAlertByReference", per(15, 0), false, []Endpoint{
-			{Method: post, Path: "alerts/CreateAlertByReference", Repeat: RepeatNever},
+			{Method: post, Path: "alerts/CreateAlertByReference", Retry: RetryNever},
 		}},
 		// get-machines: an empty list is a 404.
 		{"machines", per(100, 1500), false, []Endpoint{
@@ -144,18 +144,18 @@ func families() []family {
 		{"machines/{id}", per(100, 1500), false, []Endpoint{
 			{Method: get, Path: "machines/{id}"},
 			// update-machine-method contradicts itself on whether tags are replaced or appended.
-			{Method: patch, Path: "machines/{id}", Repeat: RepeatNever},
+			{Method: patch, Path: "machines/{id}", Retry: RetryNever},
 			{Method: get, Path: "machines/{id}/logonusers"},
 			{Method: get, Path: "machines/{id}/alerts"},
 			{Method: get, Path: "machines/findbyip(ip={ip},timestamp={time})"},
 			{Method: get, Path: "machines/findbytag"},
 			// add-or-remove-machine-tags: tags are a set.
-			{Method: post, Path: "machines/{id}/tags", Repeat: RepeatAlways},
-			{Method: post, Path: "machines/{id}/setDeviceValue", Repeat: RepeatNever},
+			{Method: post, Path: "machines/{id}/tags", Retry: RetryAlways},
+			{Method: post, Path: "machines/{id}/setDeviceValue", Retry: RetryNever},
 		}},
 		// add-or-remove-multiple-machine-tags
 		{"machines/AddOrRemoveTagForMultipleMachines", per(100, 1500), false, []Endpoint{
-			{Method: post, Path: "machines/AddOrRemoveTagForMultipleMachines", MaxBatch: 500, Repeat: RepeatAlways},
+			{Method: post, Path: "machines/AddOrRemoveTagForMultipleMachines", MaxBatch: 500, Retry: RetryAlways},
 		}},
 		{"machines/{id}/vulnerabilities", per(50, 1500), false, []Endpoint{
 			{Method: get, Path: "machines/{id}/vulnerabilities"},
@@ -186,19 +186,19 @@ func families() []family {
 		}},
 		// Limited by the hour alone.
 		{"machines/{id}/startInvestigation", per(0, 50), false, []Endpoint{
-			{Method: post, Path: "machines/{id}/startInvestigation", Repeat: RepeatNever},
+			{Method: post, Path: "machines/{id}/startInvestigation", Retry: RetryNever},
 		}},
 		// isolate-machine, run-av-scan, stop-and-quarantine-file, offboard-machine-api, collect-investigation-package:
 		// whether these share their 1500 an hour is not said either.
 		{"machines/{id}/action", per(100, 1500), false, []Endpoint{
-			{Method: post, Path: "machines/{id}/isolate", Repeat: RepeatNever},
-			{Method: post, Path: "machines/{id}/unisolate", Repeat: RepeatNever},
-			{Method: post, Path: "machines/{id}/restrictCodeExecution", Repeat: RepeatNever},
-			{Method: post, Path: "machines/{id}/unrestrictCodeExecution", Repeat: RepeatNever},
-			{Method: post, Path: "machines/{id}/runAntiVirusScan", Repeat: RepeatNever},
-			{Method: post, Path: "machines/{id}/StopAndQuarantineFile", Repeat: RepeatNever},
-			{Method: post, Path: "machines/{id}/offboard", Repeat: RepeatNever},
-			{Method: post, Path: "machines/{id}/collectInvestigationPackage", Repeat: RepeatNever},
+			{Method: post, Path: "machines/{id}/isolate", Retry: RetryNever},
+			{Method: post, Path: "machines/{id}/unisolate", Retry: RetryNever},
+			{Method: post, Path: "machines/{id}/restrictCodeExecution", Retry: RetryNever},
+			{Method: post, Path: "machines/{id}/unrestrictCodeExecution", Retry: RetryNever},
+			{Method: post, Path: "machines/{id}/runAntiVirusScan", Retry: RetryNever},
+			{Method: post, Path: "machines/{id}/StopAndQuarantineFile", Retry: RetryNever},
+			{Method: post, Path: "machines/{id}/offboard", Retry: RetryNever},
+			{Method: post, Path: "machines/{id}/collectInvestigationPackage", Retry: RetryNever},
 		}},
 		// get-machineactions-collection: 1500 polls an hour are one in 2.4 s, for all actions together.
 		{"machineactions", per(100, 1500), false, []Endpoint{
@@ -207,7 +207,7 @@ func families() []family {
 		}},
 		// cancel-machine-action
 		{"machineactions/{id}/cancel", per(100, 1500), false, []Endpoint{
-			{Method: post, Path: "machineactions/{id}/cancel", Repeat: RepeatNever},
+			{Method: post, Path: "machineactions/{id}/cancel", Retry: RetryNever},
 		}},
 		// get-package-sas-uri, the edition of 2024; that of 2021 stated no limit.
 		{"machineactions/{id}/getPackageUri", per(2, 120), false, []Endpoint{
@@ -215,7 +215,7 @@ func families() []family {
 		}},
 		// run-live-response: scripts run on hosts.
 		{"machines/{id}/runliveresponse", per(10, 0), false, []Endpoint{
-			{Method: post, Path: "machines/{id}/runliveresponse", Repeat: RepeatNever},
+			{Method: post, Path: "machines/{id}/runliveresponse", Retry: RetryNever},
 		}},
 		// get-live-response-result
 		{"machineactions/{id}/GetLiveResponseResultDownloadLink", per(100, 1500), false, []Endpoint{
@@ -223,12 +223,12 @@ func families() []family {
 		}},
 		// upload-library: 20 MB a file. Harmless twice only with OverrideIfExists, which is somewhere in a form.
 		{"libraryfiles", per(100, 1500), false, []Endpoint{
-			{Method: post, Path: "libraryfiles", Repeat: RepeatNever},
+			{Method: post, Path: "libraryfiles", Retry: RetryNever},
 		}},
 		// post-ti-indicator, "submit or update": an indicator is known by its value.
 		{"indicators", per(100, 1500), false, []Endpoint{
 			{Method: get, Path: "indicators"},
-			{Method: post, Path: "indicators", Repeat: RepeatAlways},
+			{Method: post, Path: "indicators", Retry: RetryAlways},
 		}},
 		// delete-ti-indicator-by-id
 		{"indicators/{id}", per(100, 1500), false, []Endpoint{
@@ -236,15 +236,15 @@ func families() []family {
 		}},
 		// import-ti-indicators, likewise by value
 		{"indicators/import", per(30, 0), false, []Endpoint{
-			{Method: post, Path: "indicators/import", MaxBatch: 500, Repeat: RepeatAlways},
+			{Method: post, Path: "indicators/import", MaxBatch: 500, Retry: RetryAlways},
 		}},
-		// batch-delete-ti-indicators: an id that is gone fails the whole batch, so that a repeat would hide a success.
+		// batch-delete-ti-indicators: an id that is gone fails the whole batch, so that a retry would hide a success.
 		{"indicators/BatchDelete", per(30, 1500), false, []Endpoint{
-			{Method: post, Path: "indicators/BatchDelete", MaxBatch: 500, Repeat: RepeatNever},
+			{Method: post, Path: "indicators/BatchDelete", MaxBatch: 500, Retry: RetryNever},
 		}},
 		// run-advanced-query-api. Queries change nothing, though they spend the tenant's processor time.
 		{"advancedqueries/run", per(45, 1500), true, []Endpoint{
-			{Method: post, Path: "advancedqueries/run", Repeat: RepeatAlways},
+			{Method: post, Path: "advancedqueries/run", Retry: RetryAlways},
 		}},
 		// get-assessment-software-inventory, get-assessment-software-vulnerabilities, get-assessment-secure-config: each page has
 		// limits "for this API".
@@ -275,20 +275,20 @@ func families() []family {
 		// api-advanced-hunting (2023-02): "at least 45", more for large tenants. Older pages say 15 (2021) and 45, none an
 		// hourly number; the newest stands, since a tenant that is allowed less says so in its 429.
 		{"advancedhunting/run", per(45, 0), true, []Endpoint{
-			{Method: post, Path: "advancedhunting/run", Repeat: RepeatAlways},
+			{Method: post, Path: "advancedhunting/run", Retry: RetryAlways},
 		}},
 		// api-incident: 50 a minute and 1500 an hour for the three, and "each method also has its own quotas": list and
 		// update the same ones, the single one 100 in 2021. One quota for all satisfies every reading.
 		{"incidents", per(50, 1500), false, []Endpoint{
 			{Method: get, Path: "incidents", MaxPage: 100},
-			{Method: patch, Path: "incidents/{id}", Repeat: RepeatUncommented},
+			{Method: patch, Path: "incidents/{id}", Retry: RetryUncommented},
 			{Method: get, Path: "incidents/{id}"},
 		}},
 
 		// Graph, security-api-overview (2024-09): the same words as api-advanced-hunting.
 		{"security/runHuntingQuery", per(45, 0), true, []Endpoint{
-			{Method: post, Path: "security/runHuntingQuery", Repeat: RepeatAlways},
-			{Method: post, Path: "security/microsoft.graph.security.runHuntingQuery", Repeat: RepeatAlways},
+			{Method: post, Path: "security/runHuntingQuery", Retry: RetryAlways},
+			{Method: post, Path: "security/microsoft.graph.security.runHuntingQuery", Retry: RetryAlways},
 		}},
 		// Graph, throttling-security-detections-incidents. It has two rows for secureScore: the stricter stands.
 		{"security", perMinutes(150, 1), false, []Endpoint{
@@ -314,12 +314,12 @@ func families() []family {
 		{"security/alerts_v2", nil, false, []Endpoint{
 			{Method: get, Path: "security/alerts_v2"},
 			{Method: get, Path: "security/alerts_v2/{id}"},
-			{Method: patch, Path: "security/alerts_v2/{id}", Repeat: RepeatAlways}, // its comments are made elsewhere
+			{Method: patch, Path: "security/alerts_v2/{id}", Retry: RetryAlways}, // its comments are made elsewhere
 		}},
 		{"security/incidents", nil, false, []Endpoint{
 			{Method: get, Path: "security/incidents"},
 			{Method: get, Path: "security/incidents/{id}"},
-			{Method: patch, Path: "security/incidents/{id}", Repeat: RepeatUncommented},
+			{Method: patch, Path: "security/incidents/{id}", Retry: RetryUncommented},
 		}},
 		// Defender for Cloud Apps, which has hosts of its own, one for each tenant. MicrosoftDocs/CloudAppSecurityDocs.
 		{"cloudapps", perMinutes(30, 1), true, []Endpoint{

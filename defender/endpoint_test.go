@@ -192,11 +192,11 @@ func TestEndpointsAreDocumented(t *testing.T) {
 		if !found[e.Method+" "+e.Path] {
 			t.Errorf("%s %s is found by no documented request", e.Method, e.Path)
 		}
-		if e.Method == http.MethodGet && e.Repeat != defender.RepeatByMethod {
-			t.Errorf("GET %s: repeat is %d", e.Path, e.Repeat)
+		if e.Method == http.MethodGet && e.Retry != defender.RetryByMethod {
+			t.Errorf("GET %s: retry is %d", e.Path, e.Retry)
 		}
-		if e.Method == http.MethodPost && e.Repeat == defender.RepeatByMethod {
-			t.Errorf("POST %s does not say whether it may be repeated", e.Path)
+		if e.Method == http.MethodPost && e.Retry == defender.RetryByMethod {
+			t.Errorf("POST %s does not say whether it may be retried", e.Path)
 		}
 		if first, ok := families[e.Family]; ok && (!slices.Equal(first.Windows, e.Windows) || first.PerTenant != e.PerTenant) {
 			t.Errorf("family %s is not of one mind: %+v, %+v", e.Family, first, e)
@@ -331,7 +331,7 @@ func TestMatchingAllocatesNothing(t *testing.T) {
 	for _, path := range []string{"/api/machines/1e5bc9d7/vulnerabilities", "/api/v1.0/machineactions/1/GetLiveResponseResultDownloadLink(index=0)", "/api/nothing"} {
 		u, _ := url.Parse("https://api.security.microsoft.com" + path)
 		req := &http.Request{Method: "GET", URL: u}
-		if n := testing.AllocsPerRun(100, func() { defender.Repeatable(req) }); n > 0 {
+		if n := testing.AllocsPerRun(100, func() { defender.Idempotent(req) }); n > 0 {
 			t.Errorf("%s: %v allocations", path, n)
 		}
 	}
@@ -354,7 +354,7 @@ func BenchmarkMatch(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				defender.Repeatable(req)
+				defender.Idempotent(req)
 			}
 		})
 	}

@@ -210,9 +210,9 @@ func FuzzFind(f *testing.F) {
 			if route := Route(req); (route != "") != ok {
 				t.Fatalf("%s %q: the route is %q, and found %v", method, u, route, ok)
 			}
-			if Repeatable(req) && !ok && method != "" && method != "GET" && method != "HEAD" && method != "OPTIONS" &&
+			if Idempotent(req) && !ok && method != "" && method != "GET" && method != "HEAD" && method != "OPTIONS" &&
 				method != "TRACE" && method != "PUT" && method != "DELETE" {
-				t.Fatalf("%s %q is in no table, and repeated", method, u)
+				t.Fatalf("%s %q is in no table, and retried", method, u)
 			}
 			if ok && !fitsRow(e, method, u) {
 				t.Fatalf("%s %q is taken for %s %s", method, u, e.Method, e.Path)

@@ -18,7 +18,7 @@ import (
 	"github.com/steadyhttp/steadyhttp/defender/defendertest"
 )
 
-// Over real HTTP, with 30 % of the calls failing in every way there is: what may be repeated is answered, what may not is
+// Over real HTTP, with 30 % of the calls failing in every way there is: what may be retried is answered, what may not is
 // done at most once, and each call has one outcome. The server's ledger is the witness.
 func TestNothingLostNothingTwice(t *testing.T) {
 	server := defendertest.NewServer(defendertest.Config{
@@ -72,8 +72,8 @@ func TestNothingLostNothingTwice(t *testing.T) {
 			t.Errorf("%s was reported isolated, and is not", id)
 		case err != nil:
 			unknown++
-			if said := err.Error(); !strings.Contains(said, "not repeatable") && !strings.Contains(said, "unexpected EOF") {
-				t.Errorf("the order for %s failed without saying that it was not repeated: %v", id, err)
+			if said := err.Error(); !strings.Contains(said, "not idempotent") && !strings.Contains(said, "unexpected EOF") {
+				t.Errorf("the order for %s failed without saying that it was not retried: %v", id, err)
 			}
 		}
 		if effects["submit "+id+".example.com"] == 0 {

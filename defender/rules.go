@@ -10,7 +10,7 @@ import (
 	"github.com/steadyhttp/steadyhttp/internal/envelope"
 )
 
-// Rules returns the error codes that Defender documents, and those that were seen, with what they mean for a repeat. The
+// Rules returns the error codes that Defender documents, and those that were seen, with what they mean for a retry. The
 // codes are the English ones of the wire; the translated pages translate them as well.
 //
 // On top of the class, the wait is read from where a 429 tells it: the Retry-After header, the sentence "You can send

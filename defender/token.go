@@ -141,7 +141,7 @@ const bearer = "Bearer "
 // that comes with a token as well.
 func (t *tokens) areFor(u *url.URL) bool { return t.hosts.have(u) && private(u) && !signed(u) }
 
-// final changes a verdict so that a 401 ends the call where no token of ours was refused, and a repeat would be refused
+// final changes a verdict so that a 401 ends the call where no token of ours was refused, and a retry would be refused
 // like the first.
 func (t *tokens) final(classify func(steadyhttp.Attempt) steadyhttp.Verdict) func(steadyhttp.Attempt) steadyhttp.Verdict {
 	return func(a steadyhttp.Attempt) steadyhttp.Verdict {

@@ -440,7 +440,7 @@ func once(base http.RoundTripper, token defender.TokenFunc) defender.Config {
 	return c
 }
 
-// A failure is shared by those who waited for it, is no answer for those who come later, and is not repeated at once.
+// A failure is shared by those who waited for it, is no answer for those who come later, and is not retried at once.
 func TestTokenFailureIsShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broken := errors.New("authority is down")

@@ -18,7 +18,7 @@ import (
 //		Trace: steadyotel.New(steadyotel.Config{NoAttemptSpans: true}),
 //	}
 //
-// It puts the service's tracking ID and code on otelhttp's span, and from the first repeat on how often the request was sent
+// It puts the service's tracking ID and code on otelhttp's span, and from the first retry on how often the request was sent
 // before: from above, that span is out of reach. nil stands for http.DefaultTransport. It reads nothing by itself: it looks at
 // what the Transport above, or the caller, reads of an error answer, up to 64 KiB.
 func Annotate(base http.RoundTripper) http.RoundTripper { return Config{}.Annotate(base) }

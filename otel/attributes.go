@@ -91,14 +91,14 @@ func (a *attributes) ofResponse(attempt steadyhttp.Attempt) []attribute.KeyValue
 		attrs = append(attrs, semconv.NetworkProtocolVersion(version))
 	}
 	if attempt.Sends > 1 {
-		// net/http has repeated it on its own, within the attempt.
+		// net/http has retried it on its own, within the attempt.
 		attrs = append(attrs, attribute.Int("steadyhttp.sends", attempt.Sends))
 	}
 	return attrs
 }
 
-// ofRepeat returns what the event of a repeat says.
-func (a *attributes) ofRepeat(resends int, attempt steadyhttp.Attempt) []attribute.KeyValue {
+// ofRetry returns what the event of a retry says.
+func (a *attributes) ofRetry(resends int, attempt steadyhttp.Attempt) []attribute.KeyValue {
 	attrs := make([]attribute.KeyValue, 0, 6)
 	attrs = append(attrs, resendCount(resends), wait(attempt.Wait), delaySource(source(attempt)), semconv.ErrorTypeKey.String(a.errorType(attempt)))
 	return a.appendVerdict(attrs, attempt.Verdict)
@@ -167,7 +167,7 @@ func wait(d time.Duration) attribute.KeyValue {
 	return attribute.Float64("steadyhttp.wait", d.Seconds())
 }
 
-// source says where the wait before a repeat comes from.
+// source says where the wait before a retry comes from.
 func source(a steadyhttp.Attempt) string {
 	switch {
 	case a.Verdict.Class == steadyhttp.Unauthorized:

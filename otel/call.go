@@ -111,7 +111,7 @@ func (c *call) end(attributes *attributes, errorType string, a steadyhttp.Attemp
 		c.giveUp(attributes, errorType, a)
 		return
 	case c.parent.IsRecording():
-		// Failures that were repeated away are not recorded here (docs/general/recording-errors.md): only how it ended.
+		// Failures that were retried away are not recorded here (docs/general/recording-errors.md): only how it ended.
 		c.parent.SetAttributes(attempts(a.N))
 		if a.Stop != "" { // it has none after a panic
 			c.parent.SetAttributes(stop(a.Stop))

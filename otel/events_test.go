@@ -21,8 +21,8 @@ import (
 	"github.com/steadyhttp/steadyhttp/otel"
 )
 
-// The event of a repeat tells which it follows, how it failed, how long the wait is and whose choice that was.
-func TestRepeatingEvent(t *testing.T) {
+// The event of a retry tells which it follows, how it failed, how long the wait is and whose choice that was.
+func TestRetryingEvent(t *testing.T) {
 	for _, caller := range []bool{false, true} {
 		t.Run(fmt.Sprintf("caller's span %v", caller), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -42,9 +42,9 @@ func TestRepeatingEvent(t *testing.T) {
 					t.Fatal(err)
 				}
 				assertLines(t, "events", events(s.parent(t)),
-					"steadyhttp.repeating error.type=503 http.request.resend_count=0 steadyhttp.delay.source=backoff steadyhttp.error.code=C1 steadyhttp.error.target=T1 steadyhttp.wait=1.5",
-					"steadyhttp.repeating error.type=connection http.request.resend_count=1 steadyhttp.delay.source=backoff steadyhttp.wait=1.5",
-					"steadyhttp.repeating error.type=503 http.request.resend_count=2 steadyhttp.delay.source=backoff steadyhttp.wait=1.5")
+					"steadyhttp.retrying error.type=503 http.request.resend_count=0 steadyhttp.delay.source=backoff steadyhttp.error.code=C1 steadyhttp.error.target=T1 steadyhttp.wait=1.5",
+					"steadyhttp.retrying error.type=connection http.request.resend_count=1 steadyhttp.delay.source=backoff steadyhttp.wait=1.5",
+					"steadyhttp.retrying error.type=503 http.request.resend_count=2 steadyhttp.delay.source=backoff steadyhttp.wait=1.5")
 				for _, span := range s.attempts() {
 					if n := len(span.Events()); n != 0 {
 						t.Errorf("an attempt's span has %d events", n)
@@ -56,7 +56,7 @@ func TestRepeatingEvent(t *testing.T) {
 }
 
 // Where the server named the time, the event says so, and the time is the one that is really waited.
-func TestRepeatingEventServersTime(t *testing.T) {
+func TestRetryingEventServersTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSDK(t)
 		rt := &steadyhttp.Transport{Base: script(answers(429, envelope("C", "T"), "Retry-After: 20"), answers(200, "")), Policy: every(time.Second), Trace: s.trace(steadyotel.Config{})}
@@ -80,7 +80,7 @@ func TestRepeatingEventServersTime(t *testing.T) {
 }
 
 // A code that the Rules list is the event's error.type too; the counts go on over redirects as on the spans.
-func TestRepeatingEventErrorType(t *testing.T) {
+func TestRetryingEventErrorType(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rules := &steadyhttp.Rules{ByCode: map[string]steadyhttp.Class{"Busy": steadyhttp.Transient}}
 		s := newSDK(t)
@@ -94,7 +94,7 @@ func TestRepeatingEventErrorType(t *testing.T) {
 			t.Fatal(err)
 		}
 		assertLines(t, "events", events(s.parent(t)),
-			"steadyhttp.repeating error.type=Busy http.request.resend_count=1 steadyhttp.delay.source=backoff steadyhttp.error.code=Busy steadyhttp.error.target=T steadyhttp.wait=0")
+			"steadyhttp.retrying error.type=Busy http.request.resend_count=1 steadyhttp.delay.source=backoff steadyhttp.error.code=Busy steadyhttp.error.target=T steadyhttp.wait=0")
 	})
 }
 
@@ -108,12 +108,12 @@ func TestGatedEvent(t *testing.T) {
 		{"short", []steadyhttp.Gate{delay(100 * time.Millisecond)}, nil},
 		{"long", []steadyhttp.Gate{delay(101 * time.Millisecond)}, []string{
 			"steadyhttp.gated http.request.resend_count=0 steadyhttp.wait=0.101",
-			"steadyhttp.repeating",
+			"steadyhttp.retrying",
 			"steadyhttp.gated http.request.resend_count=1 steadyhttp.wait=0.101"}},
 		{"two gates", []steadyhttp.Gate{delay(time.Second), delay(time.Millisecond), delay(2 * time.Second)}, []string{
 			"steadyhttp.gated http.request.resend_count=0 steadyhttp.wait=1",
 			"steadyhttp.gated http.request.resend_count=0 steadyhttp.wait=2",
-			"steadyhttp.repeating",
+			"steadyhttp.retrying",
 			"steadyhttp.gated http.request.resend_count=1 steadyhttp.wait=1",
 			"steadyhttp.gated http.request.resend_count=1 steadyhttp.wait=2"}},
 	} {
@@ -133,13 +133,13 @@ func TestGatedEvent(t *testing.T) {
 					}
 					got := events(s.parent(t))
 					for i := range got {
-						if strings.HasPrefix(got[i], "steadyhttp.repeating ") {
-							got[i] = "steadyhttp.repeating"
+						if strings.HasPrefix(got[i], "steadyhttp.retrying ") {
+							got[i] = "steadyhttp.retrying"
 						}
 					}
 					want := tt.want
 					if want == nil {
-						want = []string{"steadyhttp.repeating"}
+						want = []string{"steadyhttp.retrying"}
 					}
 					assertLines(t, "events", got, want...)
 				})
@@ -162,7 +162,7 @@ func TestGivingUpEvent(t *testing.T) {
 			"error.type=connection steadyhttp.attempts=4 steadyhttp.stop=attempts"},
 		{"refused", &steadyhttp.Transport{Base: script(answers(200, "")), Gates: []steadyhttp.Gate{refuses(1)}},
 			"error.type=refused steadyhttp.attempts=0 steadyhttp.stop=refused"},
-		{"refused repeat", &steadyhttp.Transport{Base: script(failsWith(syscall.ECONNRESET)), Gates: []steadyhttp.Gate{refuses(2)}},
+		{"refused retry", &steadyhttp.Transport{Base: script(failsWith(syscall.ECONNRESET)), Gates: []steadyhttp.Gate{refuses(2)}},
 			"error.type=refused steadyhttp.attempts=1 steadyhttp.stop=refused"},
 		{"body", &steadyhttp.Transport{Base: withBody(200, brokenBody(syscall.ECONNRESET))},
 			"error.type=connection steadyhttp.attempts=1 steadyhttp.stop=done"},
@@ -236,13 +236,13 @@ func TestSameWordsAsLog(t *testing.T) {
 		{"fail-fast", script(answers(404, envelope("ResourceNotFound", "T1"))), nil, nil, []string{"giving up"}},
 		{"all of them", script(answers(429, envelope("TooManyRequests", "T1"), "Retry-After: 2"), failsWith(syscall.ECONNRESET), answers(503, envelope("C", "T2")), answers(400, envelope("BadRequest", "T3"))),
 			[]steadyhttp.Gate{delay(250 * time.Millisecond)}, nil,
-			[]string{"gated", "repeating", "gated", "repeating", "gated", "repeating", "gated", "giving up"}},
-		{"exhausted", script(answers(503, envelope("C", "T"))), nil, func(p *steadyhttp.Policy) { p.MaxAttempts = 2 }, []string{"repeating", "giving up"}},
-		{"no answer at all", script(failsWith(syscall.ECONNRESET)), nil, func(p *steadyhttp.Policy) { p.MaxAttempts = 2 }, []string{"repeating", "giving up"}},
+			[]string{"gated", "retrying", "gated", "retrying", "gated", "retrying", "gated", "giving up"}},
+		{"exhausted", script(answers(503, envelope("C", "T"))), nil, func(p *steadyhttp.Policy) { p.MaxAttempts = 2 }, []string{"retrying", "giving up"}},
+		{"no answer at all", script(failsWith(syscall.ECONNRESET)), nil, func(p *steadyhttp.Policy) { p.MaxAttempts = 2 }, []string{"retrying", "giving up"}},
 		{"asked to wait too long", script(answers(429, envelope("C", "T"), "Retry-After: 3600")), nil, nil, []string{"giving up"}},
 		{"refused", script(answers(200, "")), []steadyhttp.Gate{refuses(1)}, nil, []string{"giving up"}},
-		{"refused repeat", script(answers(503, envelope("C", "T"))), []steadyhttp.Gate{refuses(2)}, nil, []string{"repeating", "giving up"}},
-		{"refused repeat of an error", script(failsWith(syscall.ECONNRESET)), []steadyhttp.Gate{refuses(2)}, nil, []string{"repeating", "giving up"}},
+		{"refused retry", script(answers(503, envelope("C", "T"))), []steadyhttp.Gate{refuses(2)}, nil, []string{"retrying", "giving up"}},
+		{"refused retry of an error", script(failsWith(syscall.ECONNRESET)), []steadyhttp.Gate{refuses(2)}, nil, []string{"retrying", "giving up"}},
 		{"out of time", hangs, nil, func(p *steadyhttp.Policy) { p.MaxElapsed = time.Second }, []string{"giving up"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

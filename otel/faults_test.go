@@ -47,8 +47,8 @@ const (
 		" steadyhttp.sends steadyhttp.error.code steadyhttp.error.target steadyhttp.attempts steadyhttp.stop "
 	faultsEventKeys = " http.request.resend_count steadyhttp.wait steadyhttp.delay.source error.type" +
 		" steadyhttp.error.code steadyhttp.error.target steadyhttp.attempts steadyhttp.stop "
-	faultsEvents     = " steadyhttp.repeating steadyhttp.gated steadyhttp.giving_up "
-	faultsStops      = " done permanent not_repeatable body_not_replayable attempts elapsed wait_too_long deadline budget refused prepare cancelled "
+	faultsEvents     = " steadyhttp.retrying steadyhttp.gated steadyhttp.giving_up "
+	faultsStops      = " done permanent not_idempotent body_not_replayable attempts elapsed wait_too_long deadline budget refused prepare cancelled "
 	faultsMetricKeys = " http.request.method steadyhttp.outcome error.type steadyhttp.delay.source steadyhttp.quota.name steadyhttp.quota.window "
 )
 
@@ -817,7 +817,7 @@ func TestFaultedCalls(t *testing.T) {
 				t.Errorf("no call ended for the reason %q", stop)
 			}
 		}
-		for _, name := range strings.Fields("call.duration call.attempts gate.wait.duration repeat.delay budget.refusals quota.used quota.free quota.limit quota.waiting") {
+		for _, name := range strings.Fields("call.duration call.attempts gate.wait.duration retry.delay budget.refusals quota.used quota.free quota.limit quota.waiting") {
 			if series["steadyhttp."+name] == 0 {
 				t.Errorf("nothing was measured of %s", name)
 			}

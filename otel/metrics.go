@@ -63,12 +63,12 @@ func newMetrics(meter metric.Meter) *metrics {
 		metric.WithDescription("How long a gate held an attempt up, for a quota or a limit, where it did."),
 		metric.WithExplicitBucketBoundaries(seconds()...))
 	report(err)
-	m.delay, err = meter.Float64Histogram("steadyhttp.repeat.delay", metric.WithUnit("s"),
-		metric.WithDescription("Wait before a repeat."),
+	m.delay, err = meter.Float64Histogram("steadyhttp.retry.delay", metric.WithUnit("s"),
+		metric.WithDescription("Wait before a retry."),
 		metric.WithExplicitBucketBoundaries(seconds()...))
 	report(err)
 	m.refusals, err = meter.Int64Counter("steadyhttp.budget.refusals", metric.WithUnit("{refusal}"),
-		metric.WithDescription("Repeats that were not made because the budget for them was spent."))
+		metric.WithDescription("Retries that were not made because the budget for them was spent."))
 	report(err)
 	return m
 }
@@ -96,8 +96,8 @@ func (m *metrics) gateWait(ctx context.Context, d time.Duration) {
 	m.gate.Record(ctx, d.Seconds())
 }
 
-// repeat measures the wait that was decided on, before it begins: a call that is cancelled in it was going to be repeated.
-func (m *metrics) repeat(ctx context.Context, a steadyhttp.Attempt) {
+// retry measures the wait that was decided on, before it begins: a call that is cancelled in it was going to be retried.
+func (m *metrics) retry(ctx context.Context, a steadyhttp.Attempt) {
 	if m.delay.Enabled(ctx) {
 		m.delay.Record(ctx, a.Wait.Seconds(), m.bySource.of(source(a), func(source string) []attribute.KeyValue {
 			return []attribute.KeyValue{delaySource(source)}

@@ -44,7 +44,7 @@ func TestInstruments(t *testing.T) {
 		all := s.collect(t)
 		units := map[string]string{
 			"steadyhttp.call.duration": "s", "steadyhttp.call.attempts": "{attempt}", "steadyhttp.gate.wait.duration": "s",
-			"steadyhttp.repeat.delay": "s", "steadyhttp.budget.refusals": "{refusal}",
+			"steadyhttp.retry.delay": "s", "steadyhttp.budget.refusals": "{refusal}",
 			"steadyhttp.quota.used": "{request}", "steadyhttp.quota.free": "{request}", "steadyhttp.quota.limit": "{request}", "steadyhttp.quota.waiting": "{call}",
 		}
 		assertLines(t, "names", slices.Sorted(maps.Keys(all)), slices.Sorted(maps.Keys(units))...)
@@ -182,8 +182,8 @@ func TestGateWait(t *testing.T) {
 	}
 }
 
-// repeat.delay tells what a back-off costs from what the server asks for. A call that is not repeated has none.
-func TestRepeatDelay(t *testing.T) {
+// retry.delay tells what a back-off costs from what the server asks for. A call that is not retried has none.
+func TestRetryDelay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSDK(t)
 		hooks := s.trace(steadyotel.Config{})
@@ -193,21 +193,21 @@ func TestRepeatDelay(t *testing.T) {
 		}
 		call(t, t.Context(), transport(answers(404, "")))
 		call(t, t.Context(), transport(answers(200, "")))
-		if m, recorded := s.collect(t)["steadyhttp.repeat.delay"]; recorded {
-			t.Errorf("without a repeat: %v", points(t, m))
+		if m, recorded := s.collect(t)["steadyhttp.retry.delay"]; recorded {
+			t.Errorf("without a retry: %v", points(t, m))
 		}
 		call(t, t.Context(), transport(answers(503, ""), failsWith(syscall.ECONNRESET), answers(200, "")))
 		call(t, t.Context(), transport(answers(401, ""), answers(200, "")))
 		began := time.Now()
 		call(t, t.Context(), transport(answers(429, "", "Retry-After: 20"), answers(200, "")))
-		assertLines(t, "delay", points(t, s.collect(t)["steadyhttp.repeat.delay"]),
+		assertLines(t, "delay", points(t, s.collect(t)["steadyhttp.retry.delay"]),
 			"steadyhttp.delay.source=backoff n=2 sum=4",
 			"steadyhttp.delay.source=credentials n=1 sum=0", // new ones need no wait
 			fmt.Sprintf("steadyhttp.delay.source=server n=1 sum=%v", time.Since(began).Seconds()))
 	})
 }
 
-// budget.refusals counts the repeats that the Budget refused, and not the calls that ended otherwise.
+// budget.refusals counts the retries that the Budget refused, and not the calls that ended otherwise.
 func TestBudgetRefusals(t *testing.T) {
 	s := newSDK(t)
 	policy := every(0)
@@ -262,7 +262,7 @@ func TestLabelsAreClosed(t *testing.T) {
 		}
 		labels := map[string][]attribute.Key{
 			"steadyhttp.call.duration": {"http.request.method", "steadyhttp.outcome"}, "steadyhttp.call.attempts": {"error.type"},
-			"steadyhttp.gate.wait.duration": nil, "steadyhttp.repeat.delay": {"steadyhttp.delay.source"}, "steadyhttp.budget.refusals": nil,
+			"steadyhttp.gate.wait.duration": nil, "steadyhttp.retry.delay": {"steadyhttp.delay.source"}, "steadyhttp.budget.refusals": nil,
 		}
 		all := s.collect(t)
 		for name, keys := range labels {
@@ -345,7 +345,7 @@ func TestConcurrentMetrics(t *testing.T) {
 	}
 	calls.Wait()
 	assertLines(t, "attempts", points(t, s.collect(t)["steadyhttp.call.attempts"]), "error.type=404 n=200 sum=400", "n=200 sum=400")
-	assertLines(t, "delays", points(t, s.collect(t)["steadyhttp.repeat.delay"]), "steadyhttp.delay.source=backoff n=400 sum=0")
+	assertLines(t, "delays", points(t, s.collect(t)["steadyhttp.retry.delay"]), "steadyhttp.delay.source=backoff n=400 sum=0")
 }
 
 // states yields states in the order of their names.

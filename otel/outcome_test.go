@@ -49,7 +49,7 @@ func TestLongText(t *testing.T) {
 // What an inner Transport says of its attempts does not say when the call began.
 func TestDurationOfNestedTransports(t *testing.T) {
 	for name, steps := range map[string][]roundTripper{
-		"success after a repeat": {answers(503, ""), answers(200, "")}, "permanent": {answers(404, "")}, "exhausted": {answers(503, "")},
+		"success after a retry": {answers(503, ""), answers(200, "")}, "permanent": {answers(404, "")}, "exhausted": {answers(503, "")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSDK(t)
@@ -142,7 +142,7 @@ func TestCancelledBeforeTheDeadline(t *testing.T) {
 	})
 }
 
-// The call's span says what the returned error says, also where a repeat could not be made.
+// The call's span says what the returned error says, also where a retry could not be made.
 func TestTypeOfACallThatCouldNotGoOn(t *testing.T) {
 	lost := failsWith(syscall.ECONNRESET)
 	for _, tt := range []struct {
@@ -216,7 +216,7 @@ func TestGivingUpIsToldAtOnce(t *testing.T) {
 	}
 }
 
-// An inner Transport's refused repeat is one, for however many Transports are around it.
+// An inner Transport's refused retry is one, for however many Transports are around it.
 func TestBudgetRefusalOfNestedTransports(t *testing.T) {
 	for name, step := range map[string]roundTripper{"answer": answers(503, "x"), "error": failsWith(syscall.ECONNRESET)} {
 		t.Run(name, func(t *testing.T) {

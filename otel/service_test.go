@@ -322,7 +322,7 @@ func TestEveryCodeLeavesItsTarget(t *testing.T) {
 			}
 			t.Run(name, func(t *testing.T) {
 				front.defender.SetFaults(s.faults)
-				// What is repeated is a matter of its own.
+				// What is retried is a matter of its own.
 				client := newServiceClient(t, front, steadyhttp.Policy{MaxAttempts: 1})
 				ctx, end := t.Context(), func() {}
 				if callers {
@@ -387,7 +387,7 @@ func TestEveryCodeLeavesItsTarget(t *testing.T) {
 }
 
 // A call that was refused at first and then came to a good end keeps the tracking ID of the refusal, and is no error.
-func TestRepeatedRefusalLeavesItsTarget(t *testing.T) {
+func TestRetriedRefusalLeavesItsTarget(t *testing.T) {
 	front := newServiceFront(t)
 	var oldest string
 	for n := range serviceSessions {
@@ -424,7 +424,7 @@ func TestRepeatedRefusalLeavesItsTarget(t *testing.T) {
 			t.Errorf("%s is red: %v %v", span.Name, span.Status, span.Attributes)
 		}
 	}
-	if len(call.Events) != 1 || call.Events[0].Name != "steadyhttp.repeating" {
+	if len(call.Events) != 1 || call.Events[0].Name != "steadyhttp.retrying" {
 		t.Fatalf("events %v", call.Events)
 	}
 	serviceWants(t, "the event", call.Events[0].Attributes, ledger[0])
@@ -462,7 +462,7 @@ func TestExhaustionLeavesEachTarget(t *testing.T) {
 		t.Errorf("the call: %+v %v %v", answer, call.Status, call.Attributes)
 	}
 	if len(call.Events) != most-1 {
-		t.Fatalf("%d events, want one for each of %d repeats", len(call.Events), most-1)
+		t.Fatalf("%d events, want one for each of %d retries", len(call.Events), most-1)
 	}
 	for n, event := range call.Events {
 		serviceWants(t, fmt.Sprint("event ", n+1), event.Attributes, ledger[n])

@@ -206,7 +206,7 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// http.request.resend_count is absent the first time, and counts on over repeats and redirects.
+// http.request.resend_count is absent the first time, and counts on over retries and redirects.
 func TestResendCount(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -214,10 +214,10 @@ func TestResendCount(t *testing.T) {
 		want   string
 	}{
 		{"once", "200", "-"},
-		{"repeats", "503 503 503 200", "- 1 2 3"},
+		{"retries", "503 503 503 200", "- 1 2 3"},
 		{"redirects", "/ / 200", "- 1 2"},
-		{"redirect after a repeat", "503 / 200", "- 1 2"},
-		{"repeat after a redirect", "/ 503 200", "- 1 2"},
+		{"redirect after a retry", "503 / 200", "- 1 2"},
+		{"retry after a redirect", "/ 503 200", "- 1 2"},
 		{"both, twice", "503 503 / 503 / 503 200", "- 1 2 3 4 5 6"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -320,7 +320,7 @@ func TestErrorType(t *testing.T) {
 		{"known code, no Rules", answers(404, envelope("Known", "T")), nil, "404"},
 		{"known code of a success", answers(404, envelope("Fine", "T")), rules, ""},
 		{"no code", answers(404, ""), rules, "404"},
-		{"repeated status", answers(503, ""), rules, "503"},
+		{"retried status", answers(503, ""), rules, "503"},
 		{"unregistered 5xx", answers(599, ""), rules, "5xx"},
 		{"unregistered 4xx", answers(499, ""), rules, "4xx"},
 		{"failure by rule", answers(302, ""), rules, "302"},
@@ -643,8 +643,8 @@ func TestSpansEndWithTheBody(t *testing.T) {
 	}
 }
 
-// Repeated attempts end before the wait for the next.
-func TestRepeatedSpanEndsBeforeTheWait(t *testing.T) {
+// Retried attempts end before the wait for the next.
+func TestRetriedSpanEndsBeforeTheWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSDK(t)
 		rt := &steadyhttp.Transport{Base: script(answers(503, "body"), answers(200, "")), Policy: every(time.Minute), Trace: s.trace(steadyotel.Config{})}
@@ -793,7 +793,7 @@ func TestPanicEndsSpans(t *testing.T) {
 	}
 }
 
-// The call's span tells why it ended, also where there was no attempt, or none was repeated.
+// The call's span tells why it ended, also where there was no attempt, or none was retried.
 func TestCallOutcome(t *testing.T) {
 	refusal := []steadyhttp.Gate{refuses(1)}
 	budget := every(0)
@@ -821,9 +821,9 @@ func TestCallOutcome(t *testing.T) {
 			"call GET: error 503; GET: error 503", "steadyhttp.attempts=1 steadyhttp.stop=budget"},
 		{"wait too long", &steadyhttp.Transport{Base: script(tooLong)}, "call GET: error 429; GET: error 429", "steadyhttp.attempts=1 steadyhttp.stop=wait too long"},
 		{"refused", &steadyhttp.Transport{Base: script(answers(200, "")), Gates: refusal}, "call GET: error refused", "steadyhttp.attempts=0 steadyhttp.stop=refused"},
-		{"refused repeat of an error", &steadyhttp.Transport{Base: script(failsWith(syscall.ECONNRESET)), Gates: []steadyhttp.Gate{refuses(2)}},
+		{"refused retry of an error", &steadyhttp.Transport{Base: script(failsWith(syscall.ECONNRESET)), Gates: []steadyhttp.Gate{refuses(2)}},
 			"call GET: error refused; GET: error connection", "steadyhttp.attempts=1 steadyhttp.stop=refused"},
-		{"refused repeat of an answer", &steadyhttp.Transport{Base: script(answers(503, "")), Gates: []steadyhttp.Gate{refuses(2)}},
+		{"refused retry of an answer", &steadyhttp.Transport{Base: script(answers(503, "")), Gates: []steadyhttp.Gate{refuses(2)}},
 			"call GET: error 503; GET: error 503", "steadyhttp.attempts=1 steadyhttp.stop=refused"},
 		{"Prepare", &steadyhttp.Transport{Base: script(answers(200, "")), Prepare: func(*http.Request, *steadyhttp.Attempt) error { return errors.New("no token") }},
 			"call GET: error prepare", "steadyhttp.attempts=0 steadyhttp.stop=prepare"},
@@ -858,11 +858,11 @@ func TestCancelled(t *testing.T) {
 	causes := map[string]error{"": nil, ", with a cause": errors.New("changed my mind")}
 	for _, tt := range []end{
 		{"attempt", []roundTripper{hangs}, nil, false, "call GET: unset; GET: unset"},
-		{"repeat", []roundTripper{failsWith(syscall.ECONNRESET), hangs}, nil, false, "call GET: unset; GET: error connection; GET: unset"},
+		{"retry", []roundTripper{failsWith(syscall.ECONNRESET), hangs}, nil, false, "call GET: unset; GET: error connection; GET: unset"},
 		{"wait", []roundTripper{answers(503, "")}, nil, false, "call GET: unset; GET: error 503; GET: error 503"},
 		{"wait after an error", []roundTripper{failsWith(syscall.ECONNRESET)}, nil, false, "call GET: unset; GET: error connection; GET: error connection"},
 		{"gate", []roundTripper{answers(200, "")}, []steadyhttp.Gate{blocks(1)}, false, "call GET: unset"},
-		{"gate, at a repeat", []roundTripper{failsWith(syscall.ECONNRESET)}, []steadyhttp.Gate{blocks(2)}, false, "call GET: unset; GET: error connection"},
+		{"gate, at a retry", []roundTripper{failsWith(syscall.ECONNRESET)}, []steadyhttp.Gate{blocks(2)}, false, "call GET: unset; GET: error connection"},
 		{"body", []roundTripper{withBody(200, hangingBody)}, nil, true, "call GET: unset; GET: unset"},
 	} {
 		for suffix, cause := range causes {
@@ -915,10 +915,10 @@ func TestCancelledOtherwise(t *testing.T) {
 func TestDeadline(t *testing.T) {
 	for _, tt := range []end{
 		{"attempt", []roundTripper{hangs}, nil, false, "call GET: error timeout; GET: error timeout"},
-		{"repeat", []roundTripper{answers(503, ""), hangs}, nil, false, "call GET: error timeout; GET: error 503; GET: error timeout"},
+		{"retry", []roundTripper{answers(503, ""), hangs}, nil, false, "call GET: error timeout; GET: error 503; GET: error timeout"},
 		{"gate", []roundTripper{answers(200, "")}, []steadyhttp.Gate{blocks(1)}, false, "call GET: error timeout"},
-		{"gate, at a repeat", []roundTripper{answers(503, "")}, []steadyhttp.Gate{blocks(2)}, false, "call GET: error timeout; GET: error 503"},
-		{"gate, at the repeat of a lost connection", []roundTripper{failsWith(syscall.ECONNRESET)}, []steadyhttp.Gate{blocks(2)}, false, "call GET: error timeout; GET: error connection"},
+		{"gate, at a retry", []roundTripper{answers(503, "")}, []steadyhttp.Gate{blocks(2)}, false, "call GET: error timeout; GET: error 503"},
+		{"gate, at the retry of a lost connection", []roundTripper{failsWith(syscall.ECONNRESET)}, []steadyhttp.Gate{blocks(2)}, false, "call GET: error timeout; GET: error connection"},
 		{"body", []roundTripper{withBody(200, hangingBody)}, nil, true, "call GET: error timeout; GET: error timeout"},
 	} {
 		// net/http returns a context's cause, which need not look like a timeout.
@@ -1014,7 +1014,7 @@ func TestTrackingID(t *testing.T) {
 		parent   string
 	}{
 		{"fail-fast", []roundTripper{answers(404, envelope("ResourceNotFound", "T1"))}, []string{"ResourceNotFound T1"}, "ResourceNotFound T1"},
-		{"repeated", []roundTripper{throttled, answers(200, "")}, []string{"TooManyRequests T1", ""}, "TooManyRequests T1"},
+		{"retried", []roundTripper{throttled, answers(200, "")}, []string{"TooManyRequests T1", ""}, "TooManyRequests T1"},
 		{"exhausted", []roundTripper{numbered(1), numbered(2), numbered(3), numbered(4)}, []string{"C1 T1", "C2 T2", "C3 T3", "C4 T4"}, "C4 T4"},
 		{"none", []roundTripper{answers(503, ""), answers(200, "")}, []string{"", ""}, ""},
 		{"a code alone after both", []roundTripper{numbered(1), answers(404, `{"error":{"code":"C2","message":"m"}}`)}, []string{"C1 T1", "C2"}, "C2"},
@@ -1121,7 +1121,7 @@ func TestJoined(t *testing.T) {
 		assertText(t, what, s.outcomes(), "call GET: unset; GET: error 503; GET: unset")
 		assertText(t, what, pick(s.parent(t).Attributes(), "steadyhttp.attempts", "steadyhttp.stop"), "steadyhttp.attempts=2 steadyhttp.stop=done")
 		if n := len(s.parent(t).Events()); n != 1 {
-			t.Errorf("%s: %d events, want one of the repeat", what, n)
+			t.Errorf("%s: %d events, want one of the retry", what, n)
 		}
 		assertLines(t, what, points(t, s.collect(t)["steadyhttp.call.attempts"]), "n=1 sum=2")
 	}

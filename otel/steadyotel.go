@@ -10,7 +10,7 @@
 // INTERNAL, unless the caller has a span already. The service's tracking ID and code are on the attempt's span, and those of
 // the last failure that had any on the call's, or the caller's: steadyhttp.error.target and steadyhttp.error.code.
 //
-// The call's span tells the outcome: an attempt that failed and was repeated is red, a call that came to a good end is not.
+// The call's span tells the outcome: an attempt that failed and was retried is red, a call that came to a good end is not.
 // A call that its caller cancelled is no error; one that ran into a deadline is. error.type is the service's code if
 // Config.Rules lists it, else the status, else a word of steadyhttp.Error.ErrorType. A call's span also has steadyhttp.attempts
 // and steadyhttp.stop, which is why it went no further, an attempt's from two on steadyhttp.sends: how often net/http has sent
@@ -18,7 +18,7 @@
 //
 // # Events
 //
-// On the call's span, or the caller's: steadyhttp.repeating before each wait for a repeat, steadyhttp.gated after each wait
+// On the call's span, or the caller's: steadyhttp.retrying before each wait for a retry, steadyhttp.gated after each wait
 // at a gate longer than 100 ms, and steadyhttp.giving_up on a caller's span once a call has failed. They are the words of
 // steadyhttp.Log, and so are the attributes' last parts.
 //
@@ -31,9 +31,9 @@
 //	                                          by http.request.method and steadyhttp.outcome
 //	steadyhttp.call.attempts       {attempt}  of each call, by the error.type that it ended with, if it did
 //	steadyhttp.gate.wait.duration  s          of attempts that a gate held up for a millisecond or more
-//	steadyhttp.repeat.delay        s          before each repeat, by steadyhttp.delay.source: backoff, server
+//	steadyhttp.retry.delay        s          before each retry, by steadyhttp.delay.source: backoff, server
 //	                                          (it named the time) or credentials (a 401: no wait)
-//	steadyhttp.budget.refusals     {refusal}  repeats that the Budget refused
+//	steadyhttp.budget.refusals     {refusal}  retries that the Budget refused
 //	steadyhttp.quota.used, .free, .limit  {request}  by steadyhttp.quota.name and .window; see ObserveQuotas
 //	steadyhttp.quota.waiting       {call}     in line, by steadyhttp.quota.name
 //
@@ -231,9 +231,9 @@ func (t *telemetry) attemptDone(ctx context.Context, a steadyhttp.Attempt) {
 		return // the body goes on
 	}
 	c.endAttempt()
-	t.metrics.repeat(ctx, a)
+	t.metrics.retry(ctx, a)
 	if c.parent.IsRecording() {
-		c.event("steadyhttp.repeating", t.attributes.ofRepeat(c.hops+a.N-1, a)...)
+		c.event("steadyhttp.retrying", t.attributes.ofRetry(c.hops+a.N-1, a)...)
 	}
 }
 

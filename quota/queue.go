@@ -11,7 +11,7 @@ import (
 // caller is somebody who waits. There are many of them: what each costs is a channel and this.
 type caller struct {
 	class      class
-	began      time.Time // of its call: a repeat keeps its place
+	began      time.Time // of its call: a retry keeps its place
 	ready      chan struct{}
 	ticket     *ticket // once it may go
 	err        error   // or once it is known that it can't in time
@@ -28,7 +28,7 @@ type queue struct {
 	length      int
 }
 
-// insert puts w in its place. New calls belong at the end, and repeats near the front, so both ends are searched at once.
+// insert puts w in its place. New calls belong at the end, and retries near the front, so both ends are searched at once.
 func (q *queue) insert(w *caller) {
 	q.length++
 	back, front := q.last, q.first
@@ -109,7 +109,7 @@ func (q *Quota) enqueue(ctx context.Context, c class, a steadyhttp.Attempt, now 
 	return w, nil
 }
 
-// ahead returns how many callers at least will go before w. Of its own class, a repeat may pass all.
+// ahead returns how many callers at least will go before w. Of its own class, a retry may pass all.
 func (q *Quota) ahead(w *caller) int {
 	n := 0
 	if last := q.queues[w.class].last; last == nil || !last.began.After(w.began) {

@@ -15,7 +15,7 @@
 //
 // # Order
 //
-// Callers are served first come, first served; a repeat keeps the place of its call. Calls of high priority (WithPriority)
+// Callers are served first come, first served; a retry keeps the place of its call. Calls of high priority (WithPriority)
 // go before all others, and Reserve keeps a share of every window for them. A caller whose turn can't come before its
 // context's deadline is refused at once, with the wait that it would have needed.
 //

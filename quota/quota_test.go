@@ -234,7 +234,7 @@ func TestUrgentCallsDoNotWait(t *testing.T) {
 	})
 }
 
-// A waiting urgent call passes waiting normal ones; among equals, the call that began first goes first, repeats included.
+// A waiting urgent call passes waiting normal ones; among equals, the call that began first goes first, retries included.
 func TestOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := &quota.Quota{Windows: []quota.Window{{N: 1, Per: time.Minute}}}
@@ -251,10 +251,10 @@ func TestOrder(t *testing.T) {
 			{"first", 0, quota.Normal},
 			{"second", time.Second, quota.Normal},
 			{"third", 2 * time.Second, quota.Normal},
-			{"repeat", -time.Minute, quota.Normal},
+			{"retry", -time.Minute, quota.Normal},
 			{"urgent", 3 * time.Second, quota.High},
 			{"between", 1500 * time.Millisecond, quota.Normal},
-			{"urgent repeat", -time.Second, quota.High},
+			{"urgent retry", -time.Second, quota.High},
 		} {
 			group.Go(func() {
 				leave, err := q.Enter(quota.WithPriority(t.Context(), c.priority), steadyhttp.Attempt{N: i, Began: base.Add(c.began)})
@@ -270,7 +270,7 @@ func TestOrder(t *testing.T) {
 			synctest.Wait()
 		}
 		group.Wait()
-		if got, want := strings.Join(order, ", "), "urgent repeat, urgent, repeat, first, second, between, third"; got != want {
+		if got, want := strings.Join(order, ", "), "urgent retry, urgent, retry, first, second, between, third"; got != want {
 			t.Errorf("order %s, want %s", got, want)
 		}
 	})
@@ -539,8 +539,8 @@ func TestCancelledWaiter(t *testing.T) {
 	})
 }
 
-// A repeat that goes before all who wait is not refused for their sake, whatever its priority.
-func TestDeadlineOfARepeat(t *testing.T) {
+// A retry that goes before all who wait is not refused for their sake, whatever its priority.
+func TestDeadlineOfARetry(t *testing.T) {
 	for _, priority := range []quota.Priority{quota.Normal, quota.High} {
 		synctest.Test(t, func(t *testing.T) {
 			q := &quota.Quota{Windows: []quota.Window{{N: 1, Per: time.Minute}}}

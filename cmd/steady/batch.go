@@ -145,7 +145,7 @@ func (b *batch) stands(call string) {
 	}
 }
 
-// makeMistakes makes calls that no repeat can help.
+// makeMistakes makes calls that no retry can help.
 func (b *batch) makeMistakes(ctx context.Context) {
 	wrong := func(method, path string, body any) {
 		b.call(ctx, method, b.base+path, body, nil, true)

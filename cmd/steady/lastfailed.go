@@ -11,7 +11,7 @@ import (
 )
 
 // maxOpen bounds the calls that are remembered while they go on, maxSpans those of one call. The demo comes near neither,
-// but a call may be repeated without end, and a span may never end.
+// but a call may be retried without end, and a span may never end.
 const (
 	maxOpen  = 1024
 	maxSpans = 256

@@ -46,7 +46,7 @@ func (r *result) refused() int {
 
 func (r *result) answered() int { return len(r.outcomes) - len(r.failed(true)) - len(r.failed(false)) }
 
-// count returns how many of the calls in the server's ledger are like that. It knows of those that net/http repeated
+// count returns how many of the calls in the server's ledger are like that. It knows of those that net/http retried
 // behind our back.
 func (r *result) count(like func(defendertest.Call) bool) int {
 	n := 0
@@ -105,8 +105,8 @@ func report(out io.Writer, plain, steady *result, all bool) {
 	number("429s", func(r *result) int { return r.count(func(c defendertest.Call) bool { return c.Status == 429 }) })
 	number("500s and 503s", func(r *result) int { return r.count(func(c defendertest.Call) bool { return c.Status >= 500 }) })
 	number("connections and bodies that broke", func(r *result) int { return r.count(broke) })
-	number("repeats", func(r *result) int { return int(r.tally.repeats.Load()) })
-	row("waits before repeats, sum", func(r *result) string { return seconds(r.tally.waited.Load()) })
+	number("retries", func(r *result) int { return int(r.tally.retries.Load()) })
+	row("waits before retries, sum", func(r *result) string { return seconds(r.tally.waited.Load()) })
 	row("waits for the quota, sum", func(r *result) string { return seconds(r.tally.gated.Load()) })
 	row("took", func(r *result) string { return seconds(int64(r.took)) })
 	table.Flush()

@@ -257,17 +257,17 @@ func summarize(out io.Writer, server *defendertest.Server) {
 	table.Flush()
 
 	effects := server.Effects()
-	var repeated []string
+	var retried []string
 	for _, effect := range slices.Sorted(maps.Keys(effects)) {
 		if n := effects[effect]; n > 1 {
 			// Tags and titles are the callers'.
-			repeated = append(repeated, fmt.Sprintf("%s ×%d", printable(effect), n))
+			retried = append(retried, fmt.Sprintf("%s ×%d", printable(effect), n))
 		}
 	}
-	fmt.Fprintf(out, "\n%d tokens issued, %d changes carried out, %d of them more than once", server.TokensIssued(), len(effects), len(repeated))
-	for i, effect := range repeated {
+	fmt.Fprintf(out, "\n%d tokens issued, %d changes carried out, %d of them more than once", server.TokensIssued(), len(effects), len(retried))
+	for i, effect := range retried {
 		if i == fewFailures {
-			fmt.Fprintf(out, "\n  … and %d more", len(repeated)-i)
+			fmt.Fprintf(out, "\n  … and %d more", len(retried)-i)
 			break
 		}
 		fmt.Fprintf(out, "\n  %s", effect)

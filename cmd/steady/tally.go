@@ -10,7 +10,7 @@ import (
 
 // tally counts what steadyhttp does about a call. What was sent and what came back is in the server's ledger.
 type tally struct {
-	repeats       atomic.Int64
+	retries       atomic.Int64
 	waited, gated atomic.Int64 // nanoseconds, summed over all calls
 }
 
@@ -19,7 +19,7 @@ func (t *tally) trace() *steadyhttp.Trace {
 	return &steadyhttp.Trace{
 		AttemptDone: func(_ context.Context, a steadyhttp.Attempt) {
 			if a.Stop == "" {
-				t.repeats.Add(1)
+				t.retries.Add(1)
 				t.waited.Add(int64(a.Wait))
 			}
 		},

@@ -153,7 +153,7 @@ func number(t *testing.T, out, label string) int {
 // documented are the metrics that package steadyotel promises.
 func documented() []string {
 	return []string{
-		"steadyhttp.call.duration", "steadyhttp.call.attempts", "steadyhttp.gate.wait.duration", "steadyhttp.repeat.delay",
+		"steadyhttp.call.duration", "steadyhttp.call.attempts", "steadyhttp.gate.wait.duration", "steadyhttp.retry.delay",
 		"steadyhttp.budget.refusals", "steadyhttp.quota.used", "steadyhttp.quota.free", "steadyhttp.quota.limit", "steadyhttp.quota.waiting",
 	}
 }
@@ -213,7 +213,7 @@ func (r *receiver) checkSpans(t *testing.T, out string) {
 	if want := number(t, out, "calls"); len(calls) != want {
 		t.Errorf("%d calls, want %d", len(calls), want)
 	}
-	if want := number(t, out, "calls") + number(t, out, "repeats"); attempts != want {
+	if want := number(t, out, "calls") + number(t, out, "retries"); attempts != want {
 		t.Errorf("%d attempts, want %d", attempts, want)
 	}
 }

@@ -90,8 +90,8 @@ func TestDemoTrace(t *testing.T) {
 	}
 }
 
-// A call that was held up and repeated, in the order of time. The clock is a false one, so that all of it is known.
-func TestTreeOfRepeatedCall(t *testing.T) {
+// A call that was held up and retried, in the order of time. The clock is a false one, so that all of it is known.
+func TestTreeOfRetriedCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tracer, kept := newKeeper()
 		ctx, call := tracer.Start(t.Context(), "call GET /api/machines/{id}", trace.WithAttributes(attribute.String("server.address", "api.example")))
@@ -102,7 +102,7 @@ func TestTreeOfRepeatedCall(t *testing.T) {
 		first.SetStatus(codes.Error, "read: connection reset")
 		first.SetAttributes(attribute.String("error.type", "connection_reset"))
 		first.End()
-		call.AddEvent("steadyhttp.repeating", trace.WithAttributes(attribute.Int("http.request.resend_count", 1)))
+		call.AddEvent("steadyhttp.retrying", trace.WithAttributes(attribute.Int("http.request.resend_count", 1)))
 		time.Sleep(2 * time.Second)
 		_, second := tracer.Start(ctx, "GET /api/machines/{id}")
 		time.Sleep(12 * time.Millisecond)
@@ -122,7 +122,7 @@ func TestTreeOfRepeatedCall(t *testing.T) {
 ├─ GET /api/machines/{id}     +350 ms   1.5 ms  error connection_reset
 │     error.type                 connection_reset
 │     otel.status_description    read: connection reset
-├· steadyhttp.repeating       +352 ms
+├· steadyhttp.retrying       +352 ms
 │     http.request.resend_count  1
 └─ GET /api/machines/{id}    +2352 ms    12 ms  error 404
       http.response.status_code  404

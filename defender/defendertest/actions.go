@@ -150,7 +150,7 @@ func (a action) view(now time.Time, takes time.Duration) action {
 // active reports whether an action's view isn't final.
 func (a action) active() bool { return a.Status == "Pending" || a.Status == "InProgress" }
 
-// An actionKey is what can be active only once. After that a repeat makes a new
+// An actionKey is what can be active only once. After that a retry makes a new
 // action: a lost answer is dangerous for as long as nobody has looked.
 type actionKey struct{ machine, kind string }
 

@@ -86,8 +86,8 @@ func (u alertUpdate) check() error {
 	return errInvalid("Invalid input %s: status is New, InProgress or Resolved", *u.Status)
 }
 
-// apply sets values, which a repeat may do again, but appends the comment, which
-// makes a repeat visible.
+// apply sets values, which a retry may do again, but appends the comment, which
+// makes a retry visible.
 func (u alertUpdate) apply(a *alert, now time.Time) (effect string) {
 	for _, field := range []struct{ to, from *string }{
 		{&a.Status, u.Status}, {&a.AssignedTo, u.AssignedTo},
@@ -110,7 +110,7 @@ func (t *tenant) listAlerts(r request) (answer, error) {
 	return listAnswer(r, "Alerts", values(t.alerts), t.pageSize)
 }
 
-// getAlert shows the comments, in which a repeated update can be seen.
+// getAlert shows the comments, in which a retried update can be seen.
 func (t *tenant) getAlert(r request) (answer, error) {
 	a, err := lookup(t.alertByID, "Alert", r.id)
 	if err != nil {
@@ -119,7 +119,7 @@ func (t *tenant) getAlert(r request) (answer, error) {
 	return done(http.StatusOK, a), nil
 }
 
-// updateAlert is a PATCH, and may be repeated without a comment only.
+// updateAlert is a PATCH, and may be retried without a comment only.
 func (t *tenant) updateAlert(r request) (answer, error) {
 	a, err := lookup(t.alertByID, "Alert", r.id)
 	if err != nil {

@@ -260,8 +260,8 @@ func TestCountingBucketRefills(t *testing.T) {
 	})
 }
 
-// Who repeats before a strict window has room stays out for as long as he does so.
-func TestCountingStrictPunishesEarlyRepeats(t *testing.T) {
+// Who retries before a strict window has room stays out for as long as he does so.
+func TestCountingStrictPunishesEarlyRetries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		quotas := map[string]defendertest.Quota{"machines": {PerMinute: 1}}
 		strict := defendertest.NewUnstartedServer(defendertest.Config{Counting: defendertest.Strict, Quotas: quotas})

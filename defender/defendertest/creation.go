@@ -48,7 +48,7 @@ func (c creation) check() error {
 }
 
 // createAlert creates an alert, or merges with an open one of the same title on
-// the same machine, which makes a repeat nearly harmless: it counts as an effect
+// the same machine, which makes a retry nearly harmless: it counts as an effect
 // again, but there is one alert and one investigation. Events aren't simulated:
 // every one is found that a machine can have had in the last 30 days.
 func (t *tenant) createAlert(r request) (answer, error) {

@@ -18,7 +18,7 @@ func creation(at time.Time, changes ...string) string {
 		`"recommendedAction":"nothing","eventTime":"` + at.UTC().Format(time.RFC3339) + `","reportId":"20776","category":"Exploit"}`)
 }
 
-// A repeat is merged with the open alert, and starts no second investigation.
+// A retry is merged with the open alert, and starts no second investigation.
 func TestCreateAlert(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := defendertest.NewUnstartedServer(defendertest.Config{ActionTime: time.Minute})
@@ -32,7 +32,7 @@ func TestCreateAlert(t *testing.T) {
 		}
 		first := create()
 		if first != "a0051" || create() != first {
-			t.Errorf("the first alert is %s, and a repeat makes another", first)
+			t.Errorf("the first alert is %s, and a retry makes another", first)
 		}
 		if other := create(`"example"`, `"another"`); other == first {
 			t.Error("an alert of another title was merged")

@@ -104,7 +104,7 @@ func errNotFound(kind, id string) problem {
 	return problem{http.StatusNotFound, "ResourceNotFound", kind + " " + id + " was not found"}
 }
 
-// errBatchSize is permanent: such a batch is to be split and not repeated.
+// errBatchSize is permanent: such a batch is to be split and not retried.
 func errBatchSize(received, allowed int) problem {
 	return problem{http.StatusBadRequest, "MaximumBatchSizeExceeded",
 		fmt.Sprintf("Maximum batch size exceeded. Received: %d, allowed: %d.", received, allowed)}

@@ -60,7 +60,7 @@ func TestFaultAfter500(t *testing.T) {
 	s := start(t, defendertest.Config{Faults: defendertest.Faults{After500: 1}})
 	call(t, s, "POST", isolate, isolation).want(t, 500, "InternalServerError")
 	wantLedger(t, s, "After500", 500, true)
-	// A repeat finds what the first one did.
+	// A retry finds what the first one did.
 	s.SetFaults(defendertest.Faults{})
 	call(t, s, "POST", isolate, isolation).want(t, 400, "ActiveRequestAlreadyExists")
 }

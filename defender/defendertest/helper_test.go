@@ -36,7 +36,7 @@ func start(t *testing.T, c defendertest.Config) *defendertest.Server {
 }
 
 // newClient returns a plain client. Without kept-alive connections net/http never
-// repeats a call by itself.
+// retries a call by itself.
 func newClient() *http.Client {
 	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 }

@@ -23,7 +23,7 @@ type hunt struct {
 }
 
 // check looks for markers only, since nothing runs the query. Both failures are
-// final for it: a repeat costs as much and fails as well. The text of the first was
+// final for it: a retry costs as much and fails as well. The text of the first was
 // observed of another API for the same data, that of the second is documented.
 func (h hunt) check() error {
 	switch {

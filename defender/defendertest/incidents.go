@@ -117,7 +117,7 @@ func (t *tenant) listIncidents(r request) (answer, error) {
 	return pageAnswer(r, "Incidents", all, wanted)
 }
 
-// getIncident shows the comments, in which a repeated update can be seen.
+// getIncident shows the comments, in which a retried update can be seen.
 func (t *tenant) getIncident(r request) (answer, error) {
 	i, err := lookup(t.incidentByID, "Incident", r.id)
 	if err != nil {

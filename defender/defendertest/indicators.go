@@ -45,7 +45,7 @@ type indicatorOrder struct {
 }
 
 // An indicatorKey is what makes two indicators the same one. Submitting is
-// documented as "submit or update", which makes a repeat safe.
+// documented as "submit or update", which makes a retry safe.
 type indicatorKey struct{ value, kind string }
 
 // properties leaves out what nobody would look an indicator up by.

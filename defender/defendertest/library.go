@@ -85,7 +85,7 @@ func readForm(contentType string, body []byte) (form, error) {
 func (f form) truth(name string) bool { return strings.EqualFold(f.fields[name], "true") }
 
 // upload adds a file to the library. A second one of the same name is an error,
-// unless OverrideIfExists is set, which makes a repeat harmless.
+// unless OverrideIfExists is set, which makes a retry harmless.
 func (t *tenant) upload(r request) (answer, error) {
 	f, err := readForm(r.contentType, r.body)
 	if err != nil {

@@ -199,7 +199,7 @@ func (v valuation) check() error {
 	return checkDeviceValue(v.DeviceValue)
 }
 
-// setDeviceValue sets a value, which a repeat may do again.
+// setDeviceValue sets a value, which a retry may do again.
 func (t *tenant) setDeviceValue(r request) (answer, error) {
 	m, err := lookup(t.machineByID, "Machine", r.id)
 	if err != nil {
@@ -273,7 +273,7 @@ func (g tagging) check() error {
 	return nil
 }
 
-// apply has set semantics, so a repeat changes nothing. It counts as an effect
+// apply has set semantics, so a retry changes nothing. It counts as an effect
 // all the same: the ledger tells what was done, not what differed.
 func (g tagging) apply(m *machine) (effect string) {
 	m.MachineTags = slices.DeleteFunc(m.MachineTags, func(tag string) bool { return tag == g.Value })

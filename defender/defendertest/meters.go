@@ -14,7 +14,7 @@ type Counting uint8
 // the minute and in the hour, or in none of both.
 const (
 	// Rolling windows: at most so many calls in any minute, wherever it
-	// begins. The strictest way that forgives early repeats: who never meets a
+	// begins. The strictest way that forgives early retries: who never meets a
 	// 429 here meets none with Fixed or Bucket either.
 	Rolling Counting = iota
 
@@ -27,7 +27,7 @@ const (
 	// for each token.
 	Bucket
 
-	// Strict counts as Rolling does, and refused calls too: who repeats early
+	// Strict counts as Rolling does, and refused calls too: who retries early
 	// stays refused. A draft of the documentation once warned of that.
 	Strict
 )

@@ -335,7 +335,7 @@ func TestConcurrentCalls(t *testing.T) {
 	var group sync.WaitGroup
 	for _, id := range s.MachineIDs() {
 		group.Go(func() {
-			// Whoever repeats until he hears of an isolation, by 201 or as
+			// Whoever retries until he hears of an isolation, by 201 or as
 			// a conflict, has isolated once.
 			for range 100 {
 				resp, err := client.Post(s.URL+"/api/machines/"+id+"/isolate", "application/json", strings.NewReader(isolation))

@@ -34,7 +34,7 @@ import (
 )
 
 // This file orders something by POST while the way to the server, or the way back, fails twice. An
-// order that never left must be repeated: it is carried out exactly once. One that may have been
+// order that never left must be retried: it is carried out exactly once. One that may have been
 // carried out must not be. All clients meet the same faults, over sockets; ours must be right on
 // all of them, the others' results are told.
 
@@ -89,7 +89,7 @@ func clients() []client {
 		}),
 		ours("key+timeout", func(w *world) *steadyhttp.Transport {
 			return &steadyhttp.Transport{Policy: steadyhttp.Policy{
-				IdempotencyKey: true, AttemptTimeout: 2 * time.Minute, Repeatable: byMethod,
+				IdempotencyKey: true, AttemptTimeout: 2 * time.Minute, Idempotent: byMethod,
 			}}
 		}),
 		ours("MaxBuffer", func(w *world) *steadyhttp.Transport {
@@ -123,8 +123,8 @@ func ours(name string, make func(*world) *steadyhttp.Transport) client {
 		t.Policy.NewBackOff = func() backoff.BackOff {
 			return backoff.NewConstantBackOff(time.Millisecond)
 		}
-		if len(w.header) > 0 && t.Policy.Repeatable == nil {
-			t.Policy.Repeatable = byMethod
+		if len(w.header) > 0 && t.Policy.Idempotent == nil {
+			t.Policy.Idempotent = byMethod
 		}
 		return postBy(ctx, &http.Client{Transport: t}, w, t.Policy.MaxBuffer > 0)
 	}}
@@ -213,7 +213,7 @@ func peers() []client {
 	}
 }
 
-// restyPost repeats no POST by default.
+// restyPost retries no POST by default.
 func restyPost(allow bool) func(context.Context, *world) (int, error) {
 	return func(ctx context.Context, w *world) (int, error) {
 		c := resty.New().SetTransport(w.base).SetRetryCount(3).SetRetryWaitTime(time.Millisecond).
@@ -242,7 +242,7 @@ func (silent) Debugf(string, ...any) {}
 type scenario struct {
 	name  string
 	left  bool // the order may have been carried out
-	told  bool // net/http tells it by text only, or repeats it itself: no result is asserted
+	told  bool // net/http tells it by text only, or retries it itself: no result is asserted
 	long  bool // takes a minute: only with STEADYHTTP_BENCH_LONG
 	setUp func(w *world)
 }
@@ -351,7 +351,7 @@ func never() []scenario {
 				s.order()
 			})
 		}},
-		{name: "h2 GOAWAY, nobody repeats below", setUp: func(w *world) {
+		{name: "h2 GOAWAY, nobody retries below", setUp: func(w *world) {
 			w.serveH2(func(s *stream) {
 				if s.conn.n <= faults {
 					s.goAway(0, codeNo)
@@ -560,7 +560,7 @@ func TestNeverSentAndMaybeDone(t *testing.T) {
 }
 
 // TestRefusedStreamExhausted has what takes two minutes with sockets (see scenario.long) in virtual
-// time: net/http gives up repeating a refused stream, twice.
+// time: net/http gives up retrying a refused stream, twice.
 func TestRefusedStreamExhausted(t *testing.T) {
 	s := scenario{name: "h2 REFUSED_STREAM exhausted", setUp: func(w *world) {
 		w.pipeH2(exhausting(faults))

@@ -146,7 +146,7 @@ func TestOtelhttpAround(t *testing.T) {
 	for _, e := range around[0].Events {
 		events = append(events, e.Name)
 	}
-	if !slices.Equal(events, []string{"steadyhttp.repeating", "steadyhttp.giving_up"}) {
+	if !slices.Equal(events, []string{"steadyhttp.retrying", "steadyhttp.giving_up"}) {
 		t.Errorf("otelhttp's span has the events %v", events)
 	}
 }

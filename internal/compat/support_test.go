@@ -104,7 +104,7 @@ func spanID(s tracetest.SpanStub) string {
 	return hex.EncodeToString(id[:])
 }
 
-// atOnce repeats without a wait.
+// atOnce retries without a wait.
 func atOnce() steadyhttp.Policy {
 	return steadyhttp.Policy{NewBackOff: func() backoff.BackOff { return &backoff.ZeroBackOff{} }, Budget: &steadyhttp.Budget{Max: -1}}
 }

@@ -7,20 +7,20 @@ import (
 	"strings"
 )
 
-// Repeatable reports whether doing req twice does no harm. It is Policy.Repeatable for Defender, and goes by the table of
-// Endpoints: reads, PUT and DELETE, hunting queries, indicators and tags are repeatable; whatever acts on a machine or
+// Idempotent reports whether doing req twice does no harm. It is Policy.Idempotent for Defender, and goes by the table of
+// Endpoints: reads, PUT and DELETE, hunting queries, indicators and tags are idempotent; whatever acts on a machine or
 // appends a comment is not. A request with an Idempotency-Key is no exception: Defender does not know the field.
-func Repeatable(req *http.Request) bool {
-	repeat := RepeatByMethod
+func Idempotent(req *http.Request) bool {
+	retry := RetryByMethod
 	if e := find(req); e != nil {
-		repeat = e.Repeat
+		retry = e.Retry
 	}
-	switch repeat {
-	case RepeatAlways:
+	switch retry {
+	case RetryAlways:
 		return true
-	case RepeatNever:
+	case RetryNever:
 		return false
-	case RepeatUncommented:
+	case RetryUncommented:
 		return !comments(req)
 	}
 	switch req.Method {
@@ -52,7 +52,7 @@ func comments(req *http.Request) bool {
 		return true
 	}
 	for name := range fields {
-		// Folding too much costs a repeat, folding too little may append a comment twice.
+		// Folding too much costs a retry, folding too little may append a comment twice.
 		if strings.EqualFold(name, "comment") || strings.EqualFold(name, "comments") {
 			return true
 		}
