@@ -48,10 +48,10 @@ func (c Class) valid() bool { return c >= Success && c <= Unauthorized }
 type Verdict struct {
 	Class Class
 
-	// Code, Message and Target come from the service's error envelope, or from fields of the answer, "" if there was
-	// none. Target is the service's tracking ID for this one failure, which its support asks for. They are remote data:
+	// Code, Message and TrackingID come from the service's error envelope, or from fields of the answer, "" if there was
+	// none. TrackingID is the service's tracking ID for this one failure, which its support asks for. They are remote data:
 	// bounded, and with control characters escaped.
-	Code, Message, Target string
+	Code, Message, TrackingID string
 
 	// RetryAfter is the wait that the server asked for, 0 if it did not.
 	RetryAfter time.Duration

@@ -19,14 +19,14 @@ func (r *Rules) parseEnvelope(a Attempt) Verdict {
 		answer.Sent = a.Request.Header
 	}
 	e := envelope.Read(&answer, r.ByCode)
-	return cleaned(Verdict{Code: e.Code, Message: e.Message, Target: e.ID})
+	return cleaned(Verdict{Code: e.Code, Message: e.Message, TrackingID: e.ID})
 }
 
 // cleaned bounds and escapes what anybody's Classify or Parse has taken out of an answer. It does no more to what is clean.
 func cleaned(v Verdict) Verdict {
 	v.Code = clean(v.Code, maxCode)
 	v.Message = clean(v.Message, maxMessage)
-	v.Target = clean(v.Target, maxTarget)
+	v.TrackingID = clean(v.TrackingID, maxTarget)
 	return v
 }
 

@@ -36,7 +36,7 @@ func TestDocumentedCodes(t *testing.T) {
 		got := (&steadyhttp.Rules{}).Classify(answered(c.status, envelope(c.code, message, "43f4cb08-8fac-4b65-9db1-745c2ae65f3a")))
 		want := steadyhttp.Verdict{
 			Class: (&steadyhttp.Rules{}).Classify(answered(c.status, "")).Class,
-			Code:  c.code, Message: message, Target: "43f4cb08-8fac-4b65-9db1-745c2ae65f3a",
+			Code:  c.code, Message: message, TrackingID: "43f4cb08-8fac-4b65-9db1-745c2ae65f3a",
 		}
 		if got != want {
 			t.Errorf("%s: %+v, want %+v", c.code, got, want)
@@ -124,7 +124,7 @@ func TestEnvelopeVariants(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			got := (&steadyhttp.Rules{}).Classify(answered(400, tt.body))
-			want := steadyhttp.Verdict{Class: steadyhttp.Permanent, Code: tt.code, Message: tt.message, Target: tt.target}
+			want := steadyhttp.Verdict{Class: steadyhttp.Permanent, Code: tt.code, Message: tt.message, TrackingID: tt.target}
 			if got != want {
 				t.Errorf("got %+v, want %+v", got, want)
 			}
@@ -166,7 +166,7 @@ func TestHostileEnvelope(t *testing.T) {
 			if v.Code == "" || v.Message == "" {
 				t.Fatalf("nothing is left: %+v", v)
 			}
-			for field, got := range map[string]string{"Code": v.Code, "Message": v.Message, "Target": v.Target} {
+			for field, got := range map[string]string{"Code": v.Code, "Message": v.Message, "Target": v.TrackingID} {
 				assertPrintable(t, field, got)
 			}
 		})
@@ -190,7 +190,7 @@ func TestLengthOfRemoteText(t *testing.T) {
 			}
 			body := fmt.Sprintf(`{"error":{"code":"%s","message":"%s","innerError":{"request-id":"%s"}}}`, value("code"), value("message"), value("target"))
 			v := (&steadyhttp.Rules{}).Classify(answered(400, body))
-			for f, got := range map[string]string{"code": v.Code, "message": v.Message, "target": v.Target} {
+			for f, got := range map[string]string{"code": v.Code, "message": v.Message, "target": v.TrackingID} {
 				most := map[string]int{"code": 128, "message": 1024, "target": 128}[f]
 				if len(got) > most {
 					t.Errorf("%s %s: the %s has %d bytes, more than %d", name, field, f, len(got), most)
@@ -251,7 +251,7 @@ func TestPackedEnvelope(t *testing.T) {
 					if string(a.Body) != b.String() {
 						t.Errorf("Attempt.Body is %q", a.Body)
 					}
-					if a.Verdict.Code != "Busy" || a.Verdict.Target != id {
+					if a.Verdict.Code != "Busy" || a.Verdict.TrackingID != id {
 						t.Errorf("%+v", a.Verdict)
 					}
 				}}
@@ -290,12 +290,12 @@ func TestIDOutOfTheFields(t *testing.T) {
 			a := answered(status, "<html>", tt.fields...)
 			a.Request = newRequest(t, "GET", "")
 			a.Request.Header.Set("X-Request-Id", "ours")
-			if got := tt.rules.Classify(a).Target; got != tt.want {
+			if got := tt.rules.Classify(a).TrackingID; got != tt.want {
 				t.Errorf("%d, %q: %q, want %q", status, tt.fields, got, tt.want)
 			}
 		}
-		if v := tt.rules.Classify(answered(200, "", tt.fields...)); v.Target != "" {
-			t.Errorf("a success has the ID %q", v.Target)
+		if v := tt.rules.Classify(answered(200, "", tt.fields...)); v.TrackingID != "" {
+			t.Errorf("a success has the ID %q", v.TrackingID)
 		}
 	}
 }

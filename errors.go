@@ -77,7 +77,7 @@ func baseError(base http.RoundTripper) error {
 func misjudgement(a *Attempt) error {
 	answer := "a transport error"
 	if a.Response != nil {
-		answer = fmt.Sprintf("status %d, code %q, target %q", a.Response.StatusCode, a.Verdict.Code, a.Verdict.Target)
+		answer = fmt.Sprintf("status %d, code %q, target %q", a.Response.StatusCode, a.Verdict.Code, a.Verdict.TrackingID)
 	}
 	err := fmt.Errorf("steadyhttp: Transport.Classify gave %v for %s; use Success, Permanent, Transient, Throttled or Unauthorized (Rules.Validate names the entry)", a.Verdict.Class, answer)
 	if a.Err != nil {
@@ -110,8 +110,8 @@ func (e *Error) Error() string {
 	if e.Last.Code != "" {
 		b.WriteString(", last answer " + e.Last.Code)
 	}
-	if e.Last.Target != "" {
-		b.WriteString(", target " + e.Last.Target)
+	if e.Last.TrackingID != "" {
+		b.WriteString(", target " + e.Last.TrackingID)
 	}
 	if e.Err != nil {
 		// The Stop has said already that it was refused.
@@ -135,7 +135,7 @@ func (e *Error) Timeout() bool {
 func (e *Error) LogValue() slog.Value {
 	attrs := make([]slog.Attr, 0, 6)
 	attrs = append(attrs, slog.Int("attempts", e.Attempts))
-	attrs = appendVerdict(attrs, e.Last.Code, e.Last.Target)
+	attrs = appendVerdict(attrs, e.Last.Code, e.Last.TrackingID)
 	if e.Err != nil {
 		attrs = append(attrs, slog.String("error", RedactError(e.Err)))
 	}
@@ -219,7 +219,7 @@ func Check(resp *http.Response) error {
 	} else {
 		v = examine(resp)
 	}
-	e.Code, e.Message, e.Target, e.RetryAfter = v.Code, v.Message, v.Target, v.RetryAfter
+	e.Code, e.Message, e.Target, e.RetryAfter = v.Code, v.Message, v.TrackingID, v.RetryAfter
 	return e
 }
 

@@ -75,7 +75,7 @@ func TestErrorText(t *testing.T) {
 		{steadyhttp.Error{Attempts: 2, Stop: "permanent", Err: cause}, "steadyhttp: 2 attempts: read: connection reset"},
 		{steadyhttp.Error{Stop: "refused", Wait: 30 * time.Second, Err: steadyhttp.ErrRefused}, "steadyhttp: 0 attempts, refused (30s): refused before it was sent"},
 		{
-			steadyhttp.Error{Attempts: 2, Stop: "refused", Last: steadyhttp.Verdict{Code: "Busy", Target: "t"}, Err: steadyhttp.ErrRefused},
+			steadyhttp.Error{Attempts: 2, Stop: "refused", Last: steadyhttp.Verdict{Code: "Busy", TrackingID: "t"}, Err: steadyhttp.ErrRefused},
 			"steadyhttp: 2 attempts, refused, last answer Busy, target t: refused before it was sent",
 		},
 		{steadyhttp.Error{Attempts: 2, Stop: "elapsed", Err: cause}, "steadyhttp: 2 attempts, time elapsed: read: connection reset"},
@@ -188,7 +188,7 @@ func TestErrorTellsTheLastAnswer(t *testing.T) {
 		time.AfterFunc(100*time.Millisecond, cancel)
 		base := newScript(answers(503, envelope("Busy", "m", "t-1")))
 		_, err := (&steadyhttp.Transport{Base: base}).RoundTrip(newRequest(t, "GET", "").WithContext(ctx))
-		if e := errorOf(t, err); e.Last.Code != "Busy" || e.Last.Target != "t-1" || !strings.Contains(err.Error(), "last answer Busy, target t-1") {
+		if e := errorOf(t, err); e.Last.Code != "Busy" || e.Last.TrackingID != "t-1" || !strings.Contains(err.Error(), "last answer Busy, target t-1") {
 			t.Errorf("got %v", err)
 		}
 	})

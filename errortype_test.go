@@ -449,12 +449,12 @@ func TestErrorsInALog(t *testing.T) {
 		want string
 	}{
 		{
-			&steadyhttp.Error{Attempts: 4, Last: steadyhttp.Verdict{Code: "Busy", Message: "m", Target: "t-1", RetryAfter: time.Hour}, Stop: "refused", Wait: 90 * time.Second, Err: errReset},
+			&steadyhttp.Error{Attempts: 4, Last: steadyhttp.Verdict{Code: "Busy", Message: "m", TrackingID: "t-1", RetryAfter: time.Hour}, Stop: "refused", Wait: 90 * time.Second, Err: errReset},
 			`"attempts":4,"code":"Busy","target":"t-1","error":"read tcp: read: connection reset by peer","wait":90000000000,"stop":"refused"`,
 		},
 		{&steadyhttp.Error{Stop: "cancelled", Err: context.Canceled}, `"attempts":0,"error":"context canceled","stop":"cancelled"`},
 		{&steadyhttp.Error{Attempts: 1, Last: steadyhttp.Verdict{Code: "Busy"}, Stop: "attempts"}, `"attempts":1,"code":"Busy","stop":"attempts"`},
-		{&steadyhttp.Error{Attempts: 1, Last: steadyhttp.Verdict{Target: "t-1"}, Stop: "attempts"}, `"attempts":1,"target":"t-1","stop":"attempts"`},
+		{&steadyhttp.Error{Attempts: 1, Last: steadyhttp.Verdict{TrackingID: "t-1"}, Stop: "attempts"}, `"attempts":1,"target":"t-1","stop":"attempts"`},
 		{
 			&steadyhttp.ServiceError{StatusCode: 429, Code: "429", Message: "slow down", Target: "t-1", RetryAfter: time.Second, Attempts: 2, Stop: "wait too long"},
 			`"status":429,"code":"429","target":"t-1","message":"slow down","wait":1000000000,"attempts":2,"stop":"wait too long"`,

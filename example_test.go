@@ -210,7 +210,7 @@ func ExampleTrace() {
 		Policy: steadyhttp.Policy{NewBackOff: immediately},
 		Trace: &steadyhttp.Trace{
 			AttemptDone: func(_ context.Context, a steadyhttp.Attempt) {
-				fmt.Printf("attempt %d: %v %s %s %q\n", a.N, a.Verdict.Class, a.Verdict.Code, a.Verdict.Target, a.Stop)
+				fmt.Printf("attempt %d: %v %s %s %q\n", a.N, a.Verdict.Class, a.Verdict.Code, a.Verdict.TrackingID, a.Stop)
 			},
 		},
 	}}

@@ -36,7 +36,7 @@ func FuzzEnvelope(f *testing.F) {
 		for field, x := range map[string]struct {
 			text string
 			max  int
-		}{"Code": {v.Code, maxCode}, "Message": {v.Message, maxMessage}, "Target": {v.Target, maxTarget}} {
+		}{"Code": {v.Code, maxCode}, "Message": {v.Message, maxMessage}, "Target": {v.TrackingID, maxTarget}} {
 			if len(x.text) > x.max {
 				t.Errorf("%s has %d bytes", field, len(x.text))
 			}

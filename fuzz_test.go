@@ -128,9 +128,9 @@ func FuzzClassify(f *testing.F) {
 		}
 		assertPrintable(t, "Code", v.Code)
 		assertPrintable(t, "Message", v.Message)
-		assertPrintable(t, "Target", v.Target)
-		if len(v.Code) > 128 || len(v.Target) > 128 || len(v.Message) > 1024 {
-			t.Errorf("%d, %d, %d bytes", len(v.Code), len(v.Target), len(v.Message))
+		assertPrintable(t, "Target", v.TrackingID)
+		if len(v.Code) > 128 || len(v.TrackingID) > 128 || len(v.Message) > 1024 {
+			t.Errorf("%d, %d, %d bytes", len(v.Code), len(v.TrackingID), len(v.Message))
 		}
 		again := rules.Classify(a)
 		v.RetryAfter, again.RetryAfter = 0, 0 // a date is read against the clock

@@ -224,7 +224,7 @@ func logAttrs(a Attempt) []slog.Attr {
 	if a.Response != nil {
 		attrs = append(attrs, slog.Int("status", a.Response.StatusCode))
 	}
-	attrs = appendVerdict(attrs, a.Verdict.Code, a.Verdict.Target)
+	attrs = appendVerdict(attrs, a.Verdict.Code, a.Verdict.TrackingID)
 	if a.Err != nil {
 		attrs = append(attrs, slog.String("error", RedactError(a.Err)))
 	}

@@ -280,7 +280,7 @@ func TestWhatHooksAreTold(t *testing.T) {
 			t.Fatalf("told %d times, done %d times", len(told), len(done))
 		}
 		first, second, third := told[0], told[1], told[2]
-		if first.N != 1 || first.Verdict.Class != steadyhttp.Throttled || first.Verdict.Target != "t-1" || first.Wait < 5*time.Second || first.Stop != "" || string(first.Body) != envelope("429", "m", "t-1") {
+		if first.N != 1 || first.Verdict.Class != steadyhttp.Throttled || first.Verdict.TrackingID != "t-1" || first.Wait < 5*time.Second || first.Stop != "" || string(first.Body) != envelope("429", "m", "t-1") {
 			t.Errorf("first: %+v", first)
 		}
 		if second.N != 2 || second.Err != error(errReset) || second.Response != nil || second.Verdict.Class != steadyhttp.Transient || second.Wait <= 0 {
@@ -294,7 +294,7 @@ func TestWhatHooksAreTold(t *testing.T) {
 				t.Errorf("attempt %d: %+v", i+1, a)
 			}
 		}
-		if done[0].N != 3 || done[0].Verdict.Target != "t-3" || done[0].Stop != "permanent" {
+		if done[0].N != 3 || done[0].Verdict.TrackingID != "t-3" || done[0].Stop != "permanent" {
 			t.Errorf("done: %+v", done[0])
 		}
 	})

@@ -2777,7 +2777,7 @@ func TestPrepare(t *testing.T) {
 			switch n := len(clones); {
 			case n == 1 && prev != nil:
 				t.Errorf("the first attempt has a predecessor: %+v", prev)
-			case n > 1 && (prev == nil || prev.N != n-1 || prev.Verdict.Target != fmt.Sprint("t", n-1) || prev.Wait == 0):
+			case n > 1 && (prev == nil || prev.N != n-1 || prev.Verdict.TrackingID != fmt.Sprint("t", n-1) || prev.Wait == 0):
 				t.Errorf("attempt %d's predecessor is %+v", n, prev)
 			}
 			prepared = time.Now()

@@ -757,7 +757,7 @@ func TestWireGzip(t *testing.T) {
 			if !resp.Uncompressed || resp.ContentLength != -1 || resp.Header.Get("Content-Encoding") != "" {
 				t.Errorf("Uncompressed %v, length %d, header %v", resp.Uncompressed, resp.ContentLength, resp.Header)
 			}
-			if a, ok := steadyhttp.AttemptOf(resp); status == 404 && (!ok || a.Verdict.Target != "t1") {
+			if a, ok := steadyhttp.AttemptOf(resp); status == 404 && (!ok || a.Verdict.TrackingID != "t1") {
 				t.Errorf("AttemptOf = %+v", a)
 			}
 			if body := readAll(t, resp); body != string(content) {

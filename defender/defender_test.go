@@ -74,7 +74,7 @@ func TestRulesKnowEveryCode(t *testing.T) {
 		{"TooManyRequests", 503, steadyhttp.Throttled},
 	} {
 		v := defender.Rules().Classify(attempt(t, c.status, envelope(c.code, "m")))
-		if v.Class != c.want || v.Code != c.code || v.Target != "43f4cb08-8fac-4b65-9db1-745c2ae65f3a" {
+		if v.Class != c.want || v.Code != c.code || v.TrackingID != "43f4cb08-8fac-4b65-9db1-745c2ae65f3a" {
 			t.Errorf("%s (%d): got %+v, want %v", c.code, c.status, v, c.want)
 		}
 	}
@@ -377,8 +377,8 @@ func TestRulesFindTheTrackingID(t *testing.T) {
 		{"{\"error\":{\"target\":\"a\\u001b[31m\"}}", `a\x1b[31m`, nil},
 	} {
 		for _, status := range []int{400, 429, 502} {
-			if v := defender.Rules().Classify(attempt(t, status, c.body, c.fields...)); v.Target != c.want {
-				t.Errorf("%d %s %q: %q, want %q", status, c.body, c.fields, v.Target, c.want)
+			if v := defender.Rules().Classify(attempt(t, status, c.body, c.fields...)); v.TrackingID != c.want {
+				t.Errorf("%d %s %q: %q, want %q", status, c.body, c.fields, v.TrackingID, c.want)
 			}
 		}
 	}

@@ -64,7 +64,7 @@ func FuzzParse(f *testing.F) {
 		}}
 		v := Rules().Classify(a)
 		const year = 365 * 24 * time.Hour
-		if v.RetryAfter < 0 || v.RetryAfter > year || len(v.Message) > 1024+len(caseHint)+3 || len(v.Code) > 128 || len(v.Target) > 128 {
+		if v.RetryAfter < 0 || v.RetryAfter > year || len(v.Message) > 1024+len(caseHint)+3 || len(v.Code) > 128 || len(v.TrackingID) > 128 {
 			t.Fatalf("%d %q: %+v", status, body, v)
 		}
 		if v.Class < steadyhttp.Success || v.Class > steadyhttp.Unauthorized || status == 429 && v.Class != steadyhttp.Throttled {

@@ -69,7 +69,7 @@ func parse(a steadyhttp.Attempt, codes map[string]steadyhttp.Class) steadyhttp.V
 		answer.Sent = a.Request.Header
 	}
 	e := envelope.Read(&answer, codes)
-	v := steadyhttp.Verdict{Code: e.Code, Message: e.Message, Target: e.ID}
+	v := steadyhttp.Verdict{Code: e.Code, Message: e.Message, TrackingID: e.ID}
 	switch {
 	case a.Response.StatusCode == http.StatusTooManyRequests || v.Code == "429" || v.Code == "TooManyRequests":
 		v.RetryAfter = max(v.RetryAfter, sentence(v.Message))

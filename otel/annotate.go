@@ -96,7 +96,7 @@ func (b *annotatedBody) tell() {
 	}
 	b.resp.Body = io.NopCloser(bytes.NewReader(b.seen))
 	if e, ok := errors.AsType[*steadyhttp.ServiceError](steadyhttp.Check(&b.resp)); ok {
-		b.annotator.attributes.setVerdict(b.span, steadyhttp.Verdict{Code: e.Code, Target: e.Target})
+		b.annotator.attributes.setVerdict(b.span, steadyhttp.Verdict{Code: e.Code, TrackingID: e.Target})
 	}
 	b.seen, b.resp = nil, http.Response{}
 }

@@ -112,7 +112,7 @@ func (a *attributes) ofEnd(errorType string, attempt steadyhttp.Attempt) []attri
 }
 
 // told reports whether the service has said what went wrong.
-func told(v steadyhttp.Verdict) bool { return v.Code != "" || v.Target != "" }
+func told(v steadyhttp.Verdict) bool { return v.Code != "" || v.TrackingID != "" }
 
 // setVerdict puts the service's own words on a span, but not its message: that may name a machine or a user.
 func (a *attributes) setVerdict(span trace.Span, v steadyhttp.Verdict) {
@@ -124,7 +124,7 @@ func (a *attributes) setVerdict(span trace.Span, v steadyhttp.Verdict) {
 // replaceVerdict is setVerdict for a span that may have those of a failure before: the two must not be mixed.
 func (a *attributes) replaceVerdict(span trace.Span, v steadyhttp.Verdict) {
 	if told(v) && span.IsRecording() {
-		span.SetAttributes(a.code.String(text(v.Code)), a.target.String(text(v.Target)))
+		span.SetAttributes(a.code.String(text(v.Code)), a.target.String(text(v.TrackingID)))
 	}
 }
 
@@ -132,8 +132,8 @@ func (a *attributes) appendVerdict(attrs []attribute.KeyValue, v steadyhttp.Verd
 	if v.Code != "" {
 		attrs = append(attrs, a.code.String(text(v.Code)))
 	}
-	if v.Target != "" {
-		attrs = append(attrs, a.target.String(text(v.Target)))
+	if v.TrackingID != "" {
+		attrs = append(attrs, a.target.String(text(v.TrackingID)))
 	}
 	return attrs
 }

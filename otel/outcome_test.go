@@ -32,7 +32,7 @@ func TestLongText(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newSDK(t)
 			classify := func(steadyhttp.Attempt) steadyhttp.Verdict {
-				return steadyhttp.Verdict{Class: steadyhttp.Permanent, Target: text}
+				return steadyhttp.Verdict{Class: steadyhttp.Permanent, TrackingID: text}
 			}
 			call(t, t.Context(), &steadyhttp.Transport{Base: answers(404, ""), Classify: classify, Trace: s.trace(steadyotel.Config{})})
 			v, _ := value(s.parent(t).Attributes(), "steadyhttp.error.target")

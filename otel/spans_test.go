@@ -1208,9 +1208,9 @@ func TestHostileText(t *testing.T) {
 				ctx, end := s.caller(t.Context())
 				defer end()
 				classify := func(steadyhttp.Attempt) steadyhttp.Verdict {
-					return steadyhttp.Verdict{Class: steadyhttp.Transient, Code: text, Target: text, Message: text}
+					return steadyhttp.Verdict{Class: steadyhttp.Transient, Code: text, TrackingID: text, Message: text}
 				}
-				parse := (&steadyhttp.Rules{Parse: func(steadyhttp.Attempt) steadyhttp.Verdict { return steadyhttp.Verdict{Code: text, Target: text} }}).Classify
+				parse := (&steadyhttp.Rules{Parse: func(steadyhttp.Attempt) steadyhttp.Verdict { return steadyhttp.Verdict{Code: text, TrackingID: text} }}).Classify
 				config := steadyotel.Config{Route: func(*http.Request) string { return text }, Rules: &steadyhttp.Rules{}}
 				policy := every(time.Second)
 				policy.MaxAttempts = 2
