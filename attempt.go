@@ -13,7 +13,7 @@ type Attempt struct {
 	// N counts the call's attempts, 1 for the first.
 	N int
 
-	// Request is the request as sent. Before it is sent, in Gate.Enter and Trace.Gated, it is the caller's own.
+	// Request is the request as sent. Before it is sent, in Gate.Enter and Trace.Waiting, it is the caller's own.
 	Request *http.Request
 
 	// Response is nil if Err is not. Its Body belongs to the caller of the Transport: hooks must not read it.
@@ -40,48 +40,35 @@ type Attempt struct {
 	// Wait is the back-off or pushback before the next attempt, 0 if there is none.
 	Wait time.Duration
 
-	// Asked says that Wait is what the server asked for. false: it is the back-off, or there is none.
-	Asked bool
+	// ServerAsked says that Wait is what the server asked for. false: it is the back-off, or there is none.
+	ServerAsked bool
 
 	// Stop says why there is no next attempt; "" if there is one.
 	Stop Stop
 
 	log     *sendLog // nil where nobody looks
+	watch   *watch   // of a wait at a gate; nil where nobody wants to know
 	late    bool     // Stop was set after AttemptDone had been told of a retry, which then could not be made
 	foreign bool     // of a redirect's hop to another origin: no gate may learn from its answer
 	whole   *Attempt // of a foreign attempt on leaving a gate: all of it, for PerKey
 }
 
-// Stop is the reason why a call went no further. It is one of
-//
-//	""                      the call goes on
-//	"done"                  it succeeded
-//	"permanent"             a retry could not help
-//	"not idempotent"        the request may have been carried out, and doing it twice is not known to be safe
-//	"body not replayable"   its body is used up and has no GetBody
-//	"attempts"              Policy.MaxAttempts, or the back-off ended
-//	"elapsed"               Policy.MaxElapsed
-//	"wait too long"         the service asked for more than Policy.MaxWait
-//	"deadline"              the wait would have outlasted the context's deadline
-//	"budget"                the Budget had nothing left for a retry
-//	"refused"               a Gate said no
-//	"prepare"               Transport.Prepare failed
-//	"cancelled"             the caller's context ended, or his Request.Cancel was closed
+// Stop is the reason why a call went no further, "" if it goes on. Its constants are also labels, of metrics and in logs.
 type Stop string
 
 const (
-	stopDone          Stop = "done"
-	stopPermanent     Stop = "permanent"
-	stopNotIdempotent Stop = "not idempotent"
-	stopBody          Stop = "body not replayable"
-	stopAttempts      Stop = "attempts"
-	stopElapsed       Stop = "elapsed"
-	stopWait          Stop = "wait too long"
-	stopDeadline      Stop = "deadline"
-	stopBudget        Stop = "budget"
-	stopRefused       Stop = "refused"
-	stopPrepare       Stop = "prepare"
-	stopCancelled     Stop = "cancelled"
+	StopDone              Stop = "done"                // it succeeded
+	StopPermanent         Stop = "permanent"           // a retry could not help
+	StopNotIdempotent     Stop = "not_idempotent"      // it may have been carried out, and doing it twice may do harm
+	StopBodyNotReplayable Stop = "body_not_replayable" // its body is used up and has no GetBody: see Policy.MaxBuffer
+	StopAttempts          Stop = "attempts"            // Policy.MaxAttempts, or the back-off ended
+	StopElapsed           Stop = "elapsed"             // Policy.MaxElapsed
+	StopWaitTooLong       Stop = "wait_too_long"       // the service asked for more than Policy.MaxWait
+	StopDeadline          Stop = "deadline"            // the wait would have outlasted the context's deadline
+	StopBudget            Stop = "budget"              // the Budget had nothing left for a retry
+	StopRefused           Stop = "refused"             // a Gate said no
+	StopPrepare           Stop = "prepare"             // Transport.Prepare failed
+	StopCancelled         Stop = "cancelled"           // the caller's context or Request.Cancel ended
 )
 
 // AttemptOf returns the last attempt of the call that resp answers, if resp comes from a Transport. It is a best
@@ -92,7 +79,7 @@ func AttemptOf(resp *http.Response) (Attempt, bool) {
 	if b == nil || b.attempt.N == 0 {
 		return Attempt{}, false
 	}
-	firstTry := b.attempt.N == 1 && b.attempt.Stop == stopDone
+	firstTry := b.attempt.N == 1 && b.attempt.Stop == StopDone
 	return b.attempt, !firstTry
 }
 

@@ -1,7 +1,9 @@
 package steadyhttp
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"math"
 	"net/http"
 	"slices"
@@ -36,8 +38,6 @@ type Budget struct {
 	others   *balance // of all the origins beyond maxOrigins
 }
 
-type origin struct{ scheme, host string }
-
 // maxOrigins bounds what a client that follows links to ever new hosts can make us remember.
 const maxOrigins = 1000
 
@@ -47,6 +47,22 @@ func (b *Budget) Take(req *http.Request) bool {
 	return b.Max < 0 || b.of(req).take()
 }
 
+// check refuses what would never cover a retry, or end in what is no number.
+func (b *Budget) check() error {
+	for _, field := range [...]struct {
+		name  string
+		value float64
+	}{{"Max", b.Max}, {"PerSuccess", b.PerSuccess}, {"PerSecond", b.PerSecond}} {
+		if math.IsNaN(field.value) || math.IsInf(field.value, 0) {
+			return fmt.Errorf("Budget.%s is %v; use a finite number", field.name, field.value)
+		}
+	}
+	if b.Wait && b.Max > 0 && b.Max < 1 {
+		return fmt.Errorf("Budget.Max is %v and Wait is set: no retry would ever be covered; use at least 1", b.Max)
+	}
+	return nil
+}
+
 func (b *Budget) pay(req *http.Request) {
 	if b.Max >= 0 {
 		b.of(req).pay()
@@ -54,13 +70,14 @@ func (b *Budget) pay(req *http.Request) {
 }
 
 func (b *Budget) of(req *http.Request) *balance {
-	if last := b.last.Load(); last != nil && last.host == req.URL.Host && last.scheme == req.URL.Scheme {
+	if last := b.last.Load(); last != nil && last.spelt.host == req.URL.Host && last.spelt.scheme == req.URL.Scheme {
 		return last
 	}
-	return b.find(origin{req.URL.Scheme, req.URL.Host})
+	return b.find(req)
 }
 
-func (b *Budget) find(o origin) *balance {
+func (b *Budget) find(req *http.Request) *balance {
+	o := originOf(req)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	found := b.balances[o]
@@ -71,6 +88,7 @@ func (b *Budget) find(o origin) *balance {
 			b.balances = make(map[origin]*balance)
 		}
 		found = b.open(o)
+		found.spelt = origin{req.URL.Scheme, req.URL.Host}
 		b.balances[o] = found
 	default:
 		if b.others == nil {
@@ -101,9 +119,9 @@ func (b *Budget) forgetFull() bool {
 func (b *Budget) open(o origin) *balance {
 	opened := &balance{
 		origin:     o,
-		max:        orDefault(b.Max, 10),
-		perSuccess: max(0, orDefault(b.PerSuccess, 0.1)),
-		perSecond:  max(0, orDefault(b.PerSecond, 1.0/30)),
+		max:        cmp.Or(b.Max, 10),
+		perSuccess: max(0, cmp.Or(b.PerSuccess, 0.1)),
+		perSecond:  max(0, cmp.Or(b.PerSecond, 1.0/30)),
 	}
 	opened.amount = opened.max
 	if opened.perSuccess > 0 {
@@ -112,17 +130,11 @@ func (b *Budget) open(o origin) *balance {
 	return opened
 }
 
-func orDefault(value, otherwise float64) float64 {
-	if value == 0 {
-		return otherwise
-	}
-	return value
-}
-
 // balance is one origin's account. Payments are counted apart from the amount, and no further than to what fills an
 // empty account: in the steady state the happy path reads one shared counter and writes nothing.
 type balance struct {
 	origin
+	spelt                      origin // as its first request had it
 	max, perSuccess, perSecond float64
 	enough                     int64
 

@@ -1,6 +1,7 @@
 package steadyhttp
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -42,8 +43,10 @@ type call struct {
 	cancel   context.CancelCauseFunc // ends context; nil if nothing of ours ever would
 	timer    *time.Timer             // AttemptTimeout's, or what is left of MaxElapsed; nil: none
 	expired  *timeoutError           // what the timer ends the attempt with
-	leaves   []func(Attempt)         // of the gates that were entered
+	passes   []Pass                  // of the gates that were entered
 	last     Attempt                 // the attempt before, once there is one
+	answered Verdict                 // on the last answer; Unclassified: there was none
+	status   int                     // of it
 	kept     *http.Response          // its answer, if all of it is in memory
 
 	bounded    context.Context // ends when the call must: for gates, and for waiting on the budget
@@ -77,7 +80,10 @@ func (c *call) begin() error {
 	}
 	c.body.original = c.original.Body // to be closed, however early the call ends
 	if s := settingsOf(c.ctx); s != nil {
-		c.apply(s)
+		if err := c.apply(s); err != nil {
+			c.why = StopPermanent
+			return err
+		}
 	}
 	if c.watched() || c.policy.MaxElapsed > 0 {
 		c.attempt.Began = time.Now()
@@ -87,7 +93,7 @@ func (c *call) begin() error {
 	}
 	c.started = true
 	if c.over() {
-		c.why = stopCancelled
+		c.why = StopCancelled
 		return cancelCause(c.ctx)
 	}
 	c.foreign = c.original.Response != nil && leftOrigin(c.original)
@@ -105,20 +111,22 @@ func (c *call) begin() error {
 	if c.over() || c.bound().Err() != nil {
 		return c.interrupted()
 	}
-	c.why = stopBody
+	c.why = StopBodyNotReplayable
 	return err
 }
 
 // apply brings in what the context asks for. The Transport's own policy stays as it is.
-func (c *call) apply(s *settings) {
+func (c *call) apply(s *settings) error {
 	c.trace = Join(c.trace, s.trace.awake(c.ctx))
-	if len(s.edits) > 0 {
-		edited := *c.policy
-		for _, edit := range s.edits {
-			edit(&edited)
-		}
-		c.policy = &edited
+	if len(s.edits) == 0 {
+		return nil
 	}
+	edited := *c.policy
+	for _, edit := range s.edits {
+		edit(&edited)
+	}
+	c.policy = &edited
+	return edited.check()
 }
 
 // maxNesting is how often a base transport may lead back to its Transport in one call: a token for the call may be fetched by
@@ -135,7 +143,7 @@ func (c *call) chooseBase() error {
 		return nil
 	}
 	if depth, _ := c.ctx.Value(nesting{c.transport}).(int); depth >= maxNesting {
-		c.why = stopPermanent
+		c.why = StopPermanent
 		return errCycle
 	}
 	return nil
@@ -151,34 +159,44 @@ func (c *call) enterGates() error {
 		c.sends = &sendLog{watched: true}
 		c.attempt.log = c.sends
 	}
-	for _, gate := range c.transport.Gates {
-		asked := time.Now()
-		leave, err := gate.Enter(c.bound(), c.attempt)
+	for i, gate := range c.transport.Gates {
+		if gate == nil {
+			continue
+		}
+		pass, err := c.enter(gate, i)
 		if err != nil {
 			return c.refused(err)
 		}
-		if leave != nil {
-			c.leaves = append(c.leaves, leave)
-		}
-		if held := time.Since(asked); held >= time.Millisecond && c.trace != nil && c.trace.Gated != nil {
-			c.trace.Gated(c.ctx, c.attempt, held)
+		if pass != nil {
+			c.passes = append(c.passes, pass)
 		}
 	}
 	return nil
+}
+
+func (c *call) enter(gate Gate, index int) (Pass, error) {
+	a := c.attempt
+	if a.watch = c.watch(WaitGate, index); a.watch != nil {
+		defer a.watch.end()
+	}
+	return gate.Enter(c.bound(), a)
 }
 
 // refused tells a gate's no from the end of the call while it waited there.
 func (c *call) refused(err error) error {
 	switch {
 	case c.over():
-		c.why = stopCancelled
+		c.why = StopCancelled
 		return cancelCause(c.ctx)
 	case c.bound().Err() != nil:
-		c.why = stopElapsed
+		c.why = StopElapsed
 		return &timeoutError{"Policy.MaxElapsed", c.policy.MaxElapsed}
 	}
-	c.why = stopRefused
-	return refusal(err)
+	c.why = StopRefused
+	if !is[*Refusal](err) {
+		return &Refusal{Err: err}
+	}
+	return err
 }
 
 // prepare makes the attempt's request, always from the caller's pristine one.
@@ -195,7 +213,7 @@ func (c *call) prepare() error {
 	c.attemptContext()
 	body, changed, err := c.body.next(c.context)
 	if err != nil {
-		c.why = stopBody
+		c.why = StopBodyNotReplayable
 		return &bodyError{err}
 	}
 	c.fresh = changed
@@ -353,21 +371,28 @@ func (c *call) authorize() error {
 		prev = &last
 	}
 	c.limit(c.remaining(), "Policy.MaxElapsed", c.policy.MaxElapsed)
-	err := c.transport.Prepare(c.out, prev)
+	err := c.callPrepare(prev)
 	switch {
 	case err == nil:
 		return nil
 	case c.over(), c.remaining() == 0:
 		return c.interrupted()
 	}
-	c.why = stopPrepare
+	c.why = StopPrepare
 	return &prepareError{err}
+}
+
+func (c *call) callPrepare(prev *Attempt) error {
+	if watch := c.watch(WaitPrepare, -1); watch != nil {
+		defer watch.end()
+	}
+	return c.transport.Prepare(c.out, prev)
 }
 
 // recover waits until a call may go on whose attempt could not be prepared, and returns err if it may not. Nothing was sent, so
 // that trying again is safe whatever the request does; it is no attempt, and what the last one came to stays.
 func (c *call) recover(err error) error {
-	if c.why != stopPrepare || !c.retriesPrepare(err) {
+	if c.why != StopPrepare || !c.retriesPrepare(err) {
 		return err
 	}
 	wait := c.nextBackOff()
@@ -378,7 +403,7 @@ func (c *call) recover(err error) error {
 	c.unready = err
 	c.giveBack(err)
 	c.attempt.N--
-	return c.sitOut(wait, true)
+	return c.sitOut(wait, WaitBackOff, true)
 }
 
 // retriesPrepare classifies a failure of Prepare as one of the base transport. Of one that is known to pass there are as many
@@ -532,21 +557,44 @@ func (c *call) classify() {
 		}
 		c.peek(resp)
 	}
-	if c.settled() {
-		return
+	if !c.settled() {
+		c.verdict()
 	}
-	if c.transport.Classify != nil {
-		a.Verdict = c.transport.Classify(*a)
-	} else {
-		a.Verdict = (&Rules{}).Classify(*a)
+	if a.Response != nil {
+		c.answered, c.status = a.Verdict, resp.StatusCode
 	}
-	a.Verdict = cleaned(a.Verdict)
-	if a.Verdict.RetryAfter == 0 && resp != nil {
-		a.Verdict.RetryAfter = pushback(resp, a.Verdict.Class)
-	}
-	if !a.Verdict.Class.valid() {
+	if a.Verdict.Class > Unauthorized {
 		c.misjudged()
 	}
+}
+
+// verdict asks the Transport's Classify, and fills in from the default what it has left out. A call that its caller has ended
+// says nothing of the service.
+func (c *call) verdict() {
+	a := &c.attempt
+	if a.Err != nil && c.over() {
+		return
+	}
+	standard := &Rules{}
+	if c.transport.Classify == nil {
+		a.Verdict = standard.Classify(*a)
+		return
+	}
+	v := cleaned(c.transport.Classify(*a))
+	if v.Class > Unauthorized {
+		a.Verdict = v
+		return
+	}
+	if v.Class == Unclassified || v.Code == "" || v.Message == "" || v.TrackingID == "" {
+		filled := standard.Classify(*a)
+		v.Class = cmp.Or(v.Class, filled.Class)
+		v.Code, v.Message = cmp.Or(v.Code, filled.Code), cmp.Or(v.Message, filled.Message)
+		v.TrackingID = cmp.Or(v.TrackingID, filled.TrackingID)
+	}
+	if v.RetryAfter == 0 && a.Response != nil {
+		v.RetryAfter = pushback(a.Response, v.Class)
+	}
+	a.Verdict = v
 }
 
 // plain reports whether an answer is a success that nobody has to look into.
@@ -566,8 +614,10 @@ func (c *call) peek(resp *http.Response) {
 	case resp.StatusCode >= 400:
 		if inner, ok := AttemptOf(resp); ok {
 			// An inner Transport has peeked already; what it has left is not read twice.
-			c.standIn, c.final = nil, inner.Stop
-			c.attempt.Body, c.attempt.Verdict = inner.Body, inner.Verdict
+			c.standIn, c.attempt.Body = nil, inner.Body
+			if settles(inner.Stop, inner.N, inner.Verdict.Class) {
+				c.final, c.attempt.Verdict = inner.Stop, inner.Verdict
+			}
 			return
 		}
 		c.attempt.Body = c.standIn.peek(resp, peekTime, c.ctx.Done(), c.legacyCancel())
@@ -588,11 +638,12 @@ func (c *call) settled() bool {
 		return c.final != ""
 	}
 	inner, ok := errors.AsType[*Error](c.attempt.Err)
-	if ok {
-		c.final, c.attempt.Verdict = inner.Stop, inner.Last
-		c.attempt.Verdict.Class = max(c.attempt.Verdict.Class, Permanent)
+	if !ok || !settles(inner.Stop, inner.Attempts, inner.Class) {
+		return false
 	}
-	return ok
+	c.final, c.attempt.Verdict = inner.Stop, inner.Verdict
+	c.attempt.Verdict.Class = max(c.attempt.Verdict.Class, Permanent)
+	return true
 }
 
 // misjudged ends a call whose Classify knows a class that does not exist. The answer's code and tracking ID stay in the
@@ -612,12 +663,12 @@ func (c *call) idempotent() bool { return c.policy.idempotent(c.attempt.Request)
 func (c *call) decide() {
 	a := &c.attempt
 	if a.Verdict.Class == Success && c.final == "" {
-		a.Stop = stopDone
+		a.Stop = StopDone
 	} else {
 		a.Wait, a.Stop = c.next()
 	}
 	if a.Stop != "" {
-		a.Wait, a.Asked = 0, false
+		a.Wait, a.ServerAsked = 0, false
 	}
 	if c.standIn != nil {
 		c.standIn.attempt = *a
@@ -634,7 +685,7 @@ func (c *call) next() (time.Duration, Stop) {
 	case c.final != "":
 		return 0, c.final
 	case v.Class != Permanent && c.over():
-		return 0, stopCancelled
+		return 0, StopCancelled
 	}
 	s := situation{
 		attempts:     c.attempt.N - c.free,
@@ -653,16 +704,16 @@ func (c *call) next() (time.Duration, Stop) {
 	wait := asked
 	if v.RetryAfter > 0 && v.Class != Unauthorized {
 		wait = max(asked, spread(v.RetryAfter))
-		c.attempt.Asked = wait > asked || asked == v.RetryAfter
+		c.attempt.ServerAsked = wait > asked || asked == v.RetryAfter
 	}
 	if stop := c.policy.fits(asked, wait, c.remaining(), untilDeadline(c.ctx)); stop != "" {
 		return 0, stop
 	}
 	if !c.body.claim() {
-		return 0, stopBody
+		return 0, StopBodyNotReplayable
 	}
 	if c.costs(v) && !c.affords() {
-		return 0, stopBudget
+		return 0, StopBudget
 	}
 	if c.policy.free(v, s) {
 		c.free++
@@ -736,17 +787,17 @@ func untilDeadline(ctx context.Context) time.Duration {
 // leaveGates tells the gates what became of the attempt, in reverse order of entering. Each is told exactly once, even
 // if another one panics.
 func (c *call) leaveGates() {
-	if len(c.leaves) == 0 {
+	if len(c.passes) == 0 {
 		return
 	}
 	defer c.leaveGates()
-	leave := c.leaves[len(c.leaves)-1]
-	c.leaves = c.leaves[:len(c.leaves)-1]
+	pass := c.passes[len(c.passes)-1]
+	c.passes = c.passes[:len(c.passes)-1]
 	if c.foreign {
-		leave(c.attempt.masked())
+		pass.Leave(c.attempt.masked())
 		return
 	}
-	leave(c.attempt)
+	pass.Leave(c.attempt)
 }
 
 // wait sits out what the decision asked for, after it has given back all that the attempt held.
@@ -758,14 +809,18 @@ func (c *call) wait() error {
 		c.keepOrDrop()
 	}
 	c.endAttempt()
-	return c.sitOut(wait, c.costs(c.last.Verdict))
+	cause := WaitBackOff
+	if c.last.ServerAsked {
+		cause = WaitServer
+	}
+	return c.sitOut(wait, cause, c.costs(c.last.Verdict))
 }
 
 // sitOut waits for so long, and until the budget covers a retry that costs.
-func (c *call) sitOut(wait time.Duration, costs bool) error {
+func (c *call) sitOut(wait time.Duration, cause WaitCause, costs bool) error {
 	if costs && c.budget().Wait && c.budget().Max >= 0 {
 		asked := time.Now()
-		if err := c.budget().of(c.original).wait(c.bound(), c.legacyCancel()); err != nil {
+		if err := c.queueForBudget(); err != nil {
 			return c.interrupted()
 		}
 		// The time on the budget's queue has been a back-off too.
@@ -773,6 +828,10 @@ func (c *call) sitOut(wait time.Duration, costs bool) error {
 	}
 	if wait <= 0 {
 		return nil
+	}
+	if watch := c.watch(cause, -1); watch != nil {
+		watch.begin(wait)
+		defer watch.end()
 	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
@@ -785,12 +844,19 @@ func (c *call) sitOut(wait time.Duration, costs bool) error {
 	return c.interrupted()
 }
 
+func (c *call) queueForBudget() error {
+	if watch := c.watch(WaitBudget, -1); watch != nil {
+		defer watch.end()
+	}
+	return c.budget().of(c.original).wait(c.bound(), c.legacyCancel())
+}
+
 func (c *call) interrupted() error {
 	if !c.over() {
-		c.why = stopElapsed
+		c.why = StopElapsed
 		return &timeoutError{"Policy.MaxElapsed", c.policy.MaxElapsed}
 	}
-	c.why = stopCancelled
+	c.why = StopCancelled
 	return cancelCause(c.ctx)
 }
 

@@ -1,6 +1,7 @@
 package steadyhttp
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -24,7 +25,7 @@ import (
 type Class uint8
 
 const (
-	_            Class = iota // none yet
+	Unclassified Class = iota // not made, refused, or ended by its caller: it says nothing of the service
 	Success                   // nothing to repair
 	Permanent                 // the same request would fail the same way
 	Transient                 // a fault that may pass; the request may or may not have been carried out
@@ -32,7 +33,7 @@ const (
 	Unauthorized              // the credentials were refused; new ones may do
 )
 
-var classNames = [...]string{"none", "success", "permanent", "transient", "throttled", "unauthorized"}
+var classNames = [...]string{"unclassified", "success", "permanent", "transient", "throttled", "unauthorized"}
 
 // String returns the class's name in lower case.
 func (c Class) String() string {
@@ -40,6 +41,24 @@ func (c Class) String() string {
 		return classNames[c]
 	}
 	return "Class(" + strconv.Itoa(int(c)) + ")"
+}
+
+// MarshalText implements encoding.TextMarshaler: the class's name, as in JSON, logs and configuration.
+func (c Class) MarshalText() ([]byte, error) {
+	if int(c) >= len(classNames) {
+		return nil, fmt.Errorf("steadyhttp: %v is no class", c)
+	}
+	return []byte(classNames[c]), nil
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (c *Class) UnmarshalText(text []byte) error {
+	at := slices.Index(classNames[:], string(text))
+	if at < 0 {
+		return fmt.Errorf("steadyhttp: %q is no class; use one of %s", clean(string(text), maxCode), strings.Join(classNames[:], ", "))
+	}
+	*c = Class(at)
+	return nil
 }
 
 func (c Class) valid() bool { return c >= Success && c <= Unauthorized }
@@ -124,8 +143,11 @@ func (r *Rules) Classify(a Attempt) Verdict {
 	var v Verdict
 	if r.Parse != nil {
 		v = cleaned(r.Parse(a))
-	} else {
-		v = r.parseEnvelope(a)
+	}
+	if v.Code == "" || v.Message == "" || v.TrackingID == "" {
+		read := r.parseEnvelope(a)
+		v.Code, v.Message = cmp.Or(v.Code, read.Code), cmp.Or(v.Message, read.Message)
+		v.TrackingID = cmp.Or(v.TrackingID, read.TrackingID)
 	}
 	v.Class = r.class(status, v)
 	v.RetryAfter = max(v.RetryAfter, pushback(a.Response, v.Class))
@@ -191,7 +213,7 @@ const (
 // certificates when one did).
 func kindOf(err error) kind {
 	switch {
-	case distrust(err), errors.Is(err, ErrRefused), errors.Is(err, errBase),
+	case distrust(err), is[*Refusal](err), errors.Is(err, errBase),
 		is[*backoff.PermanentError](err), is[nonRetriable](err):
 		return lasting
 	}
@@ -219,7 +241,7 @@ type nonRetriable interface {
 
 // statusOf returns the status of the answer that err is about, 0 if it is about none.
 func statusOf(err error) int {
-	if refused, ok := errors.AsType[*ServiceError](err); ok {
+	if refused, ok := errors.AsType[*Error](err); ok && refused.StatusCode != 0 && refused.Err == nil {
 		return refused.StatusCode
 	}
 	// As the AWS SDK for Go has it.

@@ -40,11 +40,16 @@ const (
 //	"tls"           the two ends did not agree on a secure one
 //	"connection"    it was lost
 //	"_OTHER"        anything else
+//
+// and for an answer its status, as OpenTelemetry has it: "404". The code says more, but only who knows all codes of a
+// service can vouch that there are few.
 func (e *Error) ErrorType() string {
 	switch {
-	case e.Stop == stopRefused:
+	case e.Err == nil && e.StatusCode != 0:
+		return typeOfStatus(e.StatusCode)
+	case e.Stop == StopRefused:
 		return typeRefused
-	case e.Stop == stopPrepare:
+	case e.Stop == StopPrepare:
 		return typePrepare
 	}
 	return typeOfError(e.Err)
@@ -66,7 +71,7 @@ func typeOfError(err error) string {
 		return typeBody
 	case isTimeout(err):
 		return typeTimeout
-	case errors.Is(err, ErrRefused):
+	case is[*Refusal](err):
 		return typeRefused
 	case is[*net.DNSError](err):
 		return typeDNS
@@ -96,10 +101,6 @@ func isTimeout(err error) bool {
 	var t interface{ Timeout() bool }
 	return errors.As(err, &t) && t.Timeout()
 }
-
-// ErrorType returns the status, as OpenTelemetry's attribute error.type has it: "404". The code says more, but only who
-// knows all codes of a service can vouch that there are few.
-func (e *ServiceError) ErrorType() string { return typeOfStatus(e.StatusCode) }
 
 // typeOfStatus keeps to the registered statuses: a server can answer with any number.
 func typeOfStatus(status int) string {

@@ -79,7 +79,7 @@ func FuzzRedactURL(f *testing.F) {
 			for how, text := range map[string]string{
 				"alone":     redactString(raw),
 				"in errors": RedactError(&url.Error{Op: "Get", URL: raw, Err: errors.New("failed")}),
-				"wrapped":   (&Error{Attempts: 1, Stop: stopAttempts, Err: &url.Error{Op: "Get", URL: raw, Err: errors.New("failed")}}).Error(),
+				"wrapped":   (&Error{Attempts: 1, Stop: StopAttempts, Err: &url.Error{Op: "Get", URL: raw, Err: errors.New("failed")}}).Error(),
 			} {
 				if strings.Contains(text, "canary") {
 					t.Errorf("%s: %q has become %q", how, raw, text)

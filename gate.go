@@ -4,34 +4,70 @@ import (
 	"container/list"
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/steadyhttp/steadyhttp/internal/durations"
 )
 
 // Gate is the one seam for "may this attempt go, and here is how it went": limits, quotas, breakers, bulkheads. Every
 // attempt passes the Transport's gates, retries included. A Gate must be safe for concurrent use.
 type Gate interface {
-	// Enter blocks until the attempt may be sent, or refuses with an error, preferably one that wraps ErrRefused; a
-	// refusal is final for the call. ctx ends when the call must: at its deadline or Policy.MaxElapsed.
-	//
-	// leave is called exactly once on every path, panics included, with what became of the attempt. a.Sent is zero
-	// if it provably never left. It must not block.
+	// Enter blocks until the attempt may be sent, or refuses with an error, preferably a *Refusal; that is final for the
+	// call. ctx ends when the call must: at its deadline or Policy.MaxElapsed. A gate that is about to block says so with
+	// Attempt.Waits. A nil Pass lets the attempt go and wants to be told nothing.
+	Enter(ctx context.Context, a Attempt) (Pass, error)
+}
+
+// Pass is an attempt's way through a Gate.
+type Pass interface {
+	// Leave is called exactly once on every path, panics included, with what became of the attempt: when its answer's
+	// headers have come and been judged, or when it failed or was not made. a.Sent is zero if it provably never left. It
+	// must not block.
 	//
 	// A redirect may lead to another origin. What that one answers says nothing of the service that the gate is for, and
-	// must not hold up those who call it: of such an attempt leave is told the sending, with no answer and no Class, and
-	// an Observer is not told of the answer. Behind PerKey, a gate learns as usual from hops that its key is for, and
+	// must not hold up those who call it: of such an attempt Leave is told the sending, with no answer and Unclassified,
+	// and an Observer is not told of the answer. Behind PerKey, a gate learns as usual from hops that its key is for, and
 	// not for the request that was redirected.
-	Enter(ctx context.Context, a Attempt) (leave func(a Attempt), err error)
+	Leave(a Attempt)
+}
+
+// PassFunc makes a Pass of a function.
+type PassFunc func(Attempt)
+
+// Leave calls f.
+func (f PassFunc) Leave(a Attempt) { f(a) }
+
+// Refusal is what a Gate returns to say no.
+type Refusal struct {
+	Wait time.Duration // how long the call would have had to wait, at least; a job queue can put it off for that long. 0: unknown
+	Err  error         // why, in a few words; nil: no more is to be said
+}
+
+// Error returns Err's text.
+func (r *Refusal) Error() string {
+	if r.Err == nil {
+		return "a gate said no"
+	}
+	return r.Err.Error()
+}
+
+// Unwrap returns Err.
+func (r *Refusal) Unwrap() error { return r.Err }
+
+// tooLate refuses a wait that the context would cut short.
+func tooLate(needs, left time.Duration) *Refusal {
+	return &Refusal{Wait: needs, Err: &durations.TooLate{Needs: needs, Left: left}}
 }
 
 // Limit returns a Gate around a limiter: a *rate.Limiter of golang.org/x/time/rate is one. Beyond
 // limiting, it pauses all its callers when one attempt was throttled, until the server's time; then
 // one probe goes first, and the rest follows at a growing pace. A probe that has no answer after
-// 5 s holds nobody up any longer: the next one goes. A nil limiter limits nothing, and only pauses.
+// 5 s holds nobody up any longer: the next one goes. A nil limiter,
+// or a nil *rate.Limiter, limits nothing, and only pauses.
 //
 // Mind that a rate.Limiter with burst b and rate r lets b + r*W calls pass in a window W: to stay within "100 a minute",
 // b + r*60 s must not exceed 100.
@@ -39,7 +75,11 @@ func Limit(limiter interface {
 	Wait(ctx context.Context) error
 }) Gate {
 	l := &limit{limiter: limiter}
-	l.pause.pace, _ = limiter.(*rate.Limiter)
+	if pace, ok := limiter.(*rate.Limiter); ok {
+		if l.pause.pace = pace; pace == nil {
+			l.limiter = nil
+		}
+	}
 	return l
 }
 
@@ -48,9 +88,9 @@ type limit struct {
 	pause   pause
 }
 
-func (l *limit) Enter(ctx context.Context, a Attempt) (func(Attempt), error) {
+func (l *limit) Enter(ctx context.Context, a Attempt) (Pass, error) {
 	for {
-		passed, err := l.pause.enter(ctx)
+		passed, err := l.pause.enter(ctx, a)
 		if err != nil {
 			return nil, err
 		}
@@ -59,7 +99,7 @@ func (l *limit) Enter(ctx context.Context, a Attempt) (func(Attempt), error) {
 			return nil, err
 		case current:
 			passed.observe(a)
-			return passed.leave, nil
+			return passed, nil
 		}
 	}
 }
@@ -91,7 +131,8 @@ func (p *passage) observe(a Attempt) {
 	p.told = told
 }
 
-func (p *passage) leave(a Attempt) { p.pause.leave(p, a) }
+// Leave implements Pass.
+func (p *passage) Leave(a Attempt) { p.pause.leave(p, a) }
 
 // Sent implements Observer.
 func (p *passage) Sent(time.Time) {
@@ -144,7 +185,7 @@ func (l *limit) explain(ctx context.Context, err error) error {
 		return err // its burst is 0: no wait would be long enough
 	}
 	defer asked.Cancel()
-	return &deadlineError{wait: asked.Delay(), left: time.Until(deadline)}
+	return tooLate(asked.Delay(), time.Until(deadline))
 }
 
 const (
@@ -190,7 +231,7 @@ type turn struct {
 	err      error
 }
 
-func (p *pause) enter(ctx context.Context) (*passage, error) {
+func (p *pause) enter(ctx context.Context, a Attempt) (*passage, error) {
 	if ctx.Err() != nil {
 		return nil, cancelCause(ctx)
 	}
@@ -204,7 +245,7 @@ func (p *pause) enter(ctx context.Context) (*passage, error) {
 	if deadline, ok := ctx.Deadline(); ok {
 		if at := p.earliest(now); deadline.Before(at) {
 			defer p.mu.Unlock()
-			return nil, &deadlineError{wait: at.Sub(now), left: deadline.Sub(now)}
+			return nil, tooLate(at.Sub(now), deadline.Sub(now))
 		}
 		t.deadline = deadline
 		if p.soonest.IsZero() || deadline.Before(p.soonest) {
@@ -215,8 +256,10 @@ func (p *pause) enter(ctx context.Context) (*passage, error) {
 	t.number = p.arrivals
 	place := p.queue.PushBack(t)
 	p.serve()
+	needs := p.earliest(now).Sub(now)
 	p.mu.Unlock()
 
+	a.Waits(func() time.Duration { return needs })
 	select {
 	case <-t.granted:
 	case <-ctx.Done():
@@ -356,7 +399,7 @@ func (p *pause) refuseLate() {
 		case t.deadline.IsZero():
 		case t.deadline.Before(p.until):
 			p.queue.Remove(e)
-			t.err = &deadlineError{wait: time.Until(p.until), left: time.Until(t.deadline)}
+			t.err = tooLate(time.Until(p.until), time.Until(t.deadline))
 			close(t.granted)
 		case p.soonest.IsZero() || t.deadline.Before(p.soonest):
 			p.soonest = t.deadline
@@ -471,41 +514,18 @@ func (p *pause) serve() {
 	}
 }
 
-// deadlineError is a refusal to begin a wait that the context would cut short.
-type deadlineError struct{ wait, left time.Duration }
+// PerKey is a Gate that sends each attempt through the gate of its key: per host, per tenant, per endpoint. Its fields are
+// read-only after first use; it is safe for concurrent use and must not be copied.
+type PerKey struct {
+	// Key names the limit that a request is for. nil: its origin.
+	Key func(*http.Request) string
 
-func (e *deadlineError) Error() string {
-	return fmt.Sprintf("%v: needs %v, context has %v", ErrRefused, round(e.wait), round(e.left))
-}
+	// New makes a key's gate at its first use; a nil gate lets everything pass. It is needed.
+	New func(key string) Gate
 
-func (e *deadlineError) Unwrap() error { return ErrRefused }
-
-// Wait is how long the call would have had to wait. A Gate's error with this method fills Error.Wait.
-func (e *deadlineError) Wait() time.Duration { return e.wait }
-
-// refusal makes sure that what a gate said no with can be told from a failure to send.
-func refusal(err error) error {
-	if errors.Is(err, ErrRefused) {
-		return err
-	}
-	return fmt.Errorf("%w: %w", ErrRefused, err)
-}
-
-// PerKey returns a Gate that sends each attempt through the gate of its key: per host, per tenant, per endpoint. newGate
-// makes a key's gate at its first use; a nil gate lets everything pass. At most max gates are kept, 1000 if max is below
-// 1: then the one that has been idle longest is dropped, with what it had counted. One in use never is, so that more
-// are kept while more than max keys are in use at once.
-func PerKey(key func(*http.Request) string, newGate func(key string) Gate, max int) Gate {
-	if max < 1 {
-		max = 1000
-	}
-	return &perKey{key: key, newGate: newGate, max: max}
-}
-
-type perKey struct {
-	key     func(*http.Request) string
-	newGate func(string) Gate
-	max     int
+	// Max is how many gates are kept. Beyond it, the one that has been idle longest is dropped, with what it had counted.
+	// One in use never is, so that more are kept while more keys than that are in use at once. 0 or less: 1000.
+	Max int
 
 	mu    sync.Mutex // guards what follows, and the users and place of each keyed gate
 	gates map[string]*keyedGate
@@ -522,48 +542,62 @@ type keyedGate struct {
 	gate Gate
 }
 
-func (p *perKey) Enter(ctx context.Context, a Attempt) (func(Attempt), error) {
-	if p.key == nil {
-		return nil, fmt.Errorf("%w: PerKey has a nil key function; give it one that names the request's limit", ErrRefused)
+// Enter implements Gate.
+func (p *PerKey) Enter(ctx context.Context, a Attempt) (Pass, error) {
+	if p.New == nil {
+		return nil, &Refusal{Err: errors.New("steadyhttp: PerKey.New is nil; set it to a function that makes a key's Gate")}
 	}
-	if p.newGate == nil {
-		return nil, fmt.Errorf("%w: PerKey has a nil newGate function; give it one that makes a key's Gate", ErrRefused)
-	}
-	key := p.key(a.Request)
+	key := p.keyOf(a.Request)
 	// A hop that has a gate of its own there is no stranger to it.
-	own := a.foreign && key != p.key(firstOf(a.Request))
+	own := a.foreign && key != p.keyOf(firstOf(a.Request))
 	a.foreign = a.foreign && !own
-	k := p.borrow(key)
+	pass := &keyedPass{per: p, gate: p.borrow(key), own: own}
 	entered := false
 	defer func() {
 		if !entered {
-			p.giveBack(k)
+			p.giveBack(pass.gate)
 		}
 	}()
-	gate := k.get(p.newGate)
-	if gate == nil {
-		entered = true
-		return func(Attempt) { p.giveBack(k) }, nil
-	}
-	leave, err := gate.Enter(ctx, a)
-	if err != nil {
-		return nil, err
+	if gate := pass.gate.get(p.New); gate != nil {
+		inner, err := gate.Enter(ctx, a)
+		if err != nil {
+			return nil, err
+		}
+		pass.inner = inner
 	}
 	entered = true
-	return func(a Attempt) {
-		defer p.giveBack(k)
-		if leave == nil {
-			return
-		}
-		if own && a.whole != nil {
-			a = *a.whole
-			a.foreign = false
-		}
-		leave(a)
-	}, nil
+	return pass, nil
 }
 
-func (p *perKey) borrow(key string) *keyedGate {
+func (p *PerKey) keyOf(req *http.Request) string {
+	if p.Key != nil {
+		return p.Key(req)
+	}
+	return originOf(req).String()
+}
+
+// keyedPass is an attempt's way through the gate of its key.
+type keyedPass struct {
+	per   *PerKey
+	gate  *keyedGate
+	inner Pass
+	own   bool
+}
+
+// Leave implements Pass.
+func (p *keyedPass) Leave(a Attempt) {
+	defer p.per.giveBack(p.gate)
+	if p.inner == nil {
+		return
+	}
+	if p.own && a.whole != nil {
+		a = *a.whole
+		a.foreign = false
+	}
+	p.inner.Leave(a)
+}
+
+func (p *PerKey) borrow(key string) *keyedGate {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	k := p.gates[key]
@@ -583,7 +617,7 @@ func (p *perKey) borrow(key string) *keyedGate {
 	return k
 }
 
-func (p *perKey) giveBack(k *keyedGate) {
+func (p *PerKey) giveBack(k *keyedGate) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if k.users--; k.users == 0 {
@@ -593,8 +627,12 @@ func (p *perKey) giveBack(k *keyedGate) {
 }
 
 // shrink requires that p.mu is held.
-func (p *perKey) shrink() {
-	for len(p.gates) > p.max && p.idle.Len() > 0 {
+func (p *PerKey) shrink() {
+	most := p.Max
+	if most < 1 {
+		most = 1000
+	}
+	for len(p.gates) > most && p.idle.Len() > 0 {
 		k := p.idle.Remove(p.idle.Front()).(*keyedGate)
 		delete(p.gates, k.key)
 	}

@@ -28,6 +28,31 @@ func firstOf(req *http.Request) *http.Request {
 	return req
 }
 
+// origin is what RFC 6454 section 4 compares: scheme, host and port, however they are spelt.
+type origin struct{ scheme, host string }
+
+func (o origin) String() string { return o.scheme + "://" + o.host }
+
+func originOf(req *http.Request) origin {
+	o := origin{scheme: lowerASCII(req.URL.Scheme), host: lowerASCII(req.URL.Host)}
+	if name, p := o.host, req.URL.Port(); p == "" || p == usualPort(o.scheme) {
+		if bare := strings.TrimSuffix(name, ":"+p); bare != "" {
+			o.host = bare
+		}
+	}
+	return o
+}
+
+// lowerASCII leaves what is not ASCII alone: what IDNA will make of it before it is dialled is not ours to guess.
+func lowerASCII(s string) string {
+	for i := range len(s) {
+		if s[i] >= utf8.RuneSelf || s[i] == '%' {
+			return s
+		}
+	}
+	return strings.ToLower(s)
+}
+
 func sameOrigin(a, b *http.Request) bool {
 	return a.URL != nil && b.URL != nil && sameASCII(a.URL.Scheme, b.URL.Scheme) &&
 		sameHost(a.URL.Hostname(), b.URL.Hostname()) && port(a) == port(b)
@@ -54,7 +79,11 @@ func port(req *http.Request) string {
 	if p := req.URL.Port(); p != "" {
 		return p
 	}
-	if sameASCII(req.URL.Scheme, "https") {
+	return usualPort(lowerASCII(req.URL.Scheme))
+}
+
+func usualPort(scheme string) string {
+	if scheme == "https" {
 		return "443"
 	}
 	return "80"

@@ -1,9 +1,9 @@
 package steadyhttp
 
 import (
+	"crypto/tls"
 	"errors"
 	"net/http"
-	"time"
 )
 
 // What a call comes to: its methods that end it, and give back what it holds.
@@ -46,7 +46,7 @@ func (c *call) endAttempt() {
 
 // finish returns what the last attempt came to.
 func (c *call) finish() (*http.Response, error) {
-	if c.response != nil && c.attempt.Stop != stopCancelled {
+	if c.response != nil && c.attempt.Stop != StopCancelled {
 		return c.deliver()
 	}
 	if c.response != nil {
@@ -75,7 +75,7 @@ func (c *call) newStandIn() *responseBody {
 // a cache's, and hooks may have kept it.
 func (c *call) deliver() (*http.Response, error) {
 	told := c.trace != nil && c.trace.Done != nil
-	plain := c.standIn == nil && c.attempt.N == 1 && c.attempt.Stop == stopDone && !told
+	plain := c.standIn == nil && c.attempt.N == 1 && c.attempt.Stop == StopDone && !told
 	if plain && c.response.Body == http.NoBody {
 		c.endAttempt()
 	}
@@ -139,12 +139,6 @@ func answering(resp *http.Response, req *http.Request) *http.Response {
 	return own
 }
 
-// waiter is a refusal that tells how long the call would have had to wait.
-type waiter interface {
-	error
-	Wait() time.Duration
-}
-
 // abandon ends a call whose next attempt could not be made.
 func (c *call) abandon(err error) (*http.Response, error) {
 	before := c.last.Err
@@ -157,15 +151,15 @@ func (c *call) abandon(err error) (*http.Response, error) {
 	}
 	c.giveBack(err)
 	made := c.last
-	made.Stop, made.Wait, made.Asked, made.late = c.why, 0, false, true
+	made.Stop, made.Wait, made.ServerAsked, made.late = c.why, 0, false, true
 	made.Began = c.attempt.Began // also of a call that ended before its first attempt
 	made.Request = c.requestOf(made)
-	var wait time.Duration
-	if w, ok := errors.AsType[waiter](err); ok {
-		wait = w.Wait()
+	wait := made.Verdict.RetryAfter
+	if refusal, ok := errors.AsType[*Refusal](err); ok {
+		wait = max(wait, refusal.Wait)
 	}
 	c.attempt = made
-	if c.kept != nil && c.why != stopCancelled {
+	if c.kept != nil && c.why != StopCancelled {
 		c.response = c.kept
 		if c.standIn != nil {
 			c.standIn.attempt = made
@@ -182,7 +176,9 @@ func (c *call) abandon(err error) (*http.Response, error) {
 	c.returned = true
 	c.attempt.Response, c.attempt.Err = nil, err
 	c.tellDone()
-	return nil, &Error{Attempts: made.N, Last: made.Verdict, Stop: c.why, Wait: wait, Err: err, unsent: unsent}
+	return nil, &Error{
+		Verdict: c.answered, StatusCode: c.status, Attempts: made.N, Stop: c.why, Wait: wait, Err: err, unsent: unsent,
+	}
 }
 
 func (c *call) requestOf(made Attempt) *http.Request {
@@ -198,7 +194,7 @@ func (c *call) giveBack(err error) {
 	c.out = nil
 	// In this order from the last to the first, and all of them: a Close may panic.
 	defer c.endAttempt()
-	if len(c.leaves) > 0 {
+	if len(c.passes) > 0 {
 		c.attempt.Response, c.attempt.Err = nil, err
 		defer c.leaveGates()
 	}
@@ -213,22 +209,48 @@ func (c *call) giveBack(err error) {
 	}
 }
 
-// failure is the error of a call whose last attempt has no response. A first attempt's error is returned as it is where
-// nothing need be said about it.
+// failure is the error of a call whose last attempt has no response. What a Transport below has said is not said again.
 func (c *call) failure() error {
 	a := &c.attempt
 	err := a.Err
-	if a.Stop == stopCancelled && c.over() {
+	if a.Stop == StopCancelled && c.over() {
 		ended := cancelCause(c.ctx).(*cancelled)
-		if a.N == 1 && errors.Is(err, ended.cause) && errors.Is(err, ended.ctx) {
-			return err
+		if a.N != 1 || !errors.Is(err, ended.cause) || !errors.Is(err, ended.ctx) {
+			ended.last = flat(err)
+			err = ended
 		}
-		ended.last = err
-		err = ended
-	} else if a.N == 1 && (c.final != "" && c.original.Response == nil || c.final == "" && (a.Stop == stopPermanent || c.policy.maxAttempts() == 1)) {
+	}
+	first := a.N == 1 && c.original.Response == nil
+	inner, nested := errors.AsType[*Error](err)
+	switch _, bare := err.(tls.RecordHeaderError); {
+	case bare && first:
+		return err // http.Client asks for it, to say that the server speaks plain HTTP
+	case nested && first && err == error(inner):
 		return err
 	}
-	return &Error{Attempts: a.N, Last: a.Verdict, Stop: a.Stop, Err: flat(err)}
+	e := &Error{Verdict: c.answered, StatusCode: c.status, Attempts: a.N, Stop: a.Stop, Wait: c.answered.RetryAfter, Err: flat(err)}
+	if nested {
+		e.Wait = max(e.Wait, inner.Wait)
+		if c.status == 0 {
+			e.Verdict, e.StatusCode = inner.Verdict, inner.StatusCode
+		}
+		if first {
+			e.Attempts, e.unsent = inner.Attempts, inner.unsent
+		}
+	}
+	return e
+}
+
+// settles reports whether what an inner Transport has ended a call with is beyond what this one could better: two of them must
+// not multiply their attempts. One that did not retry, since its policy or its request did not let it, leaves that to us.
+func settles(stop Stop, attempts int, class Class) bool {
+	switch stop {
+	case StopAttempts, StopNotIdempotent, StopBodyNotReplayable:
+		return attempts > 1
+	case StopPermanent:
+		return attempts > 1 || class != Unauthorized
+	}
+	return true
 }
 
 func (c *call) tellDone() {

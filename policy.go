@@ -1,7 +1,7 @@
 package steadyhttp
 
 import (
-	"context"
+	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"time"
@@ -23,7 +23,7 @@ type Policy struct {
 	MaxElapsed time.Duration
 
 	// MaxWait is the longest single back-off or pushback of the call; a service that asks for more gets no retry, and
-	// its answer is returned. It does not bound the wait at a gate. 0: 1 minute.
+	// its answer is returned. It does not bound the wait at a gate. 0: 1 minute. Negative: refused.
 	MaxWait time.Duration
 
 	// AttemptTimeout bounds each attempt until its response headers. Unlike http.Client.Timeout it leaves the waits
@@ -58,8 +58,9 @@ type Policy struct {
 	// longer than MaxElapsed; IdleTimeout bounds each Read. 0: never.
 	MaxRead int64
 
-	// Budget pays for retries; share one between Transports that call the same service. nil: the Transport's own, with
-	// the defaults. &Budget{Max: -1}: none.
+	// Budget pays for retries; share one between Transports that call the same service. One that is made in an edit of
+	// WithPolicy is new for every call: make it outside. nil: the Transport's own, with the defaults.
+	// &Budget{Max: -1}: none.
 	Budget *Budget
 }
 
@@ -75,6 +76,17 @@ func Batch() Policy {
 		// One probe a second goes out while everything fails; a job's send rate is bounded by its workers anyway.
 		Budget: &Budget{PerSecond: 1, Wait: true},
 	}
+}
+
+// check refuses what can't be meant, naming the field and the fix.
+func (p *Policy) check() error {
+	if p.MaxWait < 0 {
+		return fmt.Errorf("Policy.MaxWait is %v; use a positive duration, or 0 for %v (MaxAttempts: 1 never retries)", p.MaxWait, defaultMaxWait)
+	}
+	if p.Budget != nil {
+		return p.Budget.check()
+	}
+	return nil
 }
 
 const (
@@ -174,15 +186,15 @@ type situation struct {
 func (p *Policy) permit(v Verdict, s situation) Stop {
 	switch {
 	case v.Class == Success:
-		return stopDone
+		return StopDone
 	case v.Class == Permanent, v.Class == Unauthorized && !s.authorizable:
-		return stopPermanent
+		return StopPermanent
 	case s.attempts >= p.maxAttempts() && !p.free(v, s):
-		return stopAttempts
+		return StopAttempts
 	case v.Class == Transient && !s.idempotent && !s.unsent:
-		return stopNotIdempotent
+		return StopNotIdempotent
 	case !s.replayable:
-		return stopBody
+		return StopBodyNotReplayable
 	}
 	return ""
 }
@@ -205,13 +217,13 @@ func named(v Verdict) bool { return v.Class == Throttled && v.RetryAfter > 0 }
 func (p *Policy) fits(asked, wait, remaining, untilDeadline time.Duration) Stop {
 	switch {
 	case asked == backoff.Stop:
-		return stopAttempts
+		return StopAttempts
 	case asked > p.maxWait():
-		return stopWait
+		return StopWaitTooLong
 	case remaining >= 0 && wait >= remaining:
-		return stopElapsed
+		return StopElapsed
 	case untilDeadline >= 0 && wait >= untilDeadline:
-		return stopDeadline
+		return StopDeadline
 	}
 	return ""
 }
@@ -223,39 +235,4 @@ func spread(d time.Duration) time.Duration {
 		return 0
 	}
 	return d + rand.N(min(d/10, time.Second)+1)
-}
-
-// settings is what a context carries for the calls made with it.
-type settings struct {
-	edits []func(*Policy)
-	trace *Trace
-}
-
-type settingsKey struct{}
-
-func settingsOf(ctx context.Context) *settings {
-	s, _ := ctx.Value(settingsKey{}).(*settings)
-	return s
-}
-
-// with returns a context whose settings are a changed copy of ctx's.
-func withSettings(ctx context.Context, change func(*settings)) context.Context {
-	var s settings
-	if outer := settingsOf(ctx); outer != nil {
-		s = settings{edits: outer.edits[:len(outer.edits):len(outer.edits)], trace: outer.trace}
-	}
-	change(&s)
-	return context.WithValue(ctx, settingsKey{}, &s)
-}
-
-// WithPolicy returns a context for one call, or for several, that edits a copy of the Transport's Policy:
-//
-//	ctx = steadyhttp.WithPolicy(ctx, func(p *steadyhttp.Policy) { p.MaxAttempts = 1 })
-//
-// Edits of enclosing contexts come first. edit must be safe for concurrent use.
-func WithPolicy(ctx context.Context, edit func(*Policy)) context.Context {
-	if edit == nil {
-		return ctx
-	}
-	return withSettings(ctx, func(s *settings) { s.edits = append(s.edits, edit) })
 }

@@ -28,49 +28,49 @@ func TestPermit(t *testing.T) {
 		s      situation
 		want   Stop
 	}{
-		{"success", Policy{}, Verdict{Class: Success}, fresh, stopDone},
-		{"success beats used-up attempts", Policy{}, Verdict{Class: Success}, in(func(s *situation) { s.attempts = 9 }), stopDone},
-		{"permanent", Policy{}, Verdict{Class: Permanent}, fresh, stopPermanent},
-		{"permanent beats used-up attempts", Policy{}, Verdict{Class: Permanent}, in(func(s *situation) { s.attempts = 9 }), stopPermanent},
-		{"permanent with a Retry-After", Policy{}, Verdict{Class: Permanent, RetryAfter: time.Second}, fresh, stopPermanent},
+		{"success", Policy{}, Verdict{Class: Success}, fresh, StopDone},
+		{"success beats used-up attempts", Policy{}, Verdict{Class: Success}, in(func(s *situation) { s.attempts = 9 }), StopDone},
+		{"permanent", Policy{}, Verdict{Class: Permanent}, fresh, StopPermanent},
+		{"permanent beats used-up attempts", Policy{}, Verdict{Class: Permanent}, in(func(s *situation) { s.attempts = 9 }), StopPermanent},
+		{"permanent with a Retry-After", Policy{}, Verdict{Class: Permanent, RetryAfter: time.Second}, fresh, StopPermanent},
 
 		{"transient", Policy{}, Verdict{Class: Transient}, fresh, ""},
-		{"transient, not idempotent", Policy{}, Verdict{Class: Transient}, in(func(s *situation) { s.idempotent = false }), stopNotIdempotent},
+		{"transient, not idempotent", Policy{}, Verdict{Class: Transient}, in(func(s *situation) { s.idempotent = false }), StopNotIdempotent},
 		{"transient, not idempotent, unsent", Policy{}, Verdict{Class: Transient}, in(func(s *situation) { s.idempotent, s.unsent = false, true }), ""},
-		{"transient, not replayable", Policy{}, Verdict{Class: Transient}, in(func(s *situation) { s.replayable = false }), stopBody},
-		{"transient, neither", Policy{}, Verdict{Class: Transient}, in(func(s *situation) { s.idempotent, s.replayable = false, false }), stopNotIdempotent},
-		{"transient, unsent, not replayable", Policy{}, Verdict{Class: Transient}, in(func(s *situation) { s.idempotent, s.unsent, s.replayable = false, true, false }), stopBody},
-		{"transient with a Retry-After is not free", Policy{MaxAttempts: 2, MaxThrottled: -1}, Verdict{Class: Transient, RetryAfter: time.Second}, in(func(s *situation) { s.attempts = 2 }), stopAttempts},
+		{"transient, not replayable", Policy{}, Verdict{Class: Transient}, in(func(s *situation) { s.replayable = false }), StopBodyNotReplayable},
+		{"transient, neither", Policy{}, Verdict{Class: Transient}, in(func(s *situation) { s.idempotent, s.replayable = false, false }), StopNotIdempotent},
+		{"transient, unsent, not replayable", Policy{}, Verdict{Class: Transient}, in(func(s *situation) { s.idempotent, s.unsent, s.replayable = false, true, false }), StopBodyNotReplayable},
+		{"transient with a Retry-After is not free", Policy{MaxAttempts: 2, MaxThrottled: -1}, Verdict{Class: Transient, RetryAfter: time.Second}, in(func(s *situation) { s.attempts = 2 }), StopAttempts},
 
 		{"throttled", Policy{}, Verdict{Class: Throttled}, fresh, ""},
 		{"throttled, not idempotent", Policy{}, Verdict{Class: Throttled}, in(func(s *situation) { s.idempotent = false }), ""},
-		{"throttled, not replayable", Policy{}, Verdict{Class: Throttled}, in(func(s *situation) { s.replayable = false }), stopBody},
-		{"named, not replayable", Policy{MaxThrottled: -1}, named, in(func(s *situation) { s.replayable = false }), stopBody},
+		{"throttled, not replayable", Policy{}, Verdict{Class: Throttled}, in(func(s *situation) { s.replayable = false }), StopBodyNotReplayable},
+		{"named, not replayable", Policy{MaxThrottled: -1}, named, in(func(s *situation) { s.replayable = false }), StopBodyNotReplayable},
 
-		{"unauthorized, nobody to ask", Policy{}, Verdict{Class: Unauthorized}, fresh, stopPermanent},
+		{"unauthorized, nobody to ask", Policy{}, Verdict{Class: Unauthorized}, fresh, StopPermanent},
 		{"unauthorized, authorizable", Policy{}, Verdict{Class: Unauthorized}, in(func(s *situation) { s.authorizable = true }), ""},
 		{"unauthorized, not idempotent", Policy{}, Verdict{Class: Unauthorized}, in(func(s *situation) { s.authorizable, s.idempotent = true, false }), ""},
-		{"unauthorized, not replayable", Policy{}, Verdict{Class: Unauthorized}, in(func(s *situation) { s.authorizable, s.replayable = true, false }), stopBody},
-		{"unauthorized, attempts used up", Policy{}, Verdict{Class: Unauthorized}, in(func(s *situation) { s.authorizable, s.attempts = true, 4 }), stopAttempts},
+		{"unauthorized, not replayable", Policy{}, Verdict{Class: Unauthorized}, in(func(s *situation) { s.authorizable, s.replayable = true, false }), StopBodyNotReplayable},
+		{"unauthorized, attempts used up", Policy{}, Verdict{Class: Unauthorized}, in(func(s *situation) { s.authorizable, s.attempts = true, 4 }), StopAttempts},
 
 		// peers D25: 0 is the default of 4, 1 and negative mean never.
 		{"third of four", Policy{}, Verdict{Class: Transient}, in(func(s *situation) { s.attempts = 3 }), ""},
-		{"fourth of four", Policy{}, Verdict{Class: Transient}, in(func(s *situation) { s.attempts = 4 }), stopAttempts},
-		{"fifth of four", Policy{}, Verdict{Class: Transient}, in(func(s *situation) { s.attempts = 5 }), stopAttempts},
-		{"one attempt", Policy{MaxAttempts: 1}, Verdict{Class: Transient}, fresh, stopAttempts},
-		{"negative attempts", Policy{MaxAttempts: -7}, Verdict{Class: Transient}, fresh, stopAttempts},
-		{"one attempt, throttled", Policy{MaxAttempts: 1}, Verdict{Class: Throttled}, fresh, stopAttempts},
-		{"attempts before idempotency", Policy{MaxAttempts: 1}, Verdict{Class: Transient}, in(func(s *situation) { s.idempotent = false }), stopAttempts},
+		{"fourth of four", Policy{}, Verdict{Class: Transient}, in(func(s *situation) { s.attempts = 4 }), StopAttempts},
+		{"fifth of four", Policy{}, Verdict{Class: Transient}, in(func(s *situation) { s.attempts = 5 }), StopAttempts},
+		{"one attempt", Policy{MaxAttempts: 1}, Verdict{Class: Transient}, fresh, StopAttempts},
+		{"negative attempts", Policy{MaxAttempts: -7}, Verdict{Class: Transient}, fresh, StopAttempts},
+		{"one attempt, throttled", Policy{MaxAttempts: 1}, Verdict{Class: Throttled}, fresh, StopAttempts},
+		{"attempts before idempotency", Policy{MaxAttempts: 1}, Verdict{Class: Transient}, in(func(s *situation) { s.idempotent = false }), StopAttempts},
 		{"many attempts", Policy{MaxAttempts: math.MaxInt}, Verdict{Class: Transient}, in(func(s *situation) { s.attempts = 1 << 30 }), ""},
 
 		// A 429 that named a time may come over and above MaxAttempts; one that did not never does.
-		{"named counts by default", Policy{}, named, in(func(s *situation) { s.attempts = 4 }), stopAttempts},
+		{"named counts by default", Policy{}, named, in(func(s *situation) { s.attempts = 4 }), StopAttempts},
 		{"named within MaxThrottled", Policy{MaxThrottled: 2}, named, in(func(s *situation) { s.attempts, s.throttled = 4, 1 }), ""},
-		{"named beyond MaxThrottled", Policy{MaxThrottled: 2}, named, in(func(s *situation) { s.attempts, s.throttled = 4, 2 }), stopAttempts},
+		{"named beyond MaxThrottled", Policy{MaxThrottled: 2}, named, in(func(s *situation) { s.attempts, s.throttled = 4, 2 }), StopAttempts},
 		{"named beyond MaxThrottled, attempts left", Policy{MaxThrottled: 2}, named, in(func(s *situation) { s.attempts, s.throttled = 3, 2 }), ""},
 		{"named, any number", Policy{MaxThrottled: -1}, named, in(func(s *situation) { s.attempts, s.throttled = 4, 1_000_000 }), ""},
-		{"named, any number, but never retry", Policy{MaxAttempts: 1, MaxThrottled: -1}, named, fresh, stopAttempts},
-		{"bare, any number", Policy{MaxThrottled: -1}, Verdict{Class: Throttled}, in(func(s *situation) { s.attempts = 4 }), stopAttempts},
+		{"named, any number, but never retry", Policy{MaxAttempts: 1, MaxThrottled: -1}, named, fresh, StopAttempts},
+		{"bare, any number", Policy{MaxThrottled: -1}, Verdict{Class: Throttled}, in(func(s *situation) { s.attempts = 4 }), StopAttempts},
 	}
 	for _, tt := range tests {
 		if got := tt.policy.permit(tt.v, tt.s); got != tt.want {
@@ -111,7 +111,7 @@ func TestPermitProperties(t *testing.T) {
 											violated = "gave up a refused request that could be sent again"
 										case got != "" && class == Transient && idempotent && replayable && attempts < p.maxAttempts():
 											violated = "gave up a idempotent request"
-										case (got == stopDone) != (class == Success):
+										case (got == StopDone) != (class == Success):
 											violated = "done is what succeeded"
 										}
 										if violated != "" {
@@ -138,22 +138,22 @@ func TestFits(t *testing.T) {
 	}{
 		{"no bounds but the default", Policy{}, time.Second, time.Second, none, none, ""},
 		{"no wait", Policy{}, 0, 0, none, none, ""},
-		{"the back-off ended", Policy{}, backoff.Stop, 0, none, none, stopAttempts},
+		{"the back-off ended", Policy{}, backoff.Stop, 0, none, none, StopAttempts},
 		{"exactly the default MaxWait", Policy{}, time.Minute, time.Minute, none, none, ""},
 		{"exactly MaxWait, with jitter", Policy{}, time.Minute, 61 * time.Second, none, none, ""},
-		{"more than the default MaxWait", Policy{}, time.Minute + 1, time.Minute + 1, none, none, stopWait},
+		{"more than the default MaxWait", Policy{}, time.Minute + 1, time.Minute + 1, none, none, StopWaitTooLong},
 		{"exactly MaxWait", Policy{MaxWait: time.Hour}, time.Hour, time.Hour, none, none, ""},
-		{"more than MaxWait", Policy{MaxWait: time.Hour}, time.Hour + 1, time.Hour + 1, none, none, stopWait},
+		{"more than MaxWait", Policy{MaxWait: time.Hour}, time.Hour + 1, time.Hour + 1, none, none, StopWaitTooLong},
 		{"less than what is left", Policy{}, 9 * time.Second, 9 * time.Second, 10 * time.Second, none, ""},
-		{"all that is left", Policy{}, 10 * time.Second, 10 * time.Second, 10 * time.Second, none, stopElapsed},
-		{"jitter beyond what is left", Policy{}, 9 * time.Second, 10 * time.Second, 10 * time.Second, none, stopElapsed},
-		{"nothing left", Policy{}, 0, 0, 0, none, stopElapsed},
+		{"all that is left", Policy{}, 10 * time.Second, 10 * time.Second, 10 * time.Second, none, StopElapsed},
+		{"jitter beyond what is left", Policy{}, 9 * time.Second, 10 * time.Second, 10 * time.Second, none, StopElapsed},
+		{"nothing left", Policy{}, 0, 0, 0, none, StopElapsed},
 		{"before the deadline", Policy{}, 9 * time.Second, 9 * time.Second, none, 10 * time.Second, ""},
-		{"at the deadline", Policy{}, 10 * time.Second, 10 * time.Second, none, 10 * time.Second, stopDeadline},
-		{"jitter beyond the deadline", Policy{}, 9 * time.Second, 10 * time.Second, none, 10 * time.Second, stopDeadline},
-		{"deadline passed", Policy{}, 0, 0, none, 0, stopDeadline},
-		{"MaxWait is told first", Policy{}, time.Hour, time.Hour, time.Minute, time.Minute, stopWait},
-		{"MaxElapsed is told before the deadline", Policy{}, time.Minute, time.Minute, time.Second, time.Second, stopElapsed},
+		{"at the deadline", Policy{}, 10 * time.Second, 10 * time.Second, none, 10 * time.Second, StopDeadline},
+		{"jitter beyond the deadline", Policy{}, 9 * time.Second, 10 * time.Second, none, 10 * time.Second, StopDeadline},
+		{"deadline passed", Policy{}, 0, 0, none, 0, StopDeadline},
+		{"MaxWait is told first", Policy{}, time.Hour, time.Hour, time.Minute, time.Minute, StopWaitTooLong},
+		{"MaxElapsed is told before the deadline", Policy{}, time.Minute, time.Minute, time.Second, time.Second, StopElapsed},
 		{"the longest wait there is", Policy{MaxWait: math.MaxInt64}, math.MaxInt64, math.MaxInt64, none, none, ""},
 	}
 	for _, tt := range tests {

@@ -2,7 +2,6 @@ package steadyhttp
 
 import (
 	"context"
-	"log/slog"
 	"net/http"
 	"time"
 )
@@ -19,8 +18,10 @@ type Trace struct {
 	// Start is called as the call begins.
 	Start func(ctx context.Context, req *http.Request) context.Context
 
-	// Gated is called when a gate has held the coming attempt up for d.
-	Gated func(ctx context.Context, a Attempt, d time.Duration)
+	// Waiting is called as a wait of the call begins, or a millisecond later where nobody knows beforehand that there will
+	// be one, possibly on another goroutine; Waited when it is over, however it ends, once for each Waiting. a is the
+	// coming attempt for the causes gate and prepare, and the last one for the others.
+	Waiting, Waited func(ctx context.Context, a Attempt, w Wait)
 
 	// AttemptStart is called just before an attempt is sent. a.Request is the attempt's own clone: its headers may be set.
 	AttemptStart func(ctx context.Context, a Attempt) context.Context
@@ -35,8 +36,8 @@ type Trace struct {
 	Done func(ctx context.Context, a Attempt)
 }
 
-// Join returns a Trace that calls all of the given ones; nil ones are left out. Start, Gated and AttemptStart go in
-// order, AttemptDone and Done in reverse, as calls nest. What one of them wants to be told of, all are.
+// Join returns a Trace that calls all of the given ones; nil ones are left out. Start, Waiting and AttemptStart go in
+// order, AttemptDone, Waited and Done in reverse, as calls nest. What one of them wants to be told of, all are.
 func Join(traces ...*Trace) *Trace {
 	var joined *Trace
 	for _, t := range traces {
@@ -55,7 +56,8 @@ func joinTwo(outer, inner *Trace) *Trace {
 	return &Trace{
 		Enabled:      either(outer.Enabled, inner.Enabled),
 		Start:        joinStart(outer, inner),
-		Gated:        joinGated(outer.Gated, inner.Gated),
+		Waiting:      joinWaits(outer.Waiting, inner.Waiting),
+		Waited:       joinWaits(inner.Waited, outer.Waited),
 		AttemptStart: chain(outer.AttemptStart, inner.AttemptStart),
 		AttemptDone:  both(inner.AttemptDone, outer.AttemptDone),
 		Done:         both(inner.Done, outer.Done),
@@ -124,16 +126,16 @@ func both(first, second func(context.Context, Attempt)) func(context.Context, At
 	}
 }
 
-func joinGated(first, second func(context.Context, Attempt, time.Duration)) func(context.Context, Attempt, time.Duration) {
+func joinWaits(first, second func(context.Context, Attempt, Wait)) func(context.Context, Attempt, Wait) {
 	if first == nil || second == nil {
 		if first == nil {
 			return second
 		}
 		return first
 	}
-	return func(ctx context.Context, a Attempt, d time.Duration) {
-		first(ctx, a, d)
-		second(ctx, a, d)
+	return func(ctx context.Context, a Attempt, w Wait) {
+		defer second(ctx, a, w) // even if the first one panics
+		first(ctx, a, w)
 	}
 }
 
@@ -143,100 +145,4 @@ func orContext(returned, given context.Context) context.Context {
 		return given
 	}
 	return returned
-}
-
-// WithTrace returns a context for one call, or for several, whose hooks are joined to the Transport's; the Transport's
-// are the outer ones.
-func WithTrace(ctx context.Context, trace *Trace) context.Context {
-	if trace == nil {
-		return ctx
-	}
-	return withSettings(ctx, func(s *settings) { s.trace = Join(s.trace, trace) })
-}
-
-// longWait is how long a gate must hold an attempt up for that to be worth a word.
-const longWait = 100 * time.Millisecond
-
-// Log returns a Trace that logs each retry, and each wait at a gate longer than 100 ms, at Debug, and each call that ends
-// without success at Warn; nil stands for slog.Default, looked up at each record. URLs are those of RedactURL; headers and
-// bodies are not logged. Package steadyotel has the same words and fields on its spans and events.
-func Log(logger *slog.Logger) *Trace {
-	return &Trace{
-		Gated: func(ctx context.Context, a Attempt, d time.Duration) {
-			if d > longWait {
-				log(ctx, logger, slog.LevelDebug, "gated", a, slog.Duration("wait", d))
-			}
-		},
-		AttemptDone: func(ctx context.Context, a Attempt) { logAttempt(ctx, logger, a) },
-		Done: func(ctx context.Context, a Attempt) {
-			// The stop of most calls was known, and logged, when their last attempt was decided on.
-			switch {
-			case a.late:
-				logAttempt(ctx, logger, a)
-			case a.Stop == stopDone && a.Err != nil && !(ctx.Err() == context.Canceled || cancelClosed(a.Request) && !overdue(ctx)):
-				log(ctx, logger, slog.LevelWarn, "giving up", a, stopAttr(a)) // its body has failed
-			}
-		},
-	}
-}
-
-func logAttempt(ctx context.Context, logger *slog.Logger, a Attempt) {
-	switch {
-	case a.Stop == stopDone:
-	case a.Stop == "":
-		log(ctx, logger, slog.LevelDebug, "retrying", a, slog.Duration("wait", a.Wait))
-	case a.Stop == stopCancelled && untilDeadline(ctx) != 0:
-		// The caller knows: it was him.
-		log(ctx, logger, slog.LevelDebug, "cancelled", a, stopAttr(a))
-	default:
-		log(ctx, logger, slog.LevelWarn, "giving up", a, stopAttr(a))
-	}
-}
-
-// cancelClosed reports whether a request was cancelled in the old way.
-func cancelClosed(req *http.Request) bool {
-	select {
-	//lint:ignore SA1019 a RoundTripper must obey it as long as http.Client sets it
-	case <-req.Cancel:
-		return true
-	default:
-		return false
-	}
-}
-
-func stopAttr(a Attempt) slog.Attr { return slog.String("stop", string(a.Stop)) }
-
-func log(ctx context.Context, logger *slog.Logger, level slog.Level, message string, a Attempt, last slog.Attr) {
-	if logger == nil {
-		logger = slog.Default()
-	}
-	if logger.Enabled(ctx, level) {
-		logger.LogAttrs(ctx, level, message, append(logAttrs(a), last)...)
-	}
-}
-
-func logAttrs(a Attempt) []slog.Attr {
-	attrs := make([]slog.Attr, 0, 8)
-	attrs = append(attrs,
-		slog.String("method", clean(methodOf(a.Request), maxCode)),
-		slog.String("url", RedactURL(a.Request.URL)),
-		slog.Int("attempt", a.N))
-	if a.Response != nil {
-		attrs = append(attrs, slog.Int("status", a.Response.StatusCode))
-	}
-	attrs = appendVerdict(attrs, a.Verdict.Code, a.Verdict.TrackingID)
-	if a.Err != nil {
-		attrs = append(attrs, slog.String("error", RedactError(a.Err)))
-	}
-	return attrs
-}
-
-func appendVerdict(attrs []slog.Attr, code, target string) []slog.Attr {
-	if code != "" {
-		attrs = append(attrs, slog.String("code", code))
-	}
-	if target != "" {
-		attrs = append(attrs, slog.String("target", target))
-	}
-	return attrs
 }

@@ -29,6 +29,7 @@ package steadyhttp
 import (
 	"errors"
 	"net/http"
+	"slices"
 )
 
 // Transport is an http.RoundTripper that retries, limits and explains the attempts of its base transport. The zero value
@@ -41,7 +42,8 @@ type Transport struct {
 	// Policy says how often, how long and what to retry. zero: the default policy.
 	Policy Policy
 
-	// Classify says what an answer means. It must be a pure function, safe for concurrent use. nil: (&Rules{}).Classify.
+	// Classify says what an answer means. It must be a pure function, safe for concurrent use. The fields that it leaves
+	// zero are filled in, one by one, from what (&Rules{}).Classify says. nil: that alone.
 	Classify func(a Attempt) Verdict
 
 	// Prepare is called with each attempt's own clone of the request just before it is sent, after all waiting, so that
@@ -50,11 +52,11 @@ type Transport struct {
 	// it must not call back through the same Transport, and a request of its own with req.Context() would be taken for a
 	// sending of the attempt. Its errors are classified like the base transport's: since nothing was sent, one that may
 	// pass is tried again with back-off whatever the request does, one that nothing is known of once. An error that wraps
-	// a *backoff.PermanentError, or a service's 4xx (ServiceError, or a method HTTPStatusCode), ends the call. nil: none.
+	// a *backoff.PermanentError, or a service's 4xx (Check's error, or a method HTTPStatusCode), ends the call. nil: none.
 	Prepare func(req *http.Request, prev *Attempt) error
 
 	// Gates are entered in order before every attempt, and left in reverse. Put the one with the longest wait first:
-	// a place in a gate is held while the next is waited for.
+	// a place in a gate is held while the next is waited for. nil ones are passed over.
 	Gates []Gate
 
 	// Trace is told what happens. nil: nobody is.
@@ -65,11 +67,11 @@ type Transport struct {
 
 // RoundTrip sends req until there is an answer worth returning. See the package comment for what that is.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	if err := check(req); err != nil {
+	if err := t.check(req); err != nil {
 		if req.Body != nil {
 			req.Body.Close()
 		}
-		return nil, err
+		return nil, &Error{Stop: StopPermanent, Err: err, unsent: req.Response == nil}
 	}
 	trace := t.traceOf(req)
 	if trace == nil && t.untouched(req) {
@@ -153,6 +155,19 @@ func (t *Transport) CloseIdleConnections() {
 // Unwrap returns the base transport.
 func (t *Transport) Unwrap() http.RoundTripper { return t.base() }
 
+// WrappedRoundTripper is Unwrap under the name by which Kubernetes' client-go looks for it.
+func (t *Transport) WrappedRoundTripper() http.RoundTripper { return t.base() }
+
+// Clone returns a Transport with the same fields, whose gates and budget are shared with t: for a variant of a preset's, which
+// spends the same quota. t may be in use.
+func (t *Transport) Clone() *Transport {
+	clone := &Transport{
+		Base: t.Base, Policy: t.Policy, Classify: t.Classify, Prepare: t.Prepare, Gates: slices.Clone(t.Gates), Trace: t.Trace,
+	}
+	clone.Policy.Budget = t.budgetOf(&t.Policy)
+	return clone
+}
+
 func (t *Transport) base() http.RoundTripper {
 	base := t.Base
 	if base == nil {
@@ -189,13 +204,15 @@ func (t *Transport) budgetOf(p *Policy) *Budget {
 	return &t.budget
 }
 
-// check refuses what no base transport could send, before anything is counted for it.
-func check(req *http.Request) error {
+// check refuses what no base transport could send and what can't be meant, before anything is counted for it.
+func (t *Transport) check(req *http.Request) error {
 	switch {
 	case req.URL == nil:
-		return errors.New("steadyhttp: Request.URL is nil; make requests with http.NewRequestWithContext")
+		return errors.New("Request.URL is nil; make requests with http.NewRequestWithContext")
 	case req.Header == nil:
-		return errors.New("steadyhttp: Request.Header is nil; set it to make(http.Header)")
+		return errors.New("Request.Header is nil; set it to make(http.Header)")
+	case t.Policy.Budget == nil && t.Policy.MaxWait >= 0:
+		return nil
 	}
-	return nil
+	return t.Policy.check()
 }

@@ -50,7 +50,7 @@ func restored(t *testing.T, s Snapshot, full bool) {
 	newQuota := func() *Quota {
 		q := &Quota{Windows: windows, Reserve: 0.3}
 		if full {
-			q.Start = Full
+			q.Start = Spent
 		}
 		return q
 	}

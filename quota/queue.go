@@ -83,7 +83,10 @@ func (q *Quota) nobodyBefore(c class) bool {
 // enqueue puts a caller in line, unless its turn would come too late.
 func (q *Quota) enqueue(ctx context.Context, c class, a steadyhttp.Attempt, now instant) (*caller, error) {
 	if limit := q.MaxQueue; limit != 0 && q.waitingCallers() >= max(0, limit) {
-		return nil, fmt.Errorf("%w: quota: %d callers wait already; Quota.MaxQueue is %d", steadyhttp.ErrRefused, q.waitingCallers(), limit)
+		return nil, &steadyhttp.Refusal{
+			Wait: time.Duration(q.atBest(c, q.waitingCallers(), now) - now),
+			Err:  fmt.Errorf("quota: %d callers wait already; Quota.MaxQueue is %d", q.waitingCallers(), limit),
+		}
 	}
 	w := &caller{class: c, began: a.Began, deadline: forever}
 	if w.began.IsZero() {
@@ -96,7 +99,7 @@ func (q *Quota) enqueue(ctx context.Context, c class, a steadyhttp.Attempt, now 
 		}
 		needs, left := time.Duration(q.atBest(c, ahead, now)-now), time.Until(deadline)
 		if needs > left {
-			return nil, &DeadlineError{needs, left}
+			return nil, refuseLate(needs, left)
 		}
 		w.deadline = now.add(left)
 		q.soonest = min(q.soonest, w.deadline)
@@ -122,7 +125,8 @@ func (q *Quota) ahead(w *caller) int {
 }
 
 // await blocks until it is w's turn. A caller who gives up leaves nothing behind.
-func (q *Quota) await(ctx context.Context, w *caller) (*ticket, error) {
+func (q *Quota) await(ctx context.Context, w *caller, a steadyhttp.Attempt) (*ticket, error) {
+	a.Waits(func() time.Duration { return q.expected(w) })
 	select {
 	case <-w.ready:
 		if ctx.Err() == nil {
@@ -132,6 +136,22 @@ func (q *Quota) await(ctx context.Context, w *caller) (*ticket, error) {
 	}
 	q.giveUp(w)
 	return nil, &endedError{ctx}
+}
+
+// expected returns how long w has to wait as things are now.
+func (q *Quota) expected(w *caller) time.Duration {
+	q.lock()
+	defer q.unlock()
+	now := q.now()
+	q.advance(now)
+	ahead := 0
+	for before := w.prev; before != nil; before = before.prev {
+		ahead++
+	}
+	if w.class == normal {
+		ahead += q.queues[high].length
+	}
+	return time.Duration(q.bound(w.class, ahead, now) - now)
 }
 
 // endedError is the end of a caller's context. It looks its cause up when it is asked: context.Cause takes the context's lock,
@@ -272,7 +292,7 @@ func (q *Quota) refuseLate(now instant) {
 				continue
 			}
 			q.queues[i].remove(w)
-			w.err = &DeadlineError{time.Duration(until - now), time.Duration(w.deadline - now)}
+			w.err = refuseLate(time.Duration(until-now), time.Duration(w.deadline-now))
 			close(w.ready)
 		}
 	}

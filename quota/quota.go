@@ -41,6 +41,7 @@
 package quota
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -50,6 +51,7 @@ import (
 	"time"
 
 	"github.com/steadyhttp/steadyhttp"
+	"github.com/steadyhttp/steadyhttp/internal/durations"
 )
 
 // Window is one limit: at most N calls in any interval of length Per.
@@ -71,7 +73,12 @@ type Quota struct {
 	// MaxQueue bounds the callers that wait; one more is refused. 0: no bound. Negative: nobody waits.
 	MaxQueue int
 
-	// Start says what a new Quota takes its windows to be. Zero: Empty.
+	// MaxTransit is how long a request may take from its sending to where the server counts it, the condition of the
+	// promise: one that arrives later than that may be counted in a window that we believe has room. A longer one costs:
+	// the place of a call without an answer is held for as long. 0: 2 s. At most an hour.
+	MaxTransit time.Duration
+
+	// Start says what a new Quota takes its windows to be. Zero: Fresh.
 	Start ColdStart
 
 	leaving atomic.Pointer[caller] // those who have given up, and are still in line
@@ -82,7 +89,8 @@ type Quota struct {
 	base    time.Time // all times are measured from it, by the monotonic clock
 	windows []window
 	calls   [classes]calls
-	unsent  list // in flight, not sent yet as far as we know, in the order of their grants
+	transit time.Duration // MaxTransit, or what 0 stands for
+	unsent  list          // in flight, not sent yet as far as we know, in the order of their grants
 	sent    list // in flight, in the order of their sending
 	queues  [classes]queue
 	soonest instant     // no deadline in the queues is before it
@@ -98,8 +106,8 @@ type Quota struct {
 type ColdStart uint8
 
 const (
-	Empty ColdStart = iota // nothing was sent: right for a first start, and quick
-	Full                   // everything was sent just now: never a 429, after a wait as long as the longest window
+	Fresh ColdStart = iota // nothing was sent: right for a first start, and quick
+	Spent                  // everything was sent just now: never a 429, after a wait as long as the longest window
 )
 
 // instant is a time since Quota.base. Comparing and storing it is half the work of a time.Time.
@@ -115,10 +123,11 @@ const maxPer = 10 * 365 * 24 * time.Hour
 
 func (i instant) add(d time.Duration) instant { return i + instant(d) }
 
-// after the sending of a request its arrival can't take longer than this: what has not arrived by then has a broken
-// connection. After the grant, an attempt that has not told of its sending is taken to have been sent at last after this.
 const (
-	arrival   = 2 * time.Second
+	usualTransit = 2 * time.Second
+	maxTransit   = time.Hour
+
+	// After the grant, an attempt that has not told of its sending is taken to have been sent at last after this.
 	unsentFor = 30 * time.Second
 )
 
@@ -126,46 +135,30 @@ const (
 // context's deadline.
 var ErrDeadline = errors.New("quota: not before the deadline")
 
-// DeadlineError is a refusal to begin a wait that the context would cut short. It matches ErrDeadline and
-// steadyhttp.ErrRefused.
-type DeadlineError struct{ needs, left time.Duration }
+// tooLate is why a wait was not begun that the context would have cut short.
+type tooLate struct{ durations.TooLate }
 
-// Error tells both times.
-func (e *DeadlineError) Error() string {
-	return fmt.Sprintf("quota: needs %v of quota, context has %v", round(e.needs), round(e.left))
-}
+func (e *tooLate) Error() string { return "quota: " + e.TooLate.Error() }
 
-// Wait is how long the call would have had to wait, at least: a job queue can put the job off for that long.
-func (e *DeadlineError) Wait() time.Duration { return e.needs }
+// Is matches ErrDeadline, and what a durations.TooLate matches.
+func (e *tooLate) Is(target error) bool { return target == ErrDeadline || e.TooLate.Is(target) }
 
-// Is matches ErrDeadline and steadyhttp.ErrRefused.
-func (e *DeadlineError) Is(target error) bool {
-	return target == ErrDeadline || target == steadyhttp.ErrRefused
-}
-
-func round(d time.Duration) time.Duration {
-	if d >= 10*time.Second {
-		return d.Round(time.Second)
-	}
-	return d.Round(time.Millisecond)
+func refuseLate(needs, left time.Duration) *steadyhttp.Refusal {
+	return &steadyhttp.Refusal{Wait: needs, Err: &tooLate{durations.TooLate{Needs: needs, Left: left, Of: " of quota"}}}
 }
 
 // Enter implements steadyhttp.Gate.
-func (q *Quota) Enter(ctx context.Context, a steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
+func (q *Quota) Enter(ctx context.Context, a steadyhttp.Attempt) (steadyhttp.Pass, error) {
 	t, err := q.enter(ctx, a)
 	if err != nil {
 		return nil, err
 	}
-	told := a.Observe(t)
-	if t.narrow {
-		q.lock() // others look, for whom a probe may wait
-		t.told = told
-		q.unlock()
-	} else {
-		t.told = told
-	}
-	return func(a steadyhttp.Attempt) { q.leave(t, a) }, nil
+	t.told = a.Observe(t)
+	return t, nil
 }
+
+// Leave implements steadyhttp.Pass for a ticket.
+func (t *ticket) Leave(a steadyhttp.Attempt) { t.q.leave(t, a) }
 
 func (q *Quota) enter(ctx context.Context, a steadyhttp.Attempt) (*ticket, error) {
 	if ctx.Err() != nil {
@@ -189,7 +182,7 @@ func (q *Quota) enter(ctx context.Context, a steadyhttp.Attempt) (*ticket, error
 	if err != nil {
 		return nil, err
 	}
-	return q.await(ctx, w)
+	return q.await(ctx, w, a)
 }
 
 // begin resolves the fields at the first use. It requires that q.mu is held.
@@ -199,12 +192,13 @@ func (q *Quota) begin() error {
 	}
 	q.begun = true
 	q.base = time.Now()
+	q.transit = cmp.Or(q.MaxTransit, usualTransit)
 	q.replayed, q.soonest = never, forever
 	if q.invalid = q.check(); q.invalid != nil {
 		return q.invalid
 	}
 	q.windows = newWindows(q.Windows, q.Reserve)
-	if q.Start == Full {
+	if q.Start == Spent {
 		q.charge(normal, 0, q.windows[longest(q.windows)].n)
 	}
 	return nil
@@ -213,7 +207,7 @@ func (q *Quota) begin() error {
 // check refuses what can't be meant, naming the field and the fix.
 func (q *Quota) check() error {
 	refuse := func(format string, args ...any) error {
-		return fmt.Errorf("%w: quota: %s", steadyhttp.ErrRefused, fmt.Sprintf(format, args...))
+		return &steadyhttp.Refusal{Err: fmt.Errorf("quota: "+format, args...)}
 	}
 	if len(q.Windows) == 0 {
 		return refuse("Quota.Windows is empty; give it at least one Window")
@@ -232,8 +226,11 @@ func (q *Quota) check() error {
 	if !(q.Reserve >= 0 && q.Reserve < 1) { // false for NaN too
 		return refuse("Quota.Reserve is %v; use a share from 0 up to but not 1, or normal calls never go", q.Reserve)
 	}
-	if q.Start > Full {
-		return refuse("Quota.Start is %d; use Empty or Full", q.Start)
+	if q.MaxTransit < 0 || q.MaxTransit > maxTransit {
+		return refuse("Quota.MaxTransit is %v; use up to %v, or 0 for %v", q.MaxTransit, maxTransit, usualTransit)
+	}
+	if q.Start > Spent {
+		return refuse("Quota.Start is %d; use Fresh or Spent", q.Start)
 	}
 	return nil
 }
@@ -444,7 +441,7 @@ func (t *ticket) Sent(at time.Time) {
 		q.calls[t.class].inFlight++
 	case t.state == logged:
 		// The first sending, very late, or one again after that: count what the log does not have, until it has surely arrived.
-		q.charge(t.class, now.add(arrival), 1)
+		q.charge(t.class, now.add(q.transit), 1)
 	}
 }
 

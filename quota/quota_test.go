@@ -312,7 +312,7 @@ func TestRestart(t *testing.T) {
 
 // What a restart costs that knows nothing: the figure that the package comment gives.
 func TestRestartWithoutSnapshot(t *testing.T) {
-	for _, start := range []quota.ColdStart{quota.Empty, quota.Full} {
+	for _, start := range []quota.ColdStart{quota.Fresh, quota.Spent} {
 		synctest.Test(t, func(t *testing.T) {
 			s := newService(&rolling{windows: minuteAndHour()}, minuteAndHour())
 			batch(t, throughQuota(s, &quota.Quota{Windows: minuteAndHour()}), 1234, 0)
@@ -322,10 +322,10 @@ func TestRestartWithoutSnapshot(t *testing.T) {
 			if r.failed > 0 {
 				t.Errorf("%d calls failed", r.failed)
 			}
-			if start == quota.Full && len(s.refused) > 0 {
+			if start == quota.Spent && len(s.refused) > 0 {
 				t.Errorf("%d 429s though the windows were taken to be full", len(s.refused))
 			}
-			if start == quota.Empty && (len(s.refused) == 0 || len(s.refused) > 100 || factor > 2.2) {
+			if start == quota.Fresh && (len(s.refused) == 0 || len(s.refused) > 100 || factor > 2.2) {
 				t.Errorf("%d 429s and %.2f of the minimum: the documentation says otherwise", len(s.refused), factor)
 			}
 		})

@@ -39,7 +39,7 @@ func (q *Quota) Snapshot() Snapshot {
 			}
 		}
 		if n := q.calls[c].inFlight; n > 0 {
-			*list = append(*list, Calls{-arrival, n}) // they may arrive yet
+			*list = append(*list, Calls{-q.transit, n}) // they may arrive yet
 		}
 	}
 	return s
@@ -64,7 +64,7 @@ func (q *Quota) Restore(s Snapshot) error {
 	passed, oldest := max(0, time.Since(s.At)), q.windows[longest(q.windows)].per+edge
 	for c, calls := range [...][]Calls{s.Normal, s.High} {
 		for _, one := range calls {
-			if one.N > 0 && passed < oldest+arrival && one.Age < oldest-passed {
+			if one.N > 0 && passed < oldest+maxTransit && one.Age < oldest-passed {
 				q.charge(class(c), instant(-passed-one.Age), one.N)
 			}
 		}
@@ -76,7 +76,7 @@ func (q *Quota) Restore(s Snapshot) error {
 // check refuses what no Quota has written, naming the field and the fix.
 func (s Snapshot) check() error {
 	refuse := func(format string, args ...any) error {
-		const fix = "; it is damaged: drop it, and set Quota.Start to Full"
+		const fix = "; it is damaged: drop it, and set Quota.Start to Spent"
 		return fmt.Errorf("quota: Snapshot."+format+fix, args...)
 	}
 	if s.At.IsZero() && len(s.Normal)+len(s.High) > 0 {
@@ -93,9 +93,9 @@ func (s Snapshot) check() error {
 				return refuse("%s[%d].N is %d, which is no number of calls", list.name, i, c.N)
 			case c.N > math.MaxInt/4-all: // sums of a few of them must not wrap around
 				return refuse("%s[%d].N is %d, more than can have been made", list.name, i, c.N)
-			case c.Age < -arrival:
+			case c.Age < -maxTransit:
 				return refuse("%s[%d].Age is %v, and no call is further ahead than %v",
-					list.name, i, c.Age, -arrival)
+					list.name, i, c.Age, -maxTransit)
 			case i > 0 && c.Age > list.calls[i-1].Age:
 				return refuse("%s[%d].Age is %v, more than that before it", list.name, i, c.Age)
 			}

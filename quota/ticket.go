@@ -43,7 +43,7 @@ func (t *ticket) until() instant {
 	if t.state == waiting {
 		return t.granted.add(unsentFor)
 	}
-	return t.sentAt.add(arrival)
+	return t.sentAt.add(t.q.transit)
 }
 
 // list is a list of tickets in the order of their until.

@@ -9,23 +9,26 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
+
+	"github.com/steadyhttp/steadyhttp/internal/durations"
 )
 
-// ErrRefused is matched by the errors of calls of which nothing was ever sent: a Gate said no to the first attempt, the call
-// ended while it waited for that, or Prepare failed. It is not matched by a call whose first attempt was made, even if a gate
-// refused the next, nor by one that http.Client makes to follow a redirect: the request before it was carried out. Who puts a
-// refused call back in a queue may rely on that. Gates wrap it to say no.
-var ErrRefused = errors.New("refused before it was sent")
+// ErrNotSent is matched by the errors of calls of which nothing was ever sent: a Gate refused the first attempt, the call ended
+// while it waited for that, or Prepare failed. Who puts such a call back in a queue may rely on it: Error.Is alone decides.
+// It is not matched once the first attempt was made, even if a gate refused the next, nor by a call that http.Client makes to
+// follow a redirect: the request before it was carried out.
+var ErrNotSent = errors.New("nothing was sent")
 
-// flat hides in an error of a call that was sent what could be taken for one that was not: a gate's no to a later attempt, and
-// the error of a Transport below this one.
+// flat hides in an error of a call that was sent what could be taken for one that was not: the error of a Transport below
+// this one.
 func flat(err error) error {
 	if inner, ok := err.(*Error); ok {
 		err = inner.Err
 	}
-	if errors.Is(err, ErrRefused) || is[*Error](err) {
+	if errors.Is(err, ErrNotSent) || is[*Error](err) {
 		return &veiled{err}
 	}
 	return err
@@ -36,7 +39,7 @@ func flat(err error) error {
 type veiled struct{ err error }
 
 func (v *veiled) Error() string        { return RedactError(v.err) }
-func (v *veiled) Is(target error) bool { return target != ErrRefused && errors.Is(v.err, target) }
+func (v *veiled) Is(target error) bool { return target != ErrNotSent && errors.Is(v.err, target) }
 
 func (v *veiled) As(target any) bool {
 	if _, hidden := target.(**Error); hidden {
@@ -77,7 +80,7 @@ func baseError(base http.RoundTripper) error {
 func misjudgement(a *Attempt) error {
 	answer := "a transport error"
 	if a.Response != nil {
-		answer = fmt.Sprintf("status %d, code %q, target %q", a.Response.StatusCode, a.Verdict.Code, a.Verdict.TrackingID)
+		answer = fmt.Sprintf("status %d, code %q, tracking ID %q", a.Response.StatusCode, a.Verdict.Code, a.Verdict.TrackingID)
 	}
 	err := fmt.Errorf("steadyhttp: Transport.Classify gave %v for %s; use Success, Permanent, Transient, Throttled or Unauthorized (Rules.Validate names the entry)", a.Verdict.Class, answer)
 	if a.Err != nil {
@@ -86,61 +89,103 @@ func misjudgement(a *Attempt) error {
 	return err
 }
 
-// Error is what RoundTrip returns when there is no response to return, unless the first attempt failed in a way that
-// nothing need be added to: then it is the base transport's own error.
+// Error is the one type of error: what RoundTrip returns where there is no answer to return, and what Check makes of an answer
+// that says no. (A bare tls.RecordHeaderError, which http.Client looks for, is the exception.)
 type Error struct {
-	Attempts int           // made, 0 if the call was refused before the first
-	Last     Verdict       // on the last answer, if there was one
-	Stop     Stop          // why the call ended
-	Wait     time.Duration // how long it would have had to wait on, if a wait was what ended it
-	Err      error         // what ended it; it wraps the last attempt's error too
+	Verdict // on the last answer; Unclassified if there was none
+
+	StatusCode int           // of the last answer; 0: there was none
+	Attempts   int           // made; 0: it ended before the first, or a wrapper hides how many
+	Stop       Stop          // why there is no further attempt; "": a wrapper hides it
+	Wait       time.Duration // when to try again: the longest that the server or a gate asks for; 0: nobody says
+	Err        error         // what ended the call, wrapping the last attempt's error too; nil from Check
 
 	unsent bool // nothing of the call was ever sent
 }
 
-// Error returns one line. REDACTED stands for the userinfo and the query values of URLs in it.
+// Error returns one line with the code, the status, the attempts and the tracking ID. REDACTED stands for the userinfo and
+// the query values of URLs in it.
 func (e *Error) Error() string {
 	var b strings.Builder
 	b.WriteString("steadyhttp: ")
+	if e.Err == nil && e.StatusCode != 0 {
+		e.writeAnswer(&b)
+		return b.String()
+	}
 	b.WriteString(plural(e.Attempts, "attempt"))
 	b.WriteString(reason(e.Stop))
 	if e.Wait > 0 {
-		b.WriteString(" (" + round(e.Wait).String() + ")")
+		b.WriteString(" (" + durations.Round(e.Wait).String() + ")")
 	}
-	if e.Last.Code != "" {
-		b.WriteString(", last answer " + e.Last.Code)
+	switch {
+	case e.Code != "":
+		b.WriteString(", last answer " + e.Code)
+	case e.StatusCode != 0:
+		b.WriteString(", last answer " + strconv.Itoa(e.StatusCode))
 	}
-	if e.Last.TrackingID != "" {
-		b.WriteString(", target " + e.Last.TrackingID)
+	if e.TrackingID != "" {
+		b.WriteString(", tracking ID " + e.TrackingID)
 	}
 	if e.Err != nil {
-		// The Stop has said already that it was refused.
-		b.WriteString(": " + strings.TrimPrefix(RedactError(e.Err), ErrRefused.Error()+": "))
+		b.WriteString(": " + RedactError(e.Err))
 	}
 	return b.String()
+}
+
+// writeAnswer writes what the service has said.
+func (e *Error) writeAnswer(b *strings.Builder) {
+	switch {
+	case e.Code != "":
+		fmt.Fprintf(b, "%s (%d)", e.Code, e.StatusCode)
+	case http.StatusText(e.StatusCode) != "":
+		fmt.Fprintf(b, "%s (%d)", http.StatusText(e.StatusCode), e.StatusCode)
+	default:
+		fmt.Fprintf(b, "status %d", e.StatusCode)
+	}
+	if e.Attempts > 0 {
+		b.WriteString(" after " + plural(e.Attempts, "attempt"))
+	}
+	b.WriteString(reason(e.Stop))
+	if e.Wait > 0 {
+		b.WriteString(", retry after " + durations.Round(e.Wait).String())
+	}
+	if e.TrackingID != "" {
+		b.WriteString(", tracking ID " + e.TrackingID)
+	}
+	if e.Message != "" {
+		b.WriteString(": " + e.Message)
+	}
 }
 
 // Unwrap returns Err.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Is reports whether target is ErrRefused and nothing of the call was ever sent.
-func (e *Error) Is(target error) bool { return target == ErrRefused && e.unsent }
+// Is reports whether target is ErrNotSent and nothing of the call was ever sent.
+func (e *Error) Is(target error) bool { return target == ErrNotSent && e.unsent }
 
 // Timeout reports whether a timeout ended the call: an attempt's, MaxElapsed or the context's deadline.
 func (e *Error) Timeout() bool {
-	return e.Stop == stopElapsed || isTimeout(e.Err)
+	return e.Stop == StopElapsed || isTimeout(e.Err)
 }
 
 // LogValue implements slog.LogValuer: the fields are named as Log names them.
 func (e *Error) LogValue() slog.Value {
-	attrs := make([]slog.Attr, 0, 6)
-	attrs = append(attrs, slog.Int("attempts", e.Attempts))
-	attrs = appendVerdict(attrs, e.Last.Code, e.Last.TrackingID)
+	attrs := make([]slog.Attr, 0, 8)
+	if e.StatusCode != 0 {
+		attrs = append(attrs, slog.Int("status", e.StatusCode))
+	}
+	attrs = appendVerdict(attrs, e.Code, e.TrackingID)
+	if e.Message != "" {
+		attrs = append(attrs, slog.String("message", e.Message))
+	}
 	if e.Err != nil {
 		attrs = append(attrs, slog.String("error", RedactError(e.Err)))
 	}
 	if e.Wait > 0 {
 		attrs = append(attrs, slog.Duration("wait", e.Wait))
+	}
+	if e.Attempts > 0 || e.Err != nil {
+		attrs = append(attrs, slog.Int("attempts", e.Attempts))
 	}
 	if e.Stop != "" {
 		attrs = append(attrs, slog.String("stop", string(e.Stop)))
@@ -148,63 +193,9 @@ func (e *Error) LogValue() slog.Value {
 	return slog.GroupValue(attrs...)
 }
 
-// ServiceError is an answer of the service that says no, as Check makes it.
-type ServiceError struct {
-	StatusCode            int
-	Code, Message, Target string        // from its error envelope, "" if it had none
-	RetryAfter            time.Duration // asked for by the server, 0 if not
-	Attempts              int           // made, 0 if a wrapper hides how many
-	Stop                  Stop          // why there was no further one, "" if a wrapper hides it
-}
-
-// Error returns one line with the code, the status, the attempts and the tracking ID.
-func (e *ServiceError) Error() string {
-	var b strings.Builder
-	b.WriteString("steadyhttp: ")
-	switch {
-	case e.Code != "":
-		fmt.Fprintf(&b, "%s (%d)", e.Code, e.StatusCode)
-	case http.StatusText(e.StatusCode) != "":
-		fmt.Fprintf(&b, "%s (%d)", http.StatusText(e.StatusCode), e.StatusCode)
-	default:
-		fmt.Fprintf(&b, "status %d", e.StatusCode)
-	}
-	if e.Attempts > 0 {
-		b.WriteString(" after " + plural(e.Attempts, "attempt"))
-	}
-	b.WriteString(reason(e.Stop))
-	if e.RetryAfter > 0 {
-		b.WriteString(", retry after " + round(e.RetryAfter).String())
-	}
-	if e.Target != "" {
-		b.WriteString(", target " + e.Target)
-	}
-	if e.Message != "" {
-		b.WriteString(": " + e.Message)
-	}
-	return b.String()
-}
-
-// LogValue implements slog.LogValuer: the fields are named as Log names them.
-func (e *ServiceError) LogValue() slog.Value {
-	attrs := make([]slog.Attr, 0, 7)
-	attrs = append(attrs, slog.Int("status", e.StatusCode))
-	attrs = appendVerdict(attrs, e.Code, e.Target)
-	if e.Message != "" {
-		attrs = append(attrs, slog.String("message", e.Message))
-	}
-	if e.RetryAfter > 0 {
-		attrs = append(attrs, slog.Duration("wait", e.RetryAfter))
-	}
-	if e.Attempts > 0 {
-		attrs = append(attrs, slog.Int("attempts", e.Attempts), slog.String("stop", string(e.Stop)))
-	}
-	return slog.GroupValue(attrs...)
-}
-
-// Check returns nil for a response below 400, else a *ServiceError. It does not close the body, and what it reads of it
-// can be read again, so it works behind any wrapper. Of a response that did not come from a Transport, or whose
-// wrapper hides that, it reads at most 64 KiB, for at most a second.
+// Check returns nil for a response below 400, else an *Error. It does not close the body, and what it reads of it can be read
+// again, so it works behind any wrapper. Of a response that did not come from a Transport, or whose wrapper hides that, it
+// reads at most 64 KiB, for at most a second.
 func Check(resp *http.Response) error {
 	if resp == nil {
 		return errors.New("steadyhttp: Check of a nil response; check the error of Do first")
@@ -212,14 +203,13 @@ func Check(resp *http.Response) error {
 	if resp.StatusCode < 400 {
 		return nil
 	}
-	e := &ServiceError{StatusCode: resp.StatusCode}
-	var v Verdict
+	e := &Error{StatusCode: resp.StatusCode}
 	if a, ok := AttemptOf(resp); ok {
-		v, e.Attempts, e.Stop = a.Verdict, a.N, a.Stop
+		e.Verdict, e.Attempts, e.Stop = a.Verdict, a.N, a.Stop
 	} else {
-		v = examine(resp)
+		e.Verdict = examine(resp)
 	}
-	e.Code, e.Message, e.Target, e.RetryAfter = v.Code, v.Message, v.TrackingID, v.RetryAfter
+	e.Wait = e.RetryAfter
 	return e
 }
 
@@ -287,21 +277,21 @@ func (e *timeoutError) Is(target error) bool {
 	return target == context.DeadlineExceeded || target == os.ErrDeadlineExceeded
 }
 
-// reason is how a Stop reads within a sentence. It contains the Stop, to be found by it.
+// reason is how a Stop reads within a sentence.
 func reason(s Stop) string {
 	switch s {
-	case "", stopDone, stopPermanent:
+	case "", StopDone, StopPermanent:
 		return "" // the code says it
-	case stopAttempts:
+	case StopAttempts:
 		return ", no attempts left"
-	case stopBudget:
+	case StopBudget:
 		return ", budget spent"
-	case stopElapsed:
+	case StopElapsed:
 		return ", time elapsed"
-	case stopPrepare:
+	case StopPrepare:
 		return ", prepare failed"
 	}
-	return ", " + string(s)
+	return ", " + strings.ReplaceAll(string(s), "_", " ")
 }
 
 func plural(n int, noun string) string {
@@ -309,13 +299,6 @@ func plural(n int, noun string) string {
 		return "1 " + noun
 	}
 	return fmt.Sprintf("%d %ss", n, noun)
-}
-
-func round(d time.Duration) time.Duration {
-	if d > 10*time.Second {
-		return d.Round(time.Second)
-	}
-	return d.Round(time.Millisecond)
 }
 
 // RedactError returns err's text, on one bounded line, without the secrets of the URLs that it wraps. A base transport

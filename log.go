@@ -1,0 +1,105 @@
+package steadyhttp
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"time"
+)
+
+const (
+	longWait    = 10 * time.Second       // a wait that somebody who watches the log wants to know of as it begins
+	noticedWait = 100 * time.Millisecond // a wait at a gate that is worth a word when it is over
+)
+
+// Log returns a Trace that logs each retry, and each wait at a gate longer than 100 ms, at Debug; a wait of 10 s and more at
+// Info, as it begins, with its length; and each call that ends without success at Warn. nil stands for slog.Default, looked
+// up at each record. URLs are those of RedactURL; headers and bodies are not logged. Package steadyotel has the same words
+// and fields on its spans and events.
+func Log(logger *slog.Logger) *Trace {
+	return &Trace{
+		Waiting: func(ctx context.Context, a Attempt, w Wait) {
+			if w.For >= longWait {
+				log(ctx, logger, slog.LevelInfo, "waiting", a, causeAttr(w), slog.Duration("wait", w.For))
+			}
+		},
+		Waited: func(ctx context.Context, a Attempt, w Wait) {
+			if w.Cause == WaitGate && w.For > noticedWait {
+				log(ctx, logger, slog.LevelDebug, "waited", a, causeAttr(w), slog.Duration("wait", w.For))
+			}
+		},
+		AttemptDone: func(ctx context.Context, a Attempt) { logAttempt(ctx, logger, a) },
+		Done: func(ctx context.Context, a Attempt) {
+			// The stop of most calls was known, and logged, when their last attempt was decided on.
+			switch {
+			case a.late:
+				logAttempt(ctx, logger, a)
+			case a.Stop == StopDone && a.Err != nil && !(ctx.Err() == context.Canceled || cancelClosed(a.Request) && !overdue(ctx)):
+				log(ctx, logger, slog.LevelWarn, "giving up", a, stopAttr(a)) // its body has failed
+			}
+		},
+	}
+}
+
+func logAttempt(ctx context.Context, logger *slog.Logger, a Attempt) {
+	switch {
+	case a.Stop == StopDone:
+	case a.Stop == "":
+		log(ctx, logger, slog.LevelDebug, "retrying", a, slog.Duration("wait", a.Wait))
+	case a.Stop == StopCancelled && untilDeadline(ctx) != 0:
+		// The caller knows: it was him.
+		log(ctx, logger, slog.LevelDebug, "cancelled", a, stopAttr(a))
+	default:
+		log(ctx, logger, slog.LevelWarn, "giving up", a, stopAttr(a))
+	}
+}
+
+// cancelClosed reports whether a request was cancelled in the old way.
+func cancelClosed(req *http.Request) bool {
+	select {
+	//lint:ignore SA1019 a RoundTripper must obey it as long as http.Client sets it
+	case <-req.Cancel:
+		return true
+	default:
+		return false
+	}
+}
+
+func causeAttr(w Wait) slog.Attr { return slog.String("cause", string(w.Cause)) }
+
+func stopAttr(a Attempt) slog.Attr { return slog.String("stop", string(a.Stop)) }
+
+func log(ctx context.Context, logger *slog.Logger, level slog.Level, message string, a Attempt, last ...slog.Attr) {
+	if logger == nil {
+		logger = slog.Default()
+	}
+	if logger.Enabled(ctx, level) {
+		logger.LogAttrs(ctx, level, message, append(logAttrs(a), last...)...)
+	}
+}
+
+func logAttrs(a Attempt) []slog.Attr {
+	attrs := make([]slog.Attr, 0, 8)
+	attrs = append(attrs,
+		slog.String("method", clean(methodOf(a.Request), maxCode)),
+		slog.String("url", RedactURL(a.Request.URL)),
+		slog.Int("attempt", a.N))
+	if a.Response != nil {
+		attrs = append(attrs, slog.Int("status", a.Response.StatusCode))
+	}
+	attrs = appendVerdict(attrs, a.Verdict.Code, a.Verdict.TrackingID)
+	if a.Err != nil {
+		attrs = append(attrs, slog.String("error", RedactError(a.Err)))
+	}
+	return attrs
+}
+
+func appendVerdict(attrs []slog.Attr, code, target string) []slog.Attr {
+	if code != "" {
+		attrs = append(attrs, slog.String("code", code))
+	}
+	if target != "" {
+		attrs = append(attrs, slog.String("target", target))
+	}
+	return attrs
+}
