@@ -146,7 +146,10 @@ func TestReplayByNetHTTP(t *testing.T) {
 		{name: "own key in odd case", method: "POST", body: "x", request: set("IDEMPOTENCY-KEY", "mine"), sends: 1,
 			key: "Idempotency-Key", value: "mine"},
 		{name: "Prepare's key", method: "POST", body: "x", sends: 1, key: "Idempotency-Key", value: "its", transport: func(tr *steadyhttp.Transport) {
-			tr.Prepare = func(req *http.Request, _ *steadyhttp.Attempt) error { req.Header.Set("Idempotency-Key", "its"); return nil }
+			tr.Prepare = func(req *http.Request, _ *steadyhttp.Attempt) error {
+				req.Header.Set("Idempotency-Key", "its")
+				return nil
+			}
 		}},
 		{name: "AttemptStart's key", method: "POST", body: "x", sends: 1, key: "X-Idempotency-Key", value: "its", transport: func(tr *steadyhttp.Transport) {
 			tr.Trace = &steadyhttp.Trace{AttemptStart: func(_ context.Context, a steadyhttp.Attempt) context.Context {
@@ -680,8 +683,10 @@ func TestSmallPostIsOneWrite(t *testing.T) {
 			"timeouts": func(tr *steadyhttp.Transport) {
 				tr.Policy.AttemptTimeout, tr.Policy.IdleTimeout, tr.Policy.MaxElapsed = time.Minute, time.Minute, time.Minute
 			},
-			"Prepare": func(tr *steadyhttp.Transport) { tr.Prepare = func(*http.Request, *steadyhttp.Attempt) error { return nil } },
-			"unsafe":  func(tr *steadyhttp.Transport) { tr.Policy.Repeatable = func(*http.Request) bool { return false } },
+			"Prepare": func(tr *steadyhttp.Transport) {
+				tr.Prepare = func(*http.Request, *steadyhttp.Attempt) error { return nil }
+			},
+			"unsafe": func(tr *steadyhttp.Transport) { tr.Policy.Repeatable = func(*http.Request) bool { return false } },
 		} {
 			for _, method := range []string{"POST", "PATCH", "PUT", "DELETE"} {
 				for who, look := range onlookers {

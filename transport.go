@@ -77,7 +77,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		resp, err := t.first(req)
 		if err == nil && resp != nil && resp.Body != nil && resp.StatusCode < 400 {
 			t.budgetOf(&t.Policy).pay(req)
-			return answering(resp, req), nil
+			return answering(resp, req, req), nil
 		}
 		return t.steady(req, nil, answer{resp, err, true})
 	}
@@ -175,7 +175,7 @@ func (t *Transport) untouched(req *http.Request) bool {
 	p, ctx := &t.Policy, req.Context()
 	return len(t.Gates) == 0 && t.Prepare == nil && t.Classify == nil &&
 		p.AttemptTimeout <= 0 && p.IdleTimeout <= 0 && p.MaxElapsed <= 0 && p.MaxRead <= 0 && !p.IdempotencyKey &&
-		(req.Body == nil || req.GetBody != nil && len(req.Trailer) == 0 && inMemory(req)) &&
+		(req.Body == nil || req.GetBody != nil && len(req.Trailer) == 0 && inMemory(req) && makesReaders(req.GetBody)) &&
 		p.Repeatable == nil && p.repeatable(req) && ctx.Err() == nil && settingsOf(ctx) == nil
 }
 
