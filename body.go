@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"reflect"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -35,6 +36,7 @@ type requestBody struct {
 	getBody  func() (io.ReadCloser, error) // nil: it can be sent once
 	once     *onceBody                     // the original, watched, if it can be sent once
 	lender   *lender                       // of the original and what GetBody makes; nil: they are given away
+	apart    bool                          // GetBody may rewind what is in memory: attempts read copies
 	used     bool                          // an attempt has had the original
 	handed   bool                          // the base transport has been given it, and closes it
 	final    bool                          // the original was read into memory, and closed
@@ -56,6 +58,8 @@ func newRequestBody(bound func() context.Context, req *http.Request, p *Policy) 
 	case b.getBody != nil:
 		if !inMemory(req) {
 			b.lender = &lender{original: b.original, getBody: b.getBody}
+		} else if !makesReaders(req.GetBody) {
+			b.apart, b.getBody = true, apartEach(b.getBody)
 		}
 		return b, nil
 	case p.MaxBuffer > 0:
@@ -74,18 +78,69 @@ var (
 	}{}))
 )
 
-// inMemory reports whether req's body is one that net/http has read for good by the time it has sent the headers, so that no
-// two attempts can meet in it, even if GetBody rewinds it.
-func inMemory(req *http.Request) bool {
-	const small = 16 << 10 // well below what the smallest socket buffers take
-	if t := reflect.TypeOf(req.Body); t != nopCloser && t != nopCloserWriterTo || req.ContentLength > small {
-		return false
+// inMemory reports whether req's body is one that net/http knows to be in memory.
+func inMemory(req *http.Request) bool { return memory(req.Body) != nil }
+
+// memory returns the reader in memory that a body is made of, or nil.
+func memory(body io.ReadCloser) io.Reader {
+	if t := reflect.TypeOf(body); t != nopCloser && t != nopCloserWriterTo {
+		return nil
 	}
-	switch reflect.ValueOf(req.Body).Field(0).Interface().(type) {
-	case *bytes.Reader, *bytes.Buffer, *strings.Reader:
-		return true
+	switch r := reflect.ValueOf(body).Field(0).Interface().(type) {
+	case *bytes.Reader:
+		return r
+	case *strings.Reader:
+		return r
+	case *bytes.Buffer:
+		return r
 	}
-	return false
+	return nil
+}
+
+// copied returns another reader of what is left in a body in memory, and any other body as it is. Reading the one leaves the
+// other alone, and net/http sends either along with its headers.
+func copied(body io.ReadCloser) io.ReadCloser {
+	switch r := memory(body).(type) {
+	case *bytes.Reader:
+		own := *r
+		return io.NopCloser(&own)
+	case *strings.Reader:
+		own := *r
+		return io.NopCloser(&own)
+	case *bytes.Buffer:
+		return io.NopCloser(bytes.NewReader(r.Bytes()))
+	}
+	return body
+}
+
+// apartEach keeps what attempts read apart from what getBody rewinds: an answer may come, over HTTP/2, before the body of its
+// request was read.
+func apartEach(getBody func() (io.ReadCloser, error)) func() (io.ReadCloser, error) {
+	return func() (io.ReadCloser, error) {
+		body, err := newBody(getBody)
+		if err != nil {
+			return nil, err
+		}
+		return copied(body), nil
+	}
+}
+
+// makesReaders reports whether getBody is http.NewRequest's, which makes a new reader each time.
+func makesReaders(getBody func() (io.ReadCloser, error)) bool {
+	return slices.Contains(readerMakers[:], reflect.ValueOf(getBody).Pointer())
+}
+
+var readerMakers = [...]uintptr{
+	makerFor(new(bytes.Reader)), makerFor(new(strings.Reader)), makerFor(new(bytes.Buffer)),
+	makerFor(bytes.NewReader([]byte{0})), makerFor(strings.NewReader("x")), makerFor(bytes.NewBufferString("x")),
+}
+
+func makerFor(body io.Reader) uintptr {
+	req, err := http.NewRequest(http.MethodPost, "http://localhost/", body)
+	if err != nil {
+		return 0
+	}
+	return reflect.ValueOf(req.GetBody).Pointer()
 }
 
 func tunnel(req *http.Request) bool {
@@ -147,6 +202,8 @@ func (b *requestBody) next(ctx context.Context) (body io.ReadCloser, changed boo
 	case b.lender != nil:
 		body, err = b.lender.next(ctx)
 		return body, true, err
+	case first && b.apart:
+		return copied(b.original), true, nil
 	case first:
 		return b.original, false, nil
 	}
@@ -447,6 +504,7 @@ type responseBody struct {
 
 	rc      io.ReadCloser
 	room    *http.Response // for the copy that it is handed out with
+	given   *http.Response // what that is a copy of; nil: it is not handed out
 	ahead   *readAhead     // what was read before the caller came; nil: nothing
 	offset  int            // how much of it the caller has had
 	reads   atomic.Int64   // begun and ended under an IdleTimeout: odd while one is under way
@@ -546,15 +604,23 @@ func (b *responseBody) Read(p []byte) (int, error) {
 			return n, nil
 		}
 		if err := b.ahead.err; err != nil {
-			b.end(err)
+			b.finish(err)
 			return 0, err
 		}
 	}
 	n, err := bodySource{b}.Read(p)
 	if err != nil {
-		b.end(err)
+		b.finish(err)
 	}
 	return n, err
+}
+
+// finish is called when the caller has come to the end. net/http sets trailers that were not announced then, in its response.
+func (b *responseBody) finish(err error) {
+	if b.given != nil && err == io.EOF && !b.ended.Load() {
+		b.room.Trailer = b.given.Trailer
+	}
+	b.end(err)
 }
 
 // bodySource reads what the base transport has, within the IdleTimeout.

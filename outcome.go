@@ -82,8 +82,9 @@ func (c *call) deliver() (*http.Response, error) {
 	plain = plain && c.cancel == nil
 	if plain && c.native && !c.watched() {
 		c.returned = true
-		return answering(c.response, c.original), nil
+		return answering(c.response, c.original, c.attempt.Request), nil
 	}
+	plain = plain && c.response.Body == http.NoBody // nobody else brings the trailers over
 	inner, nested := AttemptOf(c.response)
 	if c.standIn == nil && (plain || nested && !told && c.cancel == nil) {
 		c.returned = true
@@ -108,6 +109,7 @@ func (c *call) deliver() (*http.Response, error) {
 	resp := b.room
 	*resp = *c.response
 	resp.Request = c.original
+	b.given = c.response
 	if b.whole() {
 		c.endAttempt()
 		b.rc.Close()
@@ -124,12 +126,12 @@ func (c *call) deliver() (*http.Response, error) {
 }
 
 // answering makes resp the answer to the caller's own request, and not to a clone of it (golang/go#39533). It writes into the
-// response only if net/http has just made it, for that request or a clone.
-func answering(resp *http.Response, req *http.Request) *http.Response {
+// response only if net/http has just made it, for the request that was sent.
+func answering(resp *http.Response, req, sent *http.Request) *http.Response {
 	switch {
 	case resp.Request == req:
 		return resp
-	case resp.Request != nil && resp.Request.URL == req.URL:
+	case resp.Request != nil && (resp.Request == sent || resp.Request.URL == req.URL):
 		resp.Request = req
 		return resp
 	}

@@ -79,7 +79,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		resp, err := t.first(req)
 		if err == nil && resp != nil && resp.Body != nil && resp.StatusCode < 400 {
 			t.budgetOf(&t.Policy).pay(req)
-			return answering(resp, req), nil
+			return answering(resp, req, req), nil
 		}
 		return t.steady(req, nil, answer{resp, err, true})
 	}
@@ -193,7 +193,7 @@ func (t *Transport) untouched(req *http.Request) bool {
 		return false
 	}
 	ctx := req.Context()
-	return (req.Body == nil || req.GetBody != nil && len(req.Trailer) == 0 && inMemory(req)) &&
+	return (req.Body == nil || req.GetBody != nil && len(req.Trailer) == 0 && inMemory(req) && makesReaders(req.GetBody)) &&
 		ctx.Err() == nil && settingsOf(ctx) == nil
 }
 
