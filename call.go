@@ -163,23 +163,23 @@ func (c *call) enterGates() error {
 		if gate == nil {
 			continue
 		}
-		pass, err := c.enter(gate, i)
-		if err != nil {
+		if err := c.enter(gate, i); err != nil {
 			return c.refused(err)
-		}
-		if pass != nil {
-			c.passes = append(c.passes, pass)
 		}
 	}
 	return nil
 }
 
-func (c *call) enter(gate Gate, index int) (Pass, error) {
+func (c *call) enter(gate Gate, index int) error {
 	a := c.attempt
 	if a.watch = c.watch(WaitGate, index); a.watch != nil {
-		defer a.watch.end()
+		defer a.watch.end() // a hook may panic: by then the pass is kept
 	}
-	return gate.Enter(c.bound(), a)
+	pass, err := gate.Enter(c.bound(), a)
+	if err == nil && pass != nil {
+		c.passes = append(c.passes, pass)
+	}
+	return err
 }
 
 // refused tells a gate's no from the end of the call while it waited there.

@@ -382,19 +382,19 @@ func (c *churn) gate() steadyhttp.Gate {
 
 func (g *churnGate) Enter(
 	_ context.Context, a steadyhttp.Attempt,
-) (func(steadyhttp.Attempt), error) {
+) (steadyhttp.Pass, error) {
 	n, _ := churnCall(a.Request)
 	if g.dice(n, uint64(a.N)<<32).IntN(50) == 0 {
-		return nil, fmt.Errorf("%w: full", steadyhttp.ErrRefused)
+		return nil, &steadyhttp.Refusal{Err: errors.New("full")}
 	}
 	g.entered.Add(1)
-	return func(a steadyhttp.Attempt) {
+	return steadyhttp.PassFunc(func(a steadyhttp.Attempt) {
 		g.left.Add(1)
 		n, order := churnCall(a.Request)
 		if order && a.Sent.IsZero() && a.Sends == 0 && a.Response != nil {
 			g.fail(n, "an attempt that was answered is told as never sent")
 		}
-	}, nil
+	}), nil
 }
 
 // transports returns Transports of all kinds above a base.
@@ -405,7 +405,7 @@ func (c *churn) transports(base http.RoundTripper) []*steadyhttp.Transport {
 		AttemptDone:  func(context.Context, steadyhttp.Attempt) {},
 		Done:         func(context.Context, steadyhttp.Attempt) {},
 	}
-	paths := steadyhttp.PerKey(func(req *http.Request) string {
+	paths := perKey(func(req *http.Request) string {
 		n, _ := churnCall(req)
 		return strconv.Itoa(n % 97)
 	}, func(string) steadyhttp.Gate { return steadyhttp.Limit(nil) }, 50)
@@ -565,7 +565,7 @@ func (c *churn) call(n int, list []*steadyhttp.Transport, origin string, patienc
 	if (resp == nil) == (err == nil) {
 		c.fail(n, "got %v and %v", resp, err)
 	}
-	if order && errors.Is(err, steadyhttp.ErrRefused) && c.done[n].Load() > 0 {
+	if order && errors.Is(err, steadyhttp.ErrNotSent) && c.done[n].Load() > 0 {
 		c.fail(n, "an order that was carried out is told as never sent: %v", err)
 	}
 	if err != nil {
@@ -946,7 +946,7 @@ func TestChurnHTTP2(t *testing.T) {
 		if (resp == nil) == (err == nil) {
 			c.fail(n, "got %v and %v", resp, err)
 		}
-		if order && errors.Is(err, steadyhttp.ErrRefused) && c.done[n].Load() > 0 {
+		if order && errors.Is(err, steadyhttp.ErrNotSent) && c.done[n].Load() > 0 {
 			c.fail(n, "an order that was carried out is told as never sent: %v", err)
 		}
 		if err == nil {

@@ -146,8 +146,8 @@ func (e *Error) writeAnswer(b *strings.Builder) {
 		b.WriteString(" after " + plural(e.Attempts, "attempt"))
 	}
 	b.WriteString(reason(e.Stop))
-	if e.Wait > 0 {
-		b.WriteString(", retry after " + durations.Round(e.Wait).String())
+	if wait := max(e.Wait, e.RetryAfter); wait > 0 {
+		b.WriteString(", retry after " + durations.Round(wait).String())
 	}
 	if e.TrackingID != "" {
 		b.WriteString(", tracking ID " + e.TrackingID)
@@ -171,6 +171,10 @@ func (e *Error) Timeout() bool {
 // LogValue implements slog.LogValuer: the fields are named as Log names them.
 func (e *Error) LogValue() slog.Value {
 	attrs := make([]slog.Attr, 0, 8)
+	answer := e.Err == nil && e.StatusCode != 0
+	if !answer {
+		attrs = append(attrs, slog.Int("attempts", e.Attempts))
+	}
 	if e.StatusCode != 0 {
 		attrs = append(attrs, slog.Int("status", e.StatusCode))
 	}
@@ -181,10 +185,14 @@ func (e *Error) LogValue() slog.Value {
 	if e.Err != nil {
 		attrs = append(attrs, slog.String("error", RedactError(e.Err)))
 	}
-	if e.Wait > 0 {
-		attrs = append(attrs, slog.Duration("wait", e.Wait))
+	wait := e.Wait
+	if answer {
+		wait = max(wait, e.RetryAfter)
 	}
-	if e.Attempts > 0 || e.Err != nil {
+	if wait > 0 {
+		attrs = append(attrs, slog.Duration("wait", wait))
+	}
+	if answer && e.Attempts > 0 {
 		attrs = append(attrs, slog.Int("attempts", e.Attempts))
 	}
 	if e.Stop != "" {

@@ -36,26 +36,26 @@ func isCertificateError(err error) bool {
 func TestServiceErrorText(t *testing.T) {
 	const target = "43f4cb08-8fac-4b65-9db1-745c2ae65f3a"
 	tests := []struct {
-		err  steadyhttp.ServiceError
+		err  steadyhttp.Error
 		want string
 	}{
 		{
-			steadyhttp.ServiceError{StatusCode: 404, Code: "ResourceNotFound", Message: "Machine 123123123 was not found", Target: target, Attempts: 1, Stop: "permanent"},
-			"steadyhttp: ResourceNotFound (404) after 1 attempt, target 43f4cb08-8fac-4b65-9db1-745c2ae65f3a: Machine 123123123 was not found",
+			steadyhttp.Error{StatusCode: 404, Verdict: steadyhttp.Verdict{Code: "ResourceNotFound", Message: "Machine 123123123 was not found", TrackingID: target}, Attempts: 1, Stop: "permanent"},
+			"steadyhttp: ResourceNotFound (404) after 1 attempt, tracking ID 43f4cb08-8fac-4b65-9db1-745c2ae65f3a: Machine 123123123 was not found",
 		},
 		{
-			steadyhttp.ServiceError{StatusCode: 500, Code: "InternalServerError", Target: target, Attempts: 1, Stop: "not idempotent"},
-			"steadyhttp: InternalServerError (500) after 1 attempt, not idempotent, target 43f4cb08-8fac-4b65-9db1-745c2ae65f3a",
+			steadyhttp.Error{StatusCode: 500, Verdict: steadyhttp.Verdict{Code: "InternalServerError", TrackingID: target}, Attempts: 1, Stop: "not_idempotent"},
+			"steadyhttp: InternalServerError (500) after 1 attempt, not idempotent, tracking ID 43f4cb08-8fac-4b65-9db1-745c2ae65f3a",
 		},
 		{
-			steadyhttp.ServiceError{StatusCode: 429, Code: "429", Message: "slow down", Target: "t", Attempts: 2, Stop: "wait too long", RetryAfter: 90 * time.Second},
-			"steadyhttp: 429 (429) after 2 attempts, wait too long, retry after 1m30s, target t: slow down",
+			steadyhttp.Error{StatusCode: 429, Verdict: steadyhttp.Verdict{Code: "429", Message: "slow down", TrackingID: "t", RetryAfter: 90 * time.Second}, Attempts: 2, Stop: "wait_too_long"},
+			"steadyhttp: 429 (429) after 2 attempts, wait too long, retry after 1m30s, tracking ID t: slow down",
 		},
-		{steadyhttp.ServiceError{StatusCode: 503, Attempts: 4, Stop: "attempts"}, "steadyhttp: Service Unavailable (503) after 4 attempts, no attempts left"},
-		{steadyhttp.ServiceError{StatusCode: 599, Attempts: 4, Stop: "budget"}, "steadyhttp: status 599 after 4 attempts, budget spent"},
-		{steadyhttp.ServiceError{StatusCode: 404}, "steadyhttp: Not Found (404)"},
-		{steadyhttp.ServiceError{StatusCode: 404, Code: "A", Stop: "done"}, "steadyhttp: A (404)"},
-		{steadyhttp.ServiceError{StatusCode: 503, RetryAfter: 1234567 * time.Microsecond}, "steadyhttp: Service Unavailable (503), retry after 1.235s"},
+		{steadyhttp.Error{StatusCode: 503, Attempts: 4, Stop: "attempts"}, "steadyhttp: Service Unavailable (503) after 4 attempts, no attempts left"},
+		{steadyhttp.Error{StatusCode: 599, Attempts: 4, Stop: "budget"}, "steadyhttp: status 599 after 4 attempts, budget spent"},
+		{steadyhttp.Error{StatusCode: 404}, "steadyhttp: Not Found (404)"},
+		{steadyhttp.Error{StatusCode: 404, Verdict: steadyhttp.Verdict{Code: "A"}, Stop: "done"}, "steadyhttp: A (404)"},
+		{steadyhttp.Error{StatusCode: 503, Verdict: steadyhttp.Verdict{RetryAfter: 1234567 * time.Microsecond}}, "steadyhttp: Service Unavailable (503), retry after 1.235s"},
 	}
 	for _, tt := range tests {
 		if got := tt.err.Error(); got != tt.want {
@@ -71,12 +71,12 @@ func TestErrorText(t *testing.T) {
 		want string
 	}{
 		{steadyhttp.Error{Attempts: 4, Stop: "attempts", Err: cause}, "steadyhttp: 4 attempts, no attempts left: read: connection reset"},
-		{steadyhttp.Error{Attempts: 1, Stop: "not idempotent", Err: cause}, "steadyhttp: 1 attempt, not idempotent: read: connection reset"},
+		{steadyhttp.Error{Attempts: 1, Stop: "not_idempotent", Err: cause}, "steadyhttp: 1 attempt, not idempotent: read: connection reset"},
 		{steadyhttp.Error{Attempts: 2, Stop: "permanent", Err: cause}, "steadyhttp: 2 attempts: read: connection reset"},
-		{steadyhttp.Error{Stop: "refused", Wait: 30 * time.Second, Err: steadyhttp.ErrRefused}, "steadyhttp: 0 attempts, refused (30s): refused before it was sent"},
+		{steadyhttp.Error{Stop: "refused", Wait: 30 * time.Second, Err: steadyhttp.ErrNotSent}, "steadyhttp: 0 attempts, refused (30s): nothing was sent"},
 		{
-			steadyhttp.Error{Attempts: 2, Stop: "refused", Last: steadyhttp.Verdict{Code: "Busy", TrackingID: "t"}, Err: steadyhttp.ErrRefused},
-			"steadyhttp: 2 attempts, refused, last answer Busy, target t: refused before it was sent",
+			steadyhttp.Error{Verdict: steadyhttp.Verdict{Code: "Busy", TrackingID: "t"}, Attempts: 2, Stop: "refused", Err: steadyhttp.ErrNotSent},
+			"steadyhttp: 2 attempts, refused, last answer Busy, tracking ID t: nothing was sent",
 		},
 		{steadyhttp.Error{Attempts: 2, Stop: "elapsed", Err: cause}, "steadyhttp: 2 attempts, time elapsed: read: connection reset"},
 		{steadyhttp.Error{Attempts: 1, Stop: "prepare", Err: cause}, "steadyhttp: 1 attempt, prepare failed: read: connection reset"},
@@ -95,19 +95,19 @@ func TestErrorTextsOverTheTransport(t *testing.T) {
 		resp, _ := do(t, &steadyhttp.Transport{Base: newScript(s)}, newRequest(t, method, "{}"))
 		return steadyhttp.Check(resp)
 	}
-	if got, want := check("POST", answers(500, envelope("InternalServerError", "", "t-1"))), "steadyhttp: InternalServerError (500) after 1 attempt, not idempotent, target t-1"; got.Error() != want {
+	if got, want := check("POST", answers(500, envelope("InternalServerError", "", "t-1"))), "steadyhttp: InternalServerError (500) after 1 attempt, not idempotent, tracking ID t-1"; got.Error() != want {
 		t.Errorf("%q\nwant %q", got, want)
 	}
-	if got, want := check("GET", answers(404, envelope("ResourceNotFound", "Machine 1 was not found", "t-1"))), "steadyhttp: ResourceNotFound (404) after 1 attempt, target t-1: Machine 1 was not found"; got.Error() != want {
+	if got, want := check("GET", answers(404, envelope("ResourceNotFound", "Machine 1 was not found", "t-1"))), "steadyhttp: ResourceNotFound (404) after 1 attempt, tracking ID t-1: Machine 1 was not found"; got.Error() != want {
 		t.Errorf("%q\nwant %q", got, want)
 	}
 }
 
 // Whatever the words around it, a Stop can be found in the text by its own name, but for the two that the code says.
 func TestStopIsInTheText(t *testing.T) {
-	for _, stop := range []steadyhttp.Stop{"not idempotent", "body not replayable", "attempts", "elapsed", "wait too long", "deadline", "budget", "refused", "prepare", "cancelled"} {
-		for _, err := range []error{&steadyhttp.Error{Attempts: 1, Stop: stop, Err: io.EOF}, &steadyhttp.ServiceError{StatusCode: 503, Attempts: 1, Stop: stop}} {
-			if !strings.Contains(err.Error(), string(stop)) {
+	for _, stop := range []steadyhttp.Stop{"not_idempotent", "body_not_replayable", "attempts", "elapsed", "wait_too_long", "deadline", "budget", "refused", "prepare", "cancelled"} {
+		for _, err := range []error{&steadyhttp.Error{Attempts: 1, Stop: stop, Err: io.EOF}, &steadyhttp.Error{StatusCode: 503, Attempts: 1, Stop: stop}} {
+			if !strings.Contains(err.Error(), strings.ReplaceAll(string(stop), "_", " ")) {
 				t.Errorf("%q is not in %q", stop, err)
 			}
 		}
@@ -126,7 +126,7 @@ func TestErrorTimeout(t *testing.T) {
 		{"an attempt's timeout", &steadyhttp.Error{Stop: "attempts", Err: &net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}}, true},
 		{"cancelled", &steadyhttp.Error{Stop: "cancelled", Err: context.Canceled}, false},
 		{"reset", &steadyhttp.Error{Stop: "attempts", Err: errReset}, false},
-		{"refused", &steadyhttp.Error{Stop: "refused", Err: steadyhttp.ErrRefused}, false},
+		{"refused", &steadyhttp.Error{Stop: "refused", Err: steadyhttp.ErrNotSent}, false},
 		{"nothing", &steadyhttp.Error{}, false},
 	}
 	for _, tt := range tests {
@@ -188,7 +188,7 @@ func TestErrorTellsTheLastAnswer(t *testing.T) {
 		time.AfterFunc(100*time.Millisecond, cancel)
 		base := newScript(answers(503, envelope("Busy", "m", "t-1")))
 		_, err := (&steadyhttp.Transport{Base: base}).RoundTrip(newRequest(t, "GET", "").WithContext(ctx))
-		if e := errorOf(t, err); e.Last.Code != "Busy" || e.Last.TrackingID != "t-1" || !strings.Contains(err.Error(), "last answer Busy, target t-1") {
+		if e := errorOf(t, err); e.Code != "Busy" || e.TrackingID != "t-1" || !strings.Contains(err.Error(), "last answer Busy, tracking ID t-1") {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -225,8 +225,8 @@ func TestCheckThroughAWrapper(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e, ok := errors.AsType[*steadyhttp.ServiceError](steadyhttp.Check(resp))
-	if !ok || e.StatusCode != 404 || e.Code != "ResourceNotFound" || e.Message != "m" || e.Target != "t-1" || e.Attempts != 0 || e.Stop != "" {
+	e, ok := errors.AsType[*steadyhttp.Error](steadyhttp.Check(resp))
+	if !ok || e.StatusCode != 404 || e.Code != "ResourceNotFound" || e.Message != "m" || e.TrackingID != "t-1" || e.Attempts != 0 || e.Stop != "" {
 		t.Errorf("got %+v", e)
 	}
 	if body := readAll(t, resp); body != envelope("ResourceNotFound", "m", "t-1") {
@@ -326,7 +326,7 @@ func TestCheckOfOddResponses(t *testing.T) {
 		"no body":    {StatusCode: 500, Header: http.Header{}, Body: http.NoBody},
 		"nil header": {StatusCode: 500, Body: io.NopCloser(strings.NewReader("x"))},
 	} {
-		e, ok := errors.AsType[*steadyhttp.ServiceError](steadyhttp.Check(resp))
+		e, ok := errors.AsType[*steadyhttp.Error](steadyhttp.Check(resp))
 		if !ok || e.StatusCode != 500 || e.Code != "" {
 			t.Errorf("%s: %+v", name, e)
 		}
@@ -392,7 +392,7 @@ func TestCheckOfATricklingBody(t *testing.T) {
 func TestCheckTellsRetryAfter(t *testing.T) {
 	resp, _ := newScript(answers(429, "", "Retry-After: 90")).RoundTrip(newRequest(t, "GET", ""))
 	defer resp.Body.Close()
-	e, ok := errors.AsType[*steadyhttp.ServiceError](steadyhttp.Check(resp))
+	e, ok := errors.AsType[*steadyhttp.Error](steadyhttp.Check(resp))
 	if !ok || e.RetryAfter != 90*time.Second {
 		t.Errorf("got %+v", e)
 	}
@@ -474,7 +474,7 @@ func TestNoSecretsInLogsAndErrors(t *testing.T) {
 			}
 			// The error of an only attempt is the base's own, as it was.
 			_, ours := err.(*steadyhttp.Error)
-			_, service := err.(*steadyhttp.ServiceError)
+			_, service := err.(*steadyhttp.Error)
 			if !ours && !service {
 				continue
 			}

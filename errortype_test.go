@@ -232,9 +232,9 @@ func TestErrorTypeOverTheTransport(t *testing.T) {
 		"cancelled after a timeout":         {minute, []step{failsWith(timedOut)}, after(time.Second, cancel), "cancelled"},
 		"cancelled before it began":         {nil, []step{lost}, after(0, cancel), "cancelled"},
 		"Request.Cancel":                    {minute, []step{lost}, legacy, "cancelled"},
-		"refused":                           {refusing(steadyhttp.ErrRefused), nil, nil, "refused"},
+		"refused":                           {refusing(steadyhttp.ErrNotSent), nil, nil, "refused"},
 		"refused by a gate's own word":      {refusing(mine), nil, nil, "refused"},
-		"refused as no time would do":       {refusing(fmt.Errorf("%w: %w", steadyhttp.ErrRefused, context.DeadlineExceeded)), nil, nil, "refused"},
+		"refused as no time would do":       {refusing(fmt.Errorf("%w: %w", steadyhttp.ErrNotSent, context.DeadlineExceeded)), nil, nil, "refused"},
 		"refused as the gate was cancelled": {refusing(context.Canceled), nil, nil, "refused"},
 		"Prepare":                           {preparing(mine), nil, nil, "prepare"},
 		"Prepare timed out":                 {preparing(timedOut), nil, nil, "prepare"},
@@ -345,7 +345,7 @@ func TestErrorTypeOfStatus(t *testing.T) {
 		419: "4xx", 499: "4xx", 520: "5xx", 599: "5xx",
 		399: "_OTHER", 600: "_OTHER", 999: "_OTHER", 1404: "_OTHER", 0: "_OTHER", -404: "_OTHER",
 	} {
-		if got := (&steadyhttp.ServiceError{StatusCode: status, Code: "ResourceNotFound"}).ErrorType(); got != want {
+		if got := (&steadyhttp.Error{StatusCode: status, Verdict: steadyhttp.Verdict{Code: "ResourceNotFound"}}).ErrorType(); got != want {
 			t.Errorf("%d: %q, want %q", status, got, want)
 		}
 	}
@@ -357,13 +357,13 @@ func TestErrorTypesAreFew(t *testing.T) {
 	timedOut := &net.OpError{Op: "read", Net: "tcp", Err: os.ErrDeadlineExceeded}
 	leaves := []error{
 		nil, errTrial, errReset, errDial, timedOut, io.EOF, io.ErrUnexpectedEOF, io.ErrClosedPipe, context.Canceled, context.DeadlineExceeded,
-		os.ErrDeadlineExceeded, syscall.EPIPE, syscall.ECONNRESET, syscall.ETIMEDOUT, steadyhttp.ErrRefused, net.ErrClosed, http.ErrHandlerTimeout,
+		os.ErrDeadlineExceeded, syscall.EPIPE, syscall.ECONNRESET, syscall.ETIMEDOUT, steadyhttp.ErrNotSent, net.ErrClosed, http.ErrHandlerTimeout,
 		&net.DNSError{Err: "no such host", Name: "api.example"}, &net.DNSError{Err: "slow", IsTimeout: true}, net.UnknownNetworkError("x"),
 		&tls.CertificateVerificationError{Err: errTrial}, tls.AlertError(42), tls.RecordHeaderError{Msg: "m"},
-		&steadyhttp.Error{Stop: "refused"}, &steadyhttp.ServiceError{StatusCode: 777},
+		&steadyhttp.Error{Stop: "refused"}, &steadyhttp.Error{StatusCode: 777},
 	}
 	stops := []steadyhttp.Stop{
-		"", "done", "permanent", "not idempotent", "body not replayable", "attempts", "elapsed", "wait too long", "deadline", "budget",
+		"", "done", "permanent", "not_idempotent", "body_not_replayable", "attempts", "elapsed", "wait_too_long", "deadline", "budget",
 		"refused", "prepare", "cancelled", "of a later version",
 	}
 	var grow func(depth int) error
@@ -400,7 +400,7 @@ func TestErrorTypesAreFew(t *testing.T) {
 	}
 	for range 1000 {
 		status := rng.IntN(1200) - 100
-		kind := (&steadyhttp.ServiceError{StatusCode: status, Code: fmt.Sprint(rng.Int())}).ErrorType()
+		kind := (&steadyhttp.Error{StatusCode: status, Verdict: steadyhttp.Verdict{Code: fmt.Sprint(rng.Int())}}).ErrorType()
 		if kind != "4xx" && kind != "5xx" && kind != "_OTHER" && (kind != strconv.Itoa(status) || http.StatusText(status) == "") {
 			t.Errorf("%q for %d", kind, status)
 		}
@@ -449,22 +449,22 @@ func TestErrorsInALog(t *testing.T) {
 		want string
 	}{
 		{
-			&steadyhttp.Error{Attempts: 4, Last: steadyhttp.Verdict{Code: "Busy", Message: "m", TrackingID: "t-1", RetryAfter: time.Hour}, Stop: "refused", Wait: 90 * time.Second, Err: errReset},
-			`"attempts":4,"code":"Busy","target":"t-1","error":"read tcp: read: connection reset by peer","wait":90000000000,"stop":"refused"`,
+			&steadyhttp.Error{Verdict: steadyhttp.Verdict{Code: "Busy", TrackingID: "t-1", RetryAfter: time.Hour}, Attempts: 4, Stop: "refused", Wait: 90 * time.Second, Err: errReset},
+			`"attempts":4,"code":"Busy","tracking_id":"t-1","error":"read tcp: read: connection reset by peer","wait":90000000000,"stop":"refused"`,
 		},
 		{&steadyhttp.Error{Stop: "cancelled", Err: context.Canceled}, `"attempts":0,"error":"context canceled","stop":"cancelled"`},
-		{&steadyhttp.Error{Attempts: 1, Last: steadyhttp.Verdict{Code: "Busy"}, Stop: "attempts"}, `"attempts":1,"code":"Busy","stop":"attempts"`},
-		{&steadyhttp.Error{Attempts: 1, Last: steadyhttp.Verdict{TrackingID: "t-1"}, Stop: "attempts"}, `"attempts":1,"target":"t-1","stop":"attempts"`},
+		{&steadyhttp.Error{Attempts: 1, Verdict: steadyhttp.Verdict{Code: "Busy"}, Stop: "attempts"}, `"attempts":1,"code":"Busy","stop":"attempts"`},
+		{&steadyhttp.Error{Attempts: 1, Verdict: steadyhttp.Verdict{TrackingID: "t-1"}, Stop: "attempts"}, `"attempts":1,"tracking_id":"t-1","stop":"attempts"`},
 		{
-			&steadyhttp.ServiceError{StatusCode: 429, Code: "429", Message: "slow down", Target: "t-1", RetryAfter: time.Second, Attempts: 2, Stop: "wait too long"},
-			`"status":429,"code":"429","target":"t-1","message":"slow down","wait":1000000000,"attempts":2,"stop":"wait too long"`,
+			&steadyhttp.Error{StatusCode: 429, Verdict: steadyhttp.Verdict{Code: "429", Message: "slow down", TrackingID: "t-1", RetryAfter: time.Second}, Attempts: 2, Stop: "wait_too_long"},
+			`"status":429,"code":"429","tracking_id":"t-1","message":"slow down","wait":1000000000,"attempts":2,"stop":"wait_too_long"`,
 		},
-		{&steadyhttp.ServiceError{StatusCode: 503, Attempts: 4, Stop: "attempts"}, `"status":503,"attempts":4,"stop":"attempts"`},
-		{&steadyhttp.ServiceError{StatusCode: 404, Code: "NotFound"}, `"status":404,"code":"NotFound"`}, // a wrapper hides the rest
-		{&steadyhttp.ServiceError{StatusCode: 404, Message: "m"}, `"status":404,"message":"m"`},
-		{&steadyhttp.ServiceError{StatusCode: 404, Target: "t-1"}, `"status":404,"target":"t-1"`},
-		{&steadyhttp.ServiceError{StatusCode: 404, RetryAfter: time.Millisecond}, `"status":404,"wait":1000000`},
-		{&steadyhttp.ServiceError{StatusCode: 404}, `"status":404`},
+		{&steadyhttp.Error{StatusCode: 503, Attempts: 4, Stop: "attempts"}, `"status":503,"attempts":4,"stop":"attempts"`},
+		{&steadyhttp.Error{StatusCode: 404, Verdict: steadyhttp.Verdict{Code: "NotFound"}}, `"status":404,"code":"NotFound"`}, // a wrapper hides the rest
+		{&steadyhttp.Error{StatusCode: 404, Verdict: steadyhttp.Verdict{Message: "m"}}, `"status":404,"message":"m"`},
+		{&steadyhttp.Error{StatusCode: 404, Verdict: steadyhttp.Verdict{TrackingID: "t-1"}}, `"status":404,"tracking_id":"t-1"`},
+		{&steadyhttp.Error{StatusCode: 404, Verdict: steadyhttp.Verdict{RetryAfter: time.Millisecond}}, `"status":404,"wait":1000000`},
+		{&steadyhttp.Error{StatusCode: 404}, `"status":404`},
 	} {
 		if got, want := logged(t, tt.err), `{"failure":{`+tt.want+`}}`; got != want {
 			t.Errorf("%s\nwant %s", got, want)
@@ -529,7 +529,7 @@ func TestNoSecretsInALoggedError(t *testing.T) {
 // An answer that says no, over the Transport.
 func TestServiceErrorInALog(t *testing.T) {
 	resp, _ := do(t, &steadyhttp.Transport{Base: newScript(answers(404, envelope("ResourceNotFound", "Machine 1 was not found", "t-1")))}, newRequest(t, "GET", ""))
-	const want = `{"failure":{"status":404,"code":"ResourceNotFound","target":"t-1","message":"Machine 1 was not found","attempts":1,"stop":"permanent"}}`
+	const want = `{"failure":{"status":404,"code":"ResourceNotFound","tracking_id":"t-1","message":"Machine 1 was not found","attempts":1,"stop":"permanent"}}`
 	if got := logged(t, steadyhttp.Check(resp)); got != want {
 		t.Errorf("%s\nwant %s", got, want)
 	}

@@ -72,11 +72,11 @@ func ExampleCheck() {
 	defer resp.Body.Close()
 	err = steadyhttp.Check(resp)
 	fmt.Println(err)
-	if e, ok := errors.AsType[*steadyhttp.ServiceError](err); ok {
-		fmt.Println(e.Code, e.StatusCode, e.Target)
+	if e, ok := errors.AsType[*steadyhttp.Error](err); ok {
+		fmt.Println(e.Code, e.StatusCode, e.TrackingID)
 	}
 	// Output:
-	// steadyhttp: ResourceNotFound (404) after 1 attempt, target 43f4cb08-8fac-4b65-9db1-745c2ae65f3a: Machine 123123123 was not found
+	// steadyhttp: ResourceNotFound (404) after 1 attempt, tracking ID 43f4cb08-8fac-4b65-9db1-745c2ae65f3a: Machine 123123123 was not found
 	// ResourceNotFound 404 43f4cb08-8fac-4b65-9db1-745c2ae65f3a
 }
 
@@ -124,7 +124,7 @@ func ExampleLimit() {
 		req, _ := http.NewRequestWithContext(ctx, http.MethodGet, server.URL, nil)
 		resp, err := client.Do(req)
 		if err != nil {
-			fmt.Println("call", n, "was refused:", errors.Is(err, steadyhttp.ErrRefused))
+			fmt.Println("call", n, "was refused:", errors.Is(err, steadyhttp.ErrNotSent))
 			return
 		}
 		resp.Body.Close()
@@ -246,5 +246,5 @@ func ExampleLog() {
 		return
 	}
 	resp.Body.Close()
-	// Output: level=WARN msg="giving up" method=GET attempt=1 status=403 code=Forbidden target=43f4cb08-8fac-4b65 stop=permanent
+	// Output: level=WARN msg="giving up" method=GET attempt=1 status=403 code=Forbidden tracking_id=43f4cb08-8fac-4b65 stop=permanent
 }

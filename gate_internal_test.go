@@ -35,7 +35,7 @@ func succeeded() Attempt {
 func TestCancelledPauseWaiterLeavesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var p pause
-		epoch, err := p.enter(t.Context())
+		epoch, err := p.enter(t.Context(), Attempt{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -44,7 +44,7 @@ func TestCancelledPauseWaiterLeavesNothing(t *testing.T) {
 		ended := make(chan error)
 		for range 3 {
 			go func() {
-				_, err := p.enter(ctx)
+				_, err := p.enter(ctx, Attempt{})
 				ended <- err
 			}()
 		}
@@ -66,7 +66,7 @@ func TestGrantOfAnEarlierEpochIsNotForThisPause(t *testing.T) {
 		l := Limit(nil).(*limit)
 		began := time.Now()
 		leave, _ := l.Enter(t.Context(), Attempt{})
-		leave(throttledFor(time.Second))
+		leave.Leave(throttledFor(time.Second))
 		time.Sleep(time.Second)
 		probe, _ := l.Enter(t.Context(), Attempt{})
 		entered := make(chan time.Duration)
@@ -76,7 +76,7 @@ func TestGrantOfAnEarlierEpochIsNotForThisPause(t *testing.T) {
 				t.Error(err)
 			}
 			entered <- time.Since(began)
-			leave(succeeded())
+			leave.Leave(succeeded())
 		}()
 		synctest.Wait() // behind the probe
 		p := &l.pause
@@ -89,7 +89,7 @@ func TestGrantOfAnEarlierEpochIsNotForThisPause(t *testing.T) {
 		if at := <-entered; at < 11*time.Second {
 			t.Errorf("entered %v after the start, in the middle of a pause until 11 s", at)
 		}
-		probe(succeeded())
+		probe.Leave(succeeded())
 		synctest.Wait()
 		p.assertIdle(t)
 	})
@@ -99,14 +99,14 @@ func TestGrantOfAnEarlierEpochIsNotForThisPause(t *testing.T) {
 func TestStaleGrantIsNotGivenBackTwice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var p pause
-		epoch, _ := p.enter(t.Context())
+		epoch, _ := p.enter(t.Context(), Attempt{})
 		p.leave(epoch, throttledFor(time.Second))
 		time.Sleep(time.Second)
-		epoch, _ = p.enter(t.Context())
+		epoch, _ = p.enter(t.Context(), Attempt{})
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() {
-			_, err := p.enter(ctx)
+			_, err := p.enter(ctx, Attempt{})
 			ended <- err
 		}()
 		synctest.Wait()
@@ -141,11 +141,11 @@ func TestPauseUnderRandomLoad(t *testing.T) {
 							time.Sleep(time.Duration(r.IntN(300)) * time.Millisecond)
 							switch r.IntN(10) {
 							case 0:
-								leave(throttledFor(time.Duration(r.IntN(3)) * time.Second))
+								leave.Leave(throttledFor(time.Duration(r.IntN(3)) * time.Second))
 							case 1:
-								leave(Attempt{})
+								leave.Leave(Attempt{})
 							default:
-								leave(succeeded())
+								leave.Leave(succeeded())
 							}
 						}
 						cancel()
@@ -166,9 +166,9 @@ func TestRefusingLimiterLeavesNothing(t *testing.T) {
 		var answer error
 		l := Limit(waitFunc(func(context.Context) error { return answer })).(*limit)
 		leave, _ := l.Enter(t.Context(), Attempt{})
-		leave(throttledFor(time.Second)) // from now on, places are few
+		leave.Leave(throttledFor(time.Second)) // from now on, places are few
 		time.Sleep(time.Second)
-		for _, answer = range []error{ErrRefused, context.Canceled} {
+		for _, answer = range []error{ErrNotSent, context.Canceled} {
 			leave, err := l.Enter(t.Context(), Attempt{})
 			if err == nil {
 				t.Error("let through")
@@ -212,15 +212,21 @@ func keyOfHost(req *http.Request) string { return req.Host }
 
 func keyed(key string) Attempt { return Attempt{Request: &http.Request{Host: key}} }
 
+func perKey(key func(*http.Request) string, newGate func(string) Gate, max int) *PerKey {
+	return &PerKey{Key: key, New: newGate, Max: max}
+}
+
 type namedGate string
 
-func (namedGate) Enter(context.Context, Attempt) (func(Attempt), error) { return func(Attempt) {}, nil }
+func (namedGate) Enter(context.Context, Attempt) (Pass, error) {
+	return PassFunc(func(Attempt) {}), nil
+}
 
 // reliability L06: a million keys, and no more gates than asked for.
 func TestPerKeyIsBounded(t *testing.T) {
 	for max, keys := range map[int]int{1: 1000, 100: 1_000_000, 0: 5000} {
 		t.Run(strconv.Itoa(max), func(t *testing.T) {
-			p := PerKey(keyOfHost, func(key string) Gate { return namedGate(key) }, max).(*perKey)
+			p := perKey(keyOfHost, func(key string) Gate { return namedGate(key) }, max)
 			bound := max
 			if bound < 1 {
 				bound = 1000
@@ -230,7 +236,7 @@ func TestPerKeyIsBounded(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				leave(Attempt{})
+				leave.Leave(Attempt{})
 				if len(p.gates) > bound || p.idle.Len() > bound {
 					t.Fatalf("%d gates, %d idle", len(p.gates), p.idle.Len())
 				}
@@ -245,8 +251,8 @@ func TestPerKeyIsBounded(t *testing.T) {
 // One in use is never dropped, even where that means to keep more; the rest go as soon as they are idle.
 func TestPerKeyKeepsWhatIsInUse(t *testing.T) {
 	made := map[string]int{}
-	p := PerKey(keyOfHost, func(key string) Gate { made[key]++; return namedGate(key) }, 2).(*perKey)
-	var leaves []func(Attempt)
+	p := perKey(keyOfHost, func(key string) Gate { made[key]++; return namedGate(key) }, 2)
+	var leaves []Pass
 	for _, key := range []string{"a", "b", "c", "d", "a"} {
 		leave, _ := p.Enter(t.Context(), keyed(key))
 		leaves = append(leaves, leave)
@@ -258,7 +264,7 @@ func TestPerKeyKeepsWhatIsInUse(t *testing.T) {
 		t.Errorf("a gate in use was made %d times", made["a"])
 	}
 	for _, leave := range leaves {
-		leave(Attempt{})
+		leave.Leave(Attempt{})
 	}
 	if len(p.gates) != 2 || p.idle.Len() != 2 {
 		t.Errorf("%d gates are kept, %d idle, want 2", len(p.gates), p.idle.Len())
@@ -268,10 +274,10 @@ func TestPerKeyKeepsWhatIsInUse(t *testing.T) {
 // The one that has been idle longest goes first; use makes it young again.
 func TestPerKeyDropsTheLongestIdle(t *testing.T) {
 	var made []string
-	p := PerKey(keyOfHost, func(key string) Gate { made = append(made, key); return namedGate(key) }, 2)
+	p := perKey(keyOfHost, func(key string) Gate { made = append(made, key); return namedGate(key) }, 2)
 	for _, key := range []string{"a", "b", "a", "c", "a", "b"} {
 		leave, _ := p.Enter(t.Context(), keyed(key))
-		leave(Attempt{})
+		leave.Leave(Attempt{})
 	}
 	// c pushed out b, which had been idle longer than a.
 	if want := []string{"a", "b", "c", "b"}; !slices.Equal(made, want) {
@@ -282,7 +288,7 @@ func TestPerKeyDropsTheLongestIdle(t *testing.T) {
 // A slow newGate holds up nobody of another key.
 func TestPerKeySlowNewGate(t *testing.T) {
 	making, made := make(chan struct{}), make(chan struct{})
-	p := PerKey(keyOfHost, func(key string) Gate {
+	p := perKey(keyOfHost, func(key string) Gate {
 		if key == "slow" {
 			close(making)
 			<-made
@@ -302,7 +308,7 @@ func TestPerKeySlowNewGate(t *testing.T) {
 // Callers that come at once share one gate.
 func TestPerKeyMakesOneGateForAllItsCallers(t *testing.T) {
 	var made atomic.Int64
-	p := PerKey(keyOfHost, func(string) Gate { made.Add(1); return namedGate("") }, 10)
+	p := perKey(keyOfHost, func(string) Gate { made.Add(1); return namedGate("") }, 10)
 	var wg sync.WaitGroup
 	for range 32 {
 		wg.Go(func() {
@@ -311,7 +317,7 @@ func TestPerKeyMakesOneGateForAllItsCallers(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			leave(Attempt{})
+			leave.Leave(Attempt{})
 		})
 	}
 	wg.Wait()
@@ -323,22 +329,22 @@ func TestPerKeyMakesOneGateForAllItsCallers(t *testing.T) {
 // A refusal, a panic and a cancellation leave the key's gate unused.
 func TestPerKeyGivesBackOnEveryPath(t *testing.T) {
 	var does func() (func(Attempt), error)
-	p := PerKey(keyOfHost, func(string) Gate { return gateOf(func() (func(Attempt), error) { return does() }) }, 10).(*perKey)
+	p := perKey(keyOfHost, func(string) Gate { return gateOf(func() (func(Attempt), error) { return does() }) }, 10)
 	enter := func() {
 		defer func() { recover() }()
 		if leave, err := p.Enter(t.Context(), keyed("a")); err == nil {
-			leave(Attempt{})
+			leave.Leave(Attempt{})
 		}
 	}
 	for name, f := range map[string]func() (func(Attempt), error){
-		"refuses":           func() (func(Attempt), error) { return nil, ErrRefused },
+		"refuses":           func() (func(Attempt), error) { return nil, ErrNotSent },
 		"panics":            func() (func(Attempt), error) { panic("gate") },
 		"panics on leave":   func() (func(Attempt), error) { return func(Attempt) { panic("leave") }, nil },
 		"has a nil leave":   func() (func(Attempt), error) { return nil, nil },
 		"lets pass":         func() (func(Attempt), error) { return func(Attempt) {}, nil },
-		"refuses, oddly":    func() (func(Attempt), error) { return func(Attempt) {}, ErrRefused },
+		"refuses, oddly":    func() (func(Attempt), error) { return func(Attempt) {}, ErrNotSent },
 		"panics with nil":   func() (func(Attempt), error) { panic(nil) },
-		"panics with error": func() (func(Attempt), error) { panic(ErrRefused) },
+		"panics with error": func() (func(Attempt), error) { panic(ErrNotSent) },
 	} {
 		does = f
 		enter()
@@ -350,4 +356,10 @@ func TestPerKeyGivesBackOnEveryPath(t *testing.T) {
 
 type gateOf func() (func(Attempt), error)
 
-func (f gateOf) Enter(context.Context, Attempt) (func(Attempt), error) { return f() }
+func (f gateOf) Enter(context.Context, Attempt) (Pass, error) {
+	leave, err := f()
+	if leave == nil {
+		return nil, err
+	}
+	return PassFunc(leave), err
+}

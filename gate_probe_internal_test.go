@@ -57,7 +57,7 @@ func TestPauseUnderRandomHangs(t *testing.T) {
 								log.answered(a.Response)
 								time.Sleep(time.Duration(r.IntN(10)) * time.Second)
 							}
-							leave(a)
+							leave.Leave(a)
 							log.wroteHeaders() // HTTP/2 may tell when all is over
 						}
 						cancel()
@@ -79,7 +79,7 @@ func TestPauseUnderRandomHangs(t *testing.T) {
 func TestRefusedAndCancelledAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var p pause
-		probe, _ := p.enter(t.Context())
+		probe, _ := p.enter(t.Context(), Attempt{})
 		p.leave(probe, throttledFor(time.Second))
 		why := errors.New("why")
 		for _, cancelled := range []bool{true, false} {
@@ -87,7 +87,7 @@ func TestRefusedAndCancelledAtOnce(t *testing.T) {
 			ctx, stop := context.WithTimeout(ctx, 10*time.Second)
 			ended := make(chan error)
 			go func() {
-				_, err := p.enter(ctx)
+				_, err := p.enter(ctx, Attempt{})
 				ended <- err
 			}()
 			synctest.Wait()
@@ -98,7 +98,7 @@ func TestRefusedAndCancelledAtOnce(t *testing.T) {
 				cancel(why)
 			}
 			p.mu.Unlock()
-			if err := <-ended; errors.Is(err, why) != cancelled || errors.Is(err, ErrRefused) == cancelled {
+			if err := <-ended; errors.Is(err, why) != cancelled || is[*Refusal](err) == cancelled {
 				t.Errorf("cancelled %v: got %v", cancelled, err)
 			}
 			stop()
@@ -124,7 +124,7 @@ func TestWhoGetsALostPlace(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				l := Limit(nil).(*limit)
 				leave, _ := l.Enter(t.Context(), Attempt{})
-				leave(throttledFor(time.Second))
+				leave.Leave(throttledFor(time.Second))
 				enter := func() *sendLog {
 					log := new(sendLog)
 					a := Attempt{}

@@ -163,7 +163,7 @@ func TestHungProbeHoldsUpNobody(t *testing.T) {
 			change: func(tr *steadyhttp.Transport, hangs func() bool) {
 				tr.Gates = append(tr.Gates, gateFunc(func(context.Context, steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
 					if hangs() {
-						return nil, steadyhttp.ErrRefused
+						return nil, steadyhttp.ErrNotSent
 					}
 					return nil, nil
 				}))
@@ -387,7 +387,7 @@ func TestPauseThatGrowsRefusesThoseWhoQueue(t *testing.T) {
 				_, err := call(ctx, transport, "http://api.example/")
 				if took := time.Since(s.began); limit < 71*time.Second {
 					e := errorOf(t, err)
-					if took != 11*time.Second || !errors.Is(err, steadyhttp.ErrRefused) || e.Wait != time.Minute {
+					if took != 11*time.Second || !errors.Is(err, steadyhttp.ErrNotSent) || e.Wait != time.Minute {
 						t.Errorf("with %v: %v, wait %v, after %v", limit, err, e.Wait, took)
 					}
 				} else if err != nil {
@@ -424,7 +424,7 @@ func TestPauseCountsTheTokensOfThoseAhead(t *testing.T) {
 			group.Go(func() {
 				began := time.Now()
 				_, err := call(ctx, transport, "http://api.example/")
-				if refused != errors.Is(err, steadyhttp.ErrRefused) || refused && time.Since(began) > 0 {
+				if refused != errors.Is(err, steadyhttp.ErrNotSent) || refused && time.Since(began) > 0 {
 					t.Errorf("with %v: %v after %v", limit, err, time.Since(began))
 				}
 				if e, is := errors.AsType[*steadyhttp.Error](err); is && e.Wait.Round(time.Second) != 26*time.Second {

@@ -21,8 +21,12 @@ import (
 // gateFunc makes a Gate of a function.
 type gateFunc func(context.Context, steadyhttp.Attempt) (func(steadyhttp.Attempt), error)
 
-func (f gateFunc) Enter(ctx context.Context, a steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
-	return f(ctx, a)
+func (f gateFunc) Enter(ctx context.Context, a steadyhttp.Attempt) (steadyhttp.Pass, error) {
+	leave, err := f(ctx, a)
+	if leave == nil {
+		return nil, err
+	}
+	return steadyhttp.PassFunc(leave), err
 }
 
 // limiterFunc makes a limiter of a function.
@@ -77,7 +81,7 @@ func TestGatesAreLeftOnEveryPath(t *testing.T) {
 		{"retries", nil, nil, nil, answers(503, ""), both + ", " + both + ", " + both + ", " + both, true},
 		{"lost connection", func(tr *steadyhttp.Transport) { tr.Policy.MaxAttempts = 1 }, nil, nil, failsWith(errReset), both, true},
 		{"never sent", func(tr *steadyhttp.Transport) { tr.Policy.MaxAttempts = 1 }, nil, nil, failsWith(errDial), both, false},
-		{"refused by b", nil, func() error { return steadyhttp.ErrRefused }, nil, answers(200, ""), "enter a, enter b, leave a", false},
+		{"refused by b", nil, func() error { return steadyhttp.ErrNotSent }, nil, answers(200, ""), "enter a, enter b, leave a", false},
 		{"b panics", nil, func() error { boom(); return nil }, nil, answers(200, ""), "enter a, enter b, leave a", false},
 		{"leaving b panics", nil, nil, boom, answers(200, ""), both, true},
 		{"Prepare fails", func(tr *steadyhttp.Transport) {
@@ -247,13 +251,13 @@ func TestLimitHoldsForParallelCallers(t *testing.T) {
 // peers D81, D82: a limiter's no is a refusal, and still the limiter's own error.
 func TestLimiterErrorIsARefusal(t *testing.T) {
 	mine := errors.New("over quota")
-	for name, err := range map[string]error{"foreign": mine, "wrapped already": fmt.Errorf("%w: %w", steadyhttp.ErrRefused, mine)} {
+	for name, err := range map[string]error{"foreign": mine, "wrapped already": fmt.Errorf("%w: %w", steadyhttp.ErrNotSent, mine)} {
 		t.Run(name, func(t *testing.T) {
 			base := newScript(answers(200, ""))
 			gate := steadyhttp.Limit(limiterFunc(func(context.Context) error { return err }))
 			_, got := (&steadyhttp.Transport{Base: base, Gates: []steadyhttp.Gate{gate}}).RoundTrip(newRequest(t, "GET", ""))
 			e := errorOf(t, got)
-			if !errors.Is(got, steadyhttp.ErrRefused) || !errors.Is(got, mine) || e.Stop != "refused" || e.Attempts != 0 || base.sent() != 0 {
+			if !errors.Is(got, steadyhttp.ErrNotSent) || !errors.Is(got, mine) || e.Stop != "refused" || e.Attempts != 0 || base.sent() != 0 {
 				t.Errorf("got %+v", e)
 			}
 			if n := strings.Count(got.Error(), "refused"); n != 1 {
@@ -284,7 +288,7 @@ func TestLimiterWaitThatDoesNotFit(t *testing.T) {
 						transport.Policy.MaxElapsed = 10 * time.Second
 					}
 					_, err := transport.RoundTrip(newRequest(t, "GET", "").WithContext(ctx))
-					if e := errorOf(t, err); !errors.Is(err, steadyhttp.ErrRefused) || e.Stop != "refused" || e.Wait != time.Minute || passed() != 0 {
+					if e := errorOf(t, err); !errors.Is(err, steadyhttp.ErrNotSent) || e.Stop != "refused" || e.Wait != time.Minute || passed() != 0 {
 						t.Fatalf("%+v after %v", e, passed())
 					}
 				}
@@ -322,7 +326,7 @@ func TestCancelledAtAGate(t *testing.T) {
 				base, passed := newScript(answers(200, "")), stopwatch()
 				_, err := (&steadyhttp.Transport{Base: base, Gates: []steadyhttp.Gate{steadyhttp.Limit(limiter)}}).RoundTrip(newRequest(t, "GET", "").WithContext(ctx))
 				e := errorOf(t, err)
-				if !errors.Is(err, mine) || !errors.Is(err, context.Canceled) || !errors.Is(err, steadyhttp.ErrRefused) || e.Stop != "cancelled" {
+				if !errors.Is(err, mine) || !errors.Is(err, context.Canceled) || !errors.Is(err, steadyhttp.ErrNotSent) || e.Stop != "cancelled" {
 					t.Errorf("got %+v", e)
 				}
 				if passed() != time.Second || base.sent() != 0 {
@@ -423,7 +427,7 @@ func TestRefusedRetryReturnsTheLastAnswer(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			base := newScript(answers(503, strings.Repeat("x", 100<<10)))
 			_, err := (&steadyhttp.Transport{Base: base, Gates: []steadyhttp.Gate{second()}}).RoundTrip(newRequest(t, "GET", ""))
-			if e := errorOf(t, err); e.Stop != "refused" || e.Attempts != 1 || e.Last.Class != steadyhttp.Transient || errors.Is(err, steadyhttp.ErrRefused) {
+			if e := errorOf(t, err); e.Stop != "refused" || e.Attempts != 1 || e.Class != steadyhttp.Transient || errors.Is(err, steadyhttp.ErrNotSent) {
 				t.Errorf("got %+v", e)
 			}
 			base.assertNoLeak(t)
@@ -433,7 +437,7 @@ func TestRefusedRetryReturnsTheLastAnswer(t *testing.T) {
 	t.Run("after an error", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			_, err := (&steadyhttp.Transport{Base: newScript(failsWith(errReset)), Gates: []steadyhttp.Gate{second()}}).RoundTrip(newRequest(t, "GET", ""))
-			if e := errorOf(t, err); e.Stop != "refused" || errors.Is(err, steadyhttp.ErrRefused) || !errors.Is(err, errReset) {
+			if e := errorOf(t, err); e.Stop != "refused" || errors.Is(err, steadyhttp.ErrNotSent) || !errors.Is(err, errReset) {
 				t.Errorf("got %+v", e)
 			}
 		})
@@ -597,7 +601,7 @@ func TestPauseBeyondTheDeadline(t *testing.T) {
 		passed := stopwatch()
 		_, err := transport.RoundTrip(newRequest(t, "GET", "").WithContext(ctx))
 		e := errorOf(t, err)
-		if !errors.Is(err, steadyhttp.ErrRefused) || e.Stop != "refused" || e.Wait != 30*time.Second || e.Attempts != 0 || passed() != 0 {
+		if !errors.Is(err, steadyhttp.ErrNotSent) || e.Stop != "refused" || e.Wait != 30*time.Second || e.Attempts != 0 || passed() != 0 {
 			t.Errorf("%+v after %v", e, passed())
 		}
 		const want = "steadyhttp: 0 attempts, refused (30s): needs 30s, context has 10s"
@@ -677,7 +681,7 @@ func TestThrottlingOfOneKey(t *testing.T) {
 			}
 			return answers(200, "")(req)
 		})
-		gate := steadyhttp.PerKey(func(req *http.Request) string { return req.URL.Host }, func(string) steadyhttp.Gate { return steadyhttp.Limit(nil) }, 0)
+		gate := perKey(func(req *http.Request) string { return req.URL.Host }, func(string) steadyhttp.Gate { return steadyhttp.Limit(nil) }, 0)
 		transport := &steadyhttp.Transport{Base: base, Gates: []steadyhttp.Gate{gate}, Policy: steadyhttp.Policy{MaxAttempts: 1}}
 		passed := stopwatch()
 		do(t, transport, requestTo(t, "http://a.example"))
@@ -695,7 +699,7 @@ func TestThrottlingOfOneKey(t *testing.T) {
 // A nil gate of a key lets everything pass.
 func TestPerKeyNilGate(t *testing.T) {
 	asked := 0
-	gate := steadyhttp.PerKey(func(*http.Request) string { return "k" }, func(string) steadyhttp.Gate { asked++; return nil }, 0)
+	gate := perKey(func(*http.Request) string { return "k" }, func(string) steadyhttp.Gate { asked++; return nil }, 0)
 	transport := &steadyhttp.Transport{Base: newScript(answers(200, "")), Gates: []steadyhttp.Gate{gate}}
 	for range 3 {
 		do(t, transport, newRequest(t, "GET", ""))
@@ -705,17 +709,14 @@ func TestPerKeyNilGate(t *testing.T) {
 	}
 }
 
-// A PerKey without its functions refuses, and says which one is missing.
-func TestPerKeyWithoutFunctions(t *testing.T) {
-	key := func(*http.Request) string { return "k" }
-	newGate := func(string) steadyhttp.Gate { return nil }
+// A PerKey without New refuses, and says so.
+func TestPerKeyWithoutNew(t *testing.T) {
 	for field, gate := range map[string]steadyhttp.Gate{
-		"nil key function":     steadyhttp.PerKey(nil, newGate, 1),
-		"nil newGate function": steadyhttp.PerKey(key, nil, 1),
+		"PerKey.New is nil": perKey(func(*http.Request) string { return "k" }, nil, 1),
 	} {
 		base := newScript(answers(200, ""))
 		_, err := (&steadyhttp.Transport{Base: base, Gates: []steadyhttp.Gate{gate}}).RoundTrip(newRequest(t, "GET", ""))
-		if !errors.Is(err, steadyhttp.ErrRefused) || !strings.Contains(err.Error(), field) || base.sent() != 0 {
+		if !errors.Is(err, steadyhttp.ErrNotSent) || !strings.Contains(err.Error(), field) || base.sent() != 0 {
 			t.Errorf("%s: %v, %d sends", field, err, base.sent())
 		}
 	}
@@ -724,12 +725,12 @@ func TestPerKeyWithoutFunctions(t *testing.T) {
 // A newGate that panics has made nothing: the gate does not stand open, and the next caller tries again.
 func TestPerKeyPanickingNewGate(t *testing.T) {
 	calls := 0
-	gate := steadyhttp.PerKey(func(*http.Request) string { return "k" }, func(string) steadyhttp.Gate {
+	gate := perKey(func(*http.Request) string { return "k" }, func(string) steadyhttp.Gate {
 		if calls++; calls == 1 {
 			panic("boom")
 		}
 		return gateFunc(func(context.Context, steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
-			return nil, steadyhttp.ErrRefused
+			return nil, steadyhttp.ErrNotSent
 		})
 	}, 1)
 	base := newScript(answers(200, ""))
@@ -743,7 +744,7 @@ func TestPerKeyPanickingNewGate(t *testing.T) {
 		transport.RoundTrip(newRequest(t, "GET", ""))
 	}()
 	_, err := transport.RoundTrip(newRequest(t, "GET", ""))
-	if !errors.Is(err, steadyhttp.ErrRefused) || calls != 2 || base.sent() != 0 {
+	if !errors.Is(err, steadyhttp.ErrNotSent) || calls != 2 || base.sent() != 0 {
 		t.Errorf("%v after %d calls and %d sends", err, calls, base.sent())
 	}
 }

@@ -177,7 +177,7 @@ func TestNothingIsLeftAfterFaults(t *testing.T) {
 	base := &http.Transport{MaxIdleConnsPerHost: workers}
 	policy := atOnce()
 	policy.AttemptTimeout, policy.IdleTimeout, policy.MaxElapsed = time.Minute, time.Minute, time.Minute
-	transport := &steadyhttp.Transport{Base: base, Policy: policy, Gates: []steadyhttp.Gate{steadyhttp.PerKey(
+	transport := &steadyhttp.Transport{Base: base, Policy: policy, Gates: []steadyhttp.Gate{perKey(
 		func(req *http.Request) string { return req.URL.Path }, func(string) steadyhttp.Gate { return nil }, 10)}}
 
 	run := func(calls int) {

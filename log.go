@@ -94,12 +94,12 @@ func logAttrs(a Attempt) []slog.Attr {
 	return attrs
 }
 
-func appendVerdict(attrs []slog.Attr, code, target string) []slog.Attr {
+func appendVerdict(attrs []slog.Attr, code, trackingID string) []slog.Attr {
 	if code != "" {
 		attrs = append(attrs, slog.String("code", code))
 	}
-	if target != "" {
-		attrs = append(attrs, slog.String("target", target))
+	if trackingID != "" {
+		attrs = append(attrs, slog.String("tracking_id", trackingID))
 	}
 	return attrs
 }

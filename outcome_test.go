@@ -30,7 +30,7 @@ func TestRegisteredProtocolIsNoProof(t *testing.T) {
 		return func(a steadyhttp.Attempt) { left = a }, nil
 	})
 	_, err := (&steadyhttp.Transport{Base: base, Gates: []steadyhttp.Gate{gate}}).RoundTrip(newRequest(t, http.MethodPost, "order"))
-	if e := errorOf(t, err); sent != 1 || e.Stop != "not idempotent" {
+	if e := errorOf(t, err); sent != 1 || e.Stop != "not_idempotent" {
 		t.Errorf("sent %d times: %v", sent, err)
 	}
 	if left.Sent.IsZero() || left.Sends != 1 {
@@ -138,7 +138,7 @@ func TestIncomparableBodyIsSent(t *testing.T) {
 		base := newScript(answers(200, ""))
 		req := newRequest(t, http.MethodPost, "content")
 		req.Body = incomparableBody{strings.NewReader("content"), []func(){func() { closed++ }}}
-		watch := &steadyhttp.Trace{Gated: func(context.Context, steadyhttp.Attempt, time.Duration) {}}
+		watch := &steadyhttp.Trace{Waited: func(context.Context, steadyhttp.Attempt, steadyhttp.Wait) {}}
 		look := roundTripper(func(req *http.Request) (*http.Response, error) {
 			early = closed > 0
 			return base.RoundTrip(req)

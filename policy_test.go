@@ -235,7 +235,7 @@ func TestWhatMayBeRetried(t *testing.T) {
 				case tt.want == 1:
 					stop = stopOf(t, resp)
 				}
-				if want := map[int]steadyhttp.Stop{1: "not idempotent", 2: "done"}[tt.want]; stop != want {
+				if want := map[int]steadyhttp.Stop{1: "not_idempotent", 2: "done"}[tt.want]; stop != want {
 					t.Errorf("Stop is %q, want %q", stop, want)
 				}
 				if resp != nil {
@@ -451,7 +451,7 @@ func TestMaxAttempts(t *testing.T) {
 							t.Errorf("got %q, stop %q", body, stopOf(t, resp))
 						}
 					case want == 1:
-						if err != error(errReset) {
+						if e := errorOf(t, err); e.Stop != "attempts" || e.Attempts != 1 || e.Err != error(errReset) {
 							t.Errorf("the error of the only attempt became %v", err)
 						}
 					default:
@@ -762,7 +762,7 @@ func TestBodyThatCannotBeReplayed(t *testing.T) {
 				req := newRequest(t, "PUT", "")
 				req.Body, req.ContentLength = newCountingBody("once"), 4
 				resp, body := do(t, &steadyhttp.Transport{Base: base}, req)
-				if base.sent() != 1 || stopOf(t, resp) != "body not replayable" || body != "slow" || passed() != 0 {
+				if base.sent() != 1 || stopOf(t, resp) != "body_not_replayable" || body != "slow" || passed() != 0 {
 					t.Errorf("%d attempts in %v, stop %q, %q", base.sent(), passed(), stopOf(t, resp), body)
 				}
 			})
@@ -777,7 +777,7 @@ func TestFailingGetBodyReturnsTheLastAnswer(t *testing.T) {
 		req := newRequest(t, "PUT", "body")
 		req.GetBody = func() (io.ReadCloser, error) { return nil, errors.New("file is gone") }
 		resp, body := do(t, &steadyhttp.Transport{Base: base}, req)
-		if base.sent() != 1 || stopOf(t, resp) != "body not replayable" || body != "slow" {
+		if base.sent() != 1 || stopOf(t, resp) != "body_not_replayable" || body != "slow" {
 			t.Errorf("%d attempts, stop %q, %q", base.sent(), stopOf(t, resp), body)
 		}
 	})
@@ -790,7 +790,7 @@ func TestFailingGetBodyAfterAnError(t *testing.T) {
 		req := newRequest(t, "PUT", "body")
 		req.GetBody = func() (io.ReadCloser, error) { return nil, gone }
 		_, err := (&steadyhttp.Transport{Base: newScript(failsWith(errReset))}).RoundTrip(req)
-		if e := errorOf(t, err); !errors.Is(err, gone) || e.Stop != "body not replayable" || e.Attempts != 1 {
+		if e := errorOf(t, err); !errors.Is(err, gone) || e.Stop != "body_not_replayable" || e.Attempts != 1 {
 			t.Errorf("got %+v", e)
 		}
 	})
@@ -937,7 +937,7 @@ func TestAttemptTimeoutOfAPost(t *testing.T) {
 		base := newScript(hangs)
 		_, err := (&steadyhttp.Transport{Base: base, Policy: steadyhttp.Policy{AttemptTimeout: 5 * time.Second}}).RoundTrip(newRequest(t, "POST", "b"))
 		e := errorOf(t, err)
-		if e.Stop != "not idempotent" || base.sent() != 1 || !e.Timeout() || !errors.Is(err, os.ErrDeadlineExceeded) {
+		if e.Stop != "not_idempotent" || base.sent() != 1 || !e.Timeout() || !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("got %+v", e)
 		}
 	})

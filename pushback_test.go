@@ -21,13 +21,13 @@ func TestPushbackThatDoesNotFit(t *testing.T) {
 		deadline time.Duration
 		want     steadyhttp.Stop
 	}{
-		{"beyond the default MaxWait", "61", steadyhttp.Policy{}, 0, "wait too long"},
-		{"beyond MaxWait", "6", steadyhttp.Policy{MaxWait: 5 * time.Second}, 0, "wait too long"},
+		{"beyond the default MaxWait", "61", steadyhttp.Policy{}, 0, "wait_too_long"},
+		{"beyond MaxWait", "6", steadyhttp.Policy{MaxWait: 5 * time.Second}, 0, "wait_too_long"},
 		{"beyond MaxElapsed", "11", steadyhttp.Policy{MaxElapsed: 10 * time.Second}, 0, "elapsed"},
 		{"all of MaxElapsed", "10", steadyhttp.Policy{MaxElapsed: 10 * time.Second}, 0, "elapsed"},
 		{"beyond the deadline", "11", steadyhttp.Policy{}, 10 * time.Second, "deadline"},
 		{"at the deadline", "10", steadyhttp.Policy{}, 10 * time.Second, "deadline"},
-		{"beyond all of them", "120", steadyhttp.Policy{MaxElapsed: 10 * time.Second}, 10 * time.Second, "wait too long"},
+		{"beyond all of them", "120", steadyhttp.Policy{MaxElapsed: 10 * time.Second}, 10 * time.Second, "wait_too_long"},
 	}
 	for _, tt := range tests {
 		for _, status := range []int{429, 503} {

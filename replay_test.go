@@ -260,7 +260,7 @@ func TestReplayMeetsAClosedPort(t *testing.T) {
 				req := wireRequest(t, "POST", server.url+"/isolate", "x")
 				test.setUp(transport, req)
 				_, err := transport.RoundTrip(look(transport, req))
-				if e := errorOf(t, err); e.Stop != "not idempotent" || e.Attempts != 1 || errors.Is(err, steadyhttp.ErrRefused) {
+				if e := errorOf(t, err); e.Stop != "not_idempotent" || e.Attempts != 1 || errors.Is(err, steadyhttp.ErrNotSent) {
 					t.Errorf("got %+v", e)
 				}
 				want := int64(1)
@@ -447,7 +447,7 @@ func TestWhatMayHaveBeenCarriedOutIsNotSentAgain(t *testing.T) {
 					}
 					transport := &steadyhttp.Transport{Base: base, Policy: atOnce()}
 					_, err := transport.RoundTrip(look(transport, wireRequest(t, "POST", server.url+"/isolate", "x")))
-					if e := errorOf(t, err); e.Stop != "not idempotent" || e.Attempts != 1 || errors.Is(err, steadyhttp.ErrRefused) {
+					if e := errorOf(t, err); e.Stop != "not_idempotent" || e.Attempts != 1 || errors.Is(err, steadyhttp.ErrNotSent) {
 						t.Errorf("got %+v", e)
 					}
 					if n := len(ledger.all()); n != 1 {

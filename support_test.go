@@ -29,6 +29,20 @@ func registered(rt http.RoundTripper) *http.Transport {
 	return base
 }
 
+func perKey(key func(*http.Request) string, newGate func(string) steadyhttp.Gate, max int) *steadyhttp.PerKey {
+	return &steadyhttp.PerKey{Key: key, New: newGate, Max: max}
+}
+
+// spentBudget covers no retry for hours, and lets calls wait for it.
+func spentBudget() *steadyhttp.Budget {
+	b := &steadyhttp.Budget{Max: 1, PerSuccess: -1, PerSecond: 1e-6, Wait: true}
+	req, err := http.NewRequest("GET", "http://api.example/", nil)
+	if err != nil || !b.Take(req) {
+		panic("a full budget covers nothing")
+	}
+	return b
+}
+
 // step is one answer of a script.
 type step func(*http.Request) (*http.Response, error)
 

@@ -74,7 +74,7 @@ func TestEnabled(t *testing.T) {
 // However a call goes, Enabled is asked once, with the context of the request; and who said no is told of no call at all.
 func TestEnabledIsAskedOnce(t *testing.T) {
 	refusing := gateFunc(func(context.Context, steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
-		return nil, steadyhttp.ErrRefused
+		return nil, steadyhttp.ErrNotSent
 	})
 	panics := func(*http.Request) (*http.Response, error) { panic(errTrial) }
 	body := func(req *http.Request) *http.Request {
@@ -288,7 +288,7 @@ func TestAsleepChangesNothing(t *testing.T) {
 		}, steps: []step{answers(200, "")}, sent: 1, status: 200, took: time.Minute},
 		"a gate that refuses": {arm: func(t *testing.T, p *probe) {
 			p.transport.Gates = []steadyhttp.Gate{gateFunc(func(context.Context, steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
-				return nil, steadyhttp.ErrRefused
+				return nil, steadyhttp.ErrNotSent
 			})}
 		}, steps: []step{answers(200, "")}},
 		"MaxAttempts":    {arm: func(t *testing.T, p *probe) { p.transport.Policy.MaxAttempts = 3 }, steps: []step{answers(503, "")}, sent: 3, status: 503, took: 2 * time.Second},
@@ -394,8 +394,8 @@ func TestDoneOnPanic(t *testing.T) {
 		{"leaving a gate", 1, gate(func(p *probe, _ steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
 			return func(steadyhttp.Attempt) { p.boom() }, nil
 		})},
-		{"Gated", unmade, func(p *probe) {
-			p.trace.Gated = func(context.Context, steadyhttp.Attempt, time.Duration) { p.boom() }
+		{"Waited", unmade, func(p *probe) {
+			p.trace.Waited = func(context.Context, steadyhttp.Attempt, steadyhttp.Wait) { p.boom() }
 			gate(func(*probe, steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
 				time.Sleep(time.Second)
 				return nil, nil
@@ -521,7 +521,7 @@ func TestPanicInDoneIsNotAnotherEnd(t *testing.T) {
 		return resp, err
 	}
 	refusing := gateFunc(func(context.Context, steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
-		return nil, steadyhttp.ErrRefused
+		return nil, steadyhttp.ErrNotSent
 	})
 	for name, tt := range map[string]struct {
 		step step
@@ -611,7 +611,7 @@ func TestAsked(t *testing.T) {
 		{name: "permanent", step: answers(400, "", "Retry-After: 5"), backOff: s, stop: "permanent"},
 		{name: "attempts", transport: &steadyhttp.Transport{Policy: steadyhttp.Policy{MaxAttempts: 1}}, step: answers(503, "", "Retry-After: 5"), backOff: s, stop: "attempts"},
 		{name: "the back-off has ended", step: answers(503, "", "Retry-After: 5"), backOff: backoff.Stop, stop: "attempts"},
-		{name: "wait too long", step: answers(503, "", "Retry-After: 3600"), backOff: s, stop: "wait too long"},
+		{name: "wait too long", step: answers(503, "", "Retry-After: 3600"), backOff: s, stop: "wait_too_long"},
 		{name: "elapsed", transport: &steadyhttp.Transport{Policy: steadyhttp.Policy{MaxElapsed: 4 * s}}, step: answers(503, "", "Retry-After: 5"), backOff: s, stop: "elapsed"},
 		{name: "deadline", step: answers(503, "", "Retry-After: 5"), backOff: s, deadline: 4 * s, stop: "deadline"},
 		{name: "success", step: answers(200, "", "Retry-After: 5"), backOff: s, stop: "done"},
@@ -637,13 +637,13 @@ func TestAsked(t *testing.T) {
 					readAll(t, resp)
 				}
 				a := told[0]
-				if a.Asked != tt.asked || a.Wait < tt.wait || a.Wait > tt.wait+s || a.Stop != tt.stop {
-					t.Errorf("asked: %v, wait %v, stop %q", a.Asked, a.Wait, a.Stop)
+				if a.ServerAsked != tt.asked || a.Wait < tt.wait || a.Wait > tt.wait+s || a.Stop != tt.stop {
+					t.Errorf("asked: %v, wait %v, stop %q", a.ServerAsked, a.Wait, a.Stop)
 				}
 				if !tt.asked && a.Wait != tt.wait {
 					t.Errorf("the back-off of %v has become %v", tt.wait, a.Wait)
 				}
-				if len(done) != 1 || done[0].Asked || done[0].Wait != 0 {
+				if len(done) != 1 || done[0].ServerAsked || done[0].Wait != 0 {
 					t.Errorf("done: %+v", done)
 				}
 			})
@@ -663,9 +663,9 @@ func TestAskedWithinTheJitter(t *testing.T) {
 				if a.Stop != "" {
 					return
 				}
-				count[a.Asked]++
-				if a.Asked != (a.Wait > backOff) || a.Wait < backOff {
-					t.Errorf("asked: %v, wait %v", a.Asked, a.Wait)
+				count[a.ServerAsked]++
+				if a.ServerAsked != (a.Wait > backOff) || a.Wait < backOff {
+					t.Errorf("asked: %v, wait %v", a.ServerAsked, a.Wait)
 				}
 			}},
 		}
@@ -680,7 +680,7 @@ func TestAskedWithinTheJitter(t *testing.T) {
 func TestNotAskedOnceTheCallHasEnded(t *testing.T) {
 	notTwice := gateFunc(func(_ context.Context, a steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
 		if a.N == 2 {
-			return nil, steadyhttp.ErrRefused
+			return nil, steadyhttp.ErrNotSent
 		}
 		return nil, nil
 	})
@@ -704,15 +704,15 @@ func TestNotAskedOnceTheCallHasEnded(t *testing.T) {
 				}}
 				resp, err := transport.RoundTrip(newRequest(t, "GET", "").WithContext(ctx))
 				if err == nil {
-					if a, ok := steadyhttp.AttemptOf(resp); !ok || a.Asked || a.Wait != 0 || a.Stop != tt.stop {
+					if a, ok := steadyhttp.AttemptOf(resp); !ok || a.ServerAsked || a.Wait != 0 || a.Stop != tt.stop {
 						t.Errorf("AttemptOf: %+v", a)
 					}
 					readAll(t, resp)
 				}
-				if len(told) != 1 || !told[0].Asked || told[0].Wait < 5*time.Second {
+				if len(told) != 1 || !told[0].ServerAsked || told[0].Wait < 5*time.Second {
 					t.Errorf("told: %+v", told)
 				}
-				if len(done) != 1 || done[0].N != 1 || done[0].Asked || done[0].Wait != 0 || done[0].Stop != tt.stop {
+				if len(done) != 1 || done[0].N != 1 || done[0].ServerAsked || done[0].Wait != 0 || done[0].Stop != tt.stop {
 					t.Errorf("done: %+v", done)
 				}
 			})
@@ -729,7 +729,7 @@ func TestPrepareIsToldWhatWasAskedFor(t *testing.T) {
 			Policy: atOnce(),
 			Prepare: func(_ *http.Request, prev *steadyhttp.Attempt) error {
 				if prev != nil {
-					asked = append(asked, prev.Asked)
+					asked = append(asked, prev.ServerAsked)
 				}
 				return nil
 			},
@@ -750,7 +750,7 @@ func TestBeganOfACallThatWasNotSent(t *testing.T) {
 		"refused": {func(tr *steadyhttp.Transport, _ *http.Request, _ context.CancelFunc) {
 			tr.Gates = []steadyhttp.Gate{gateFunc(func(context.Context, steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
 				time.Sleep(time.Second)
-				return nil, steadyhttp.ErrRefused
+				return nil, steadyhttp.ErrNotSent
 			})}
 		}, "refused"},
 		"cancelled before": {func(_ *steadyhttp.Transport, _ *http.Request, cancel context.CancelFunc) { cancel() }, "cancelled"},
@@ -769,7 +769,7 @@ func TestBeganOfACallThatWasNotSent(t *testing.T) {
 			tr.Policy.MaxBuffer = 100
 			req.GetBody = nil
 			req.Body = io.NopCloser(readFunc(func([]byte) (int, error) { time.Sleep(time.Second); return 0, errTrial }))
-		}, "body not replayable"},
+		}, "body_not_replayable"},
 	} {
 		for _, where := range []string{"Transport", "context"} {
 			t.Run(fmt.Sprint(name, ", ", where), func(t *testing.T) {
@@ -841,7 +841,7 @@ func TestLogOfGates(t *testing.T) {
 						}
 						return true
 					})
-					if record.Level != slog.LevelDebug || record.Message != "gated" || strings.Join(keys, " ") != "method url attempt wait" {
+					if record.Level != slog.LevelDebug || record.Message != "waited" || strings.Join(keys, " ") != "method url attempt cause wait" {
 						t.Errorf("%v %q with %q", record.Level, record.Message, keys)
 					}
 				}
@@ -867,7 +867,7 @@ func TestLogOfAGatedRetry(t *testing.T) {
 			Base: newScript(answers(503, ""), answers(200, "")), Policy: atOnce(), Gates: []steadyhttp.Gate{gate}, Trace: steadyhttp.Log(slog.New(handler)),
 		}
 		do(t, transport, newRequest(t, "GET", ""))
-		const want = "DEBUG gated method=GET url=http://api.example/machines/1?key=REDACTED attempt=2 wait=30s"
+		const want = "DEBUG waited method=GET url=http://api.example/machines/1?key=REDACTED attempt=2 cause=gate wait=30s"
 		if len(handler.all) != 2 || text(handler.all[1]) != want {
 			t.Errorf("%d records, the last: %s", len(handler.all), text(handler.all[len(handler.all)-1]))
 		}
@@ -887,8 +887,8 @@ func TestAPanicHasNoStop(t *testing.T) {
 	for _, step := range []step{answers(200, "fine"), answers(404, "no"), answers(429, "", "Retry-After: 5")} {
 		tr := &steadyhttp.Transport{Base: newScript(step), Trace: &steadyhttp.Trace{AttemptDone: func(context.Context, steadyhttp.Attempt) { panic(errTrial) }}}
 		for _, a := range ended(tr, newRequest(t, "GET", "")) {
-			if a.Stop != "" || a.Wait != 0 || a.Asked {
-				t.Errorf("stop %q, wait %v, asked %v, with %v", a.Stop, a.Wait, a.Asked, a.Err)
+			if a.Stop != "" || a.Wait != 0 || a.ServerAsked {
+				t.Errorf("stop %q, wait %v, asked %v, with %v", a.Stop, a.Wait, a.ServerAsked, a.Err)
 			}
 		}
 	}

@@ -37,7 +37,11 @@ func (h *hooks) trace(name string) *steadyhttp.Trace {
 			h.note("%sstart", name)
 			return ctx
 		},
-		Gated: func(_ context.Context, a steadyhttp.Attempt, d time.Duration) { h.note("%sgated %d %v", name, a.N, d) },
+		Waited: func(_ context.Context, a steadyhttp.Attempt, w steadyhttp.Wait) {
+			if w.Cause == steadyhttp.WaitGate {
+				h.note("%sgated %d %v", name, a.N, w.For)
+			}
+		},
 		AttemptStart: func(ctx context.Context, a steadyhttp.Attempt) context.Context {
 			h.note("%sattempt %d", name, a.N)
 			return ctx
@@ -62,11 +66,11 @@ func (h *hooks) String() string {
 func TestHooksInOrder(t *testing.T) {
 	slowGate := steadyhttp.Limit(limiterFunc(func(context.Context) error { time.Sleep(time.Second); return nil }))
 	no := gateFunc(func(context.Context, steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
-		return nil, steadyhttp.ErrRefused
+		return nil, steadyhttp.ErrNotSent
 	})
 	notTwice := gateFunc(func(_ context.Context, a steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
 		if a.N > 1 {
-			return nil, steadyhttp.ErrRefused
+			return nil, steadyhttp.ErrNotSent
 		}
 		return nil, nil
 	})
@@ -307,7 +311,7 @@ func TestJoinOrder(t *testing.T) {
 		gate := steadyhttp.Limit(limiterFunc(func(context.Context) error { time.Sleep(time.Second); return nil }))
 		trace := steadyhttp.Join(h.trace("a "), nil, h.trace("b "), h.trace("c "), nil)
 		do(t, &steadyhttp.Transport{Base: newScript(answers(200, "")), Trace: trace, Gates: []steadyhttp.Gate{gate}}, newRequest(t, "GET", ""))
-		want := `a start; b start; c start; a gated 1 1s; b gated 1 1s; c gated 1 1s; a attempt 1; b attempt 1; c attempt 1; ` +
+		want := `a start; b start; c start; c gated 1 1s; b gated 1 1s; a gated 1 1s; a attempt 1; b attempt 1; c attempt 1; ` +
 			`c answered 1 "done"; b answered 1 "done"; a answered 1 "done"; c done 1 "done"; b done 1 "done"; a done 1 "done"`
 		if h.String() != want {
 			t.Errorf("%s\nwant %s", &h, want)
@@ -360,7 +364,7 @@ func TestJoinOfPartialTraces(t *testing.T) {
 	var h hooks
 	full := h.trace("")
 	partial := []*steadyhttp.Trace{
-		{Start: full.Start}, {Gated: full.Gated}, {AttemptStart: full.AttemptStart}, {AttemptDone: full.AttemptDone}, {Done: full.Done}, {},
+		{Start: full.Start}, {Waited: full.Waited}, {AttemptStart: full.AttemptStart}, {AttemptDone: full.AttemptDone}, {Done: full.Done}, {},
 	}
 	for _, trace := range []*steadyhttp.Trace{steadyhttp.Join(partial...), steadyhttp.Join(slices.Concat(partial[3:], partial[:3])...)} {
 		h.events = nil
@@ -443,7 +447,7 @@ func TestLog(t *testing.T) {
 	refusing := func(from int) steadyhttp.Gate {
 		return gateFunc(func(_ context.Context, a steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
 			if a.N >= from {
-				return nil, steadyhttp.ErrRefused
+				return nil, steadyhttp.ErrNotSent
 			}
 			return nil, nil
 		})
@@ -459,27 +463,29 @@ func TestLog(t *testing.T) {
 		{"success", "GET", []step{answers(200, "")}, nil, 0, nil},
 		{"a redirect is none of ours", "GET", []step{answers(302, "")}, nil, 0, nil},
 		{"a retry", "GET", []step{answers(429, envelope("429", "m", "t-1"), "Retry-After: 20"), answers(200, "")}, nil, 0, []string{
-			"DEBUG retrying method=GET " + url + " attempt=1 status=429 code=429 target=t-1 wait=20s|21s",
+			"DEBUG retrying method=GET " + url + " attempt=1 status=429 code=429 tracking_id=t-1 wait=20s|21s",
+			"INFO waiting method=GET " + url + " attempt=1 status=429 code=429 tracking_id=t-1 cause=server wait=20s|21s",
 		}},
 		{"giving up at once", "POST", []step{answers(404, envelope("ResourceNotFound", "Machine 1 was not found", "t-1"))}, nil, 0, []string{
-			"WARN giving up method=POST " + url + " attempt=1 status=404 code=ResourceNotFound target=t-1 stop=permanent",
+			"WARN giving up method=POST " + url + " attempt=1 status=404 code=ResourceNotFound tracking_id=t-1 stop=permanent",
 		}},
 		{"giving up after retries", "GET", []step{failsWith(errReset), answers(503, "", "Retry-After: 3600")}, nil, 0, []string{
 			"DEBUG retrying method=GET " + url + " attempt=1 error=read tcp: read: connection reset by peer wait=0s|1s",
-			"WARN giving up method=GET " + url + " attempt=2 status=503 stop=wait too long",
+			"WARN giving up method=GET " + url + " attempt=2 status=503 stop=wait_too_long",
 		}},
 		{"no method is GET", "", []step{answers(404, "")}, nil, 0, []string{
 			"WARN giving up method=GET " + url + " attempt=1 status=404 stop=permanent",
 		}},
 		{"refused", "GET", []step{answers(200, "")}, []steadyhttp.Gate{refusing(1)}, 0, []string{
-			"WARN giving up method=GET " + url + " attempt=0 error=refused before it was sent stop=refused",
+			"WARN giving up method=GET " + url + " attempt=0 error=nothing was sent stop=refused",
 		}},
 		{"refused retry", "GET", []step{answers(503, envelope("Busy", "m", "t-1"))}, []steadyhttp.Gate{refusing(2)}, 0, []string{
-			"DEBUG retrying method=GET " + url + " attempt=1 status=503 code=Busy target=t-1 wait=0s|1s",
-			"WARN giving up method=GET " + url + " attempt=1 status=503 code=Busy target=t-1 stop=refused",
+			"DEBUG retrying method=GET " + url + " attempt=1 status=503 code=Busy tracking_id=t-1 wait=0s|1s",
+			"WARN giving up method=GET " + url + " attempt=1 status=503 code=Busy tracking_id=t-1 stop=refused",
 		}},
 		{"cancelled in the wait", "GET", []step{answers(429, "", "Retry-After: 20")}, nil, time.Second, []string{
 			"DEBUG retrying method=GET " + url + " attempt=1 status=429 wait=20s|21s",
+			"INFO waiting method=GET " + url + " attempt=1 status=429 cause=server wait=20s|21s",
 			"DEBUG cancelled method=GET " + url + " attempt=1 *",
 		}},
 		{"cancelled in the attempt", "GET", []step{hangs}, nil, time.Second, []string{

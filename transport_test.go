@@ -61,7 +61,7 @@ func TestFailsFast(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = "steadyhttp: ResourceNotFound (404) after 1 attempt, target 43f4cb08-8fac-4b65-9db1-745c2ae65f3a: Machine 123123123 was not found"
+	const want = "steadyhttp: ResourceNotFound (404) after 1 attempt, tracking ID 43f4cb08-8fac-4b65-9db1-745c2ae65f3a: Machine 123123123 was not found"
 	if err := steadyhttp.Check(resp); err == nil || err.Error() != want {
 		t.Errorf("Check = %v", err)
 	}
@@ -83,9 +83,9 @@ func TestLastAnswerIsReturned(t *testing.T) {
 		{"exhausted, throttled", "POST", "{}", []step{answers(429, "last")}, 429, 4, "attempts"},
 		{"permanent", "GET", "", []step{answers(404, "last")}, 404, 1, "permanent"},
 		{"permanent after a fault", "GET", "", []step{answers(503, "first"), answers(410, "last")}, 410, 2, "permanent"},
-		{"not idempotent", "POST", "{}", []step{answers(500, "last")}, 500, 1, "not idempotent"},
+		{"not_idempotent", "POST", "{}", []step{answers(500, "last")}, 500, 1, "not_idempotent"},
 		{"credentials refused, no Prepare", "GET", "", []step{answers(401, "last")}, 401, 1, "permanent"},
-		{"asked to wait too long", "GET", "", []step{answers(429, "last", "Retry-After: 61")}, 429, 1, "wait too long"},
+		{"asked to wait too long", "GET", "", []step{answers(429, "last", "Retry-After: 61")}, 429, 1, "wait_too_long"},
 		{"a redirect is the client's", "GET", "", []step{answers(503, "first"), answers(307, "last", "Location: /x")}, 307, 2, "done"},
 		{"an error without a body", "GET", "", []step{answers(503, "")}, 503, 4, "attempts"},
 	} {
@@ -460,7 +460,7 @@ func (tr *trial) makeTransport() {
 				tr.starts.Add(1)
 				return context.WithValue(ctx, tr, true)
 			},
-			Gated: func(context.Context, steadyhttp.Attempt, time.Duration) {},
+			Waited: func(context.Context, steadyhttp.Attempt, steadyhttp.Wait) {},
 			AttemptStart: pickOne(tr.rng, nil, func(ctx context.Context, a steadyhttp.Attempt) context.Context {
 				a.Request.Header.Set("Traceparent", "00")
 				return nil
@@ -479,7 +479,7 @@ type trialGate struct {
 	delay    time.Duration
 }
 
-func (g *trialGate) Enter(ctx context.Context, a steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
+func (g *trialGate) Enter(ctx context.Context, a steadyhttp.Attempt) (steadyhttp.Pass, error) {
 	if g.delay > 0 {
 		timer := time.NewTimer(g.delay)
 		defer timer.Stop()
@@ -496,7 +496,7 @@ func (g *trialGate) Enter(ctx context.Context, a steadyhttp.Attempt) (func(stead
 		return nil, nil
 	}
 	g.entered.Add(1)
-	return func(steadyhttp.Attempt) { g.left.Add(1) }, nil
+	return steadyhttp.PassFunc(func(steadyhttp.Attempt) { g.left.Add(1) }), nil
 }
 
 // consume reads and closes the response as one of several kinds of callers, and compares the body with what the base
@@ -919,8 +919,8 @@ func TestRequestBodyIsClosed(t *testing.T) {
 // enterFunc is a Gate.
 type enterFunc func(context.Context, steadyhttp.Attempt) (func(steadyhttp.Attempt), error)
 
-func (f enterFunc) Enter(ctx context.Context, a steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
-	return f(ctx, a)
+func (f enterFunc) Enter(ctx context.Context, a steadyhttp.Attempt) (steadyhttp.Pass, error) {
+	return gateFunc(f).Enter(ctx, a)
 }
 
 // afterFirstAttempt lets the first attempt pass.
@@ -929,7 +929,11 @@ func afterFirstAttempt(gate steadyhttp.Gate) steadyhttp.Gate {
 		if a.N == 1 {
 			return nil, nil
 		}
-		return gate.Enter(ctx, a)
+		pass, err := gate.Enter(ctx, a)
+		if pass == nil {
+			return nil, err
+		}
+		return pass.Leave, err
 	})
 }
 
@@ -1213,10 +1217,10 @@ func TestBodyWithoutGetBody(t *testing.T) {
 	}{
 		{"dial failure", 0, failsWith(trRefused), 2, "done"},
 		{"throttled unread", 0, untouched(answers(429, "")), 2, "done"},
-		{"dial failure after a byte", 1, failsWith(trRefused), 1, "body not replayable"},
-		{"throttled after a byte", 1, answers(429, "kept"), 1, "body not replayable"},
-		{"throttled after all", 100, answers(429, "kept"), 1, "body not replayable"},
-		{"reset", 100, failsWith(trReset), 1, "body not replayable"},
+		{"dial failure after a byte", 1, failsWith(trRefused), 1, "body_not_replayable"},
+		{"throttled after a byte", 1, answers(429, "kept"), 1, "body_not_replayable"},
+		{"throttled after all", 100, answers(429, "kept"), 1, "body_not_replayable"},
+		{"reset", 100, failsWith(trReset), 1, "body_not_replayable"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var bodies []string
@@ -1664,7 +1668,7 @@ func TestCancelledWhereverItWaits(t *testing.T) {
 		{name: "gate", transport: &steadyhttp.Transport{Gates: []steadyhttp.Gate{waitsAtGate}}, base: answers(200, "")},
 		{name: "gate of the retry", transport: &steadyhttp.Transport{Gates: []steadyhttp.Gate{afterFirstAttempt(waitsAtGate)}, Policy: steadyhttp.Policy{NewBackOff: newZeroBackOff}}, base: failsWith(trReset)},
 		{name: "Limit's pause", transport: &steadyhttp.Transport{Gates: []steadyhttp.Gate{steadyhttp.Limit(nil)}, Policy: steadyhttp.Policy{NewBackOff: newZeroBackOff}}, base: answers(429, "")},
-		{name: "budget", transport: &steadyhttp.Transport{Policy: steadyhttp.Policy{NewBackOff: newZeroBackOff, Budget: &steadyhttp.Budget{Max: 0.5, PerSecond: 0.01, Wait: true}}}, base: answers(503, "")},
+		{name: "budget", transport: &steadyhttp.Transport{Policy: steadyhttp.Policy{NewBackOff: newZeroBackOff, Budget: spentBudget()}}, base: answers(503, "")},
 		{name: "peek", base: answersWith(503, slow)},
 		{name: "reading ahead", transport: &steadyhttp.Transport{Policy: steadyhttp.Policy{MaxRead: 100}}, base: answersWith(200, slow)},
 		{name: "buffering the request", transport: &steadyhttp.Transport{Policy: steadyhttp.Policy{MaxBuffer: 100}}, base: answers(200, ""), buffers: true},
@@ -1737,7 +1741,7 @@ func TestClientTimeout(t *testing.T) {
 			return nil, ctx.Err()
 		})}}, answers(200, ""), 5 * time.Second, 0},
 		{"pushback that would not end in time", nil, answers(429, "kept", "Retry-After: 5"), 0, 429},
-		{"budget", &steadyhttp.Transport{Policy: steadyhttp.Policy{NewBackOff: newZeroBackOff, Budget: &steadyhttp.Budget{Max: 0.5, PerSecond: 0.01, Wait: true}}}, answers(503, "kept"), 5 * time.Second, 0},
+		{"budget", &steadyhttp.Transport{Policy: steadyhttp.Policy{NewBackOff: newZeroBackOff, Budget: spentBudget()}}, answers(503, "kept"), 5 * time.Second, 0},
 		{"reading ahead", &steadyhttp.Transport{Policy: steadyhttp.Policy{MaxRead: 100}}, answersWith(200, fakeBody{content: "x", pause: time.Minute}), 5 * time.Second, 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -1839,9 +1843,11 @@ func TestErrorsCanBeFound(t *testing.T) {
 				if !test.find(err) {
 					t.Errorf("it can't be found in %T: %v", err, err)
 				}
-				// With one attempt, it is the base transport's own error, for http.Client looks at some by type assertion.
-				if attempts == 1 && !reflect.DeepEqual(err, test.err) {
+				// http.Client looks at one by type assertion. The others are wrapped once.
+				if _, bare := test.err.(tls.RecordHeaderError); bare && !reflect.DeepEqual(err, test.err) {
 					t.Errorf("got %T (%v), want the base's own", err, err)
+				} else if !bare && attempts == 1 && !reflect.DeepEqual(errorOf(t, err).Err, test.err) {
+					t.Errorf("got %T (%v), want the base's own in it", err, err)
 				}
 				if timeout, ok := err.(interface{ Timeout() bool }); test.timeout && (!ok || !timeout.Timeout()) {
 					t.Errorf("%T is no timeout any more", err)
@@ -1970,7 +1976,7 @@ func TestWrappersInsideAndOutside(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err, ok := errors.AsType[*steadyhttp.ServiceError](steadyhttp.Check(resp)); !ok || err.Target != "t2" {
+			if err, ok := errors.AsType[*steadyhttp.Error](steadyhttp.Check(resp)); !ok || err.TrackingID != "t2" {
 				t.Errorf("Check = %v", err)
 			}
 			if body := readAll(t, resp); body != envelope("ResourceNotFound", "", "t2") {
@@ -2193,8 +2199,8 @@ func TestUnsendableRequest(t *testing.T) {
 		name, want string
 		spoil      func(*http.Request)
 	}{
-		{"nil URL", "steadyhttp: Request.URL is nil", func(req *http.Request) { req.URL = nil }},
-		{"nil header", "steadyhttp: Request.Header is nil", func(req *http.Request) { req.Header = nil }},
+		{"nil URL", "steadyhttp: 0 attempts: Request.URL is nil", func(req *http.Request) { req.URL = nil }},
+		{"nil header", "steadyhttp: 0 attempts: Request.Header is nil", func(req *http.Request) { req.Header = nil }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			base := newScript(answers(200, ""))
@@ -2226,7 +2232,7 @@ func TestGetBodyThatFails(t *testing.T) {
 			req := newRequest(t, "POST", "content")
 			req.GetBody = getBody
 			resp, body := do(t, &steadyhttp.Transport{Base: base, Policy: atOnce()}, req)
-			if resp.StatusCode != 429 || body != envelope("429", "slow", "t1") || stopOf(t, resp) != "body not replayable" || base.sent() != 1 {
+			if resp.StatusCode != 429 || body != envelope("429", "slow", "t1") || stopOf(t, resp) != "body_not_replayable" || base.sent() != 1 {
 				t.Errorf("got %d %q after %d attempts, Stop %q", resp.StatusCode, body, base.sent(), stopOf(t, resp))
 			}
 			base.assertNoLeak(t)
@@ -2237,7 +2243,7 @@ func TestGetBodyThatFails(t *testing.T) {
 			req.GetBody = getBody
 			_, err := (&steadyhttp.Transport{Base: base, Policy: atOnce()}).RoundTrip(req)
 			e := errorOf(t, err)
-			if e.Stop != "body not replayable" || e.Last.Class != steadyhttp.Throttled || e.Attempts != 1 || !strings.Contains(err.Error(), "request's body") {
+			if e.Stop != "body_not_replayable" || e.Class != steadyhttp.Throttled || e.Attempts != 1 || !strings.Contains(err.Error(), "request's body") {
 				t.Errorf("got %+v: %v", e, err)
 			}
 			base.assertNoLeak(t)
@@ -2477,7 +2483,7 @@ func TestMaxElapsed(t *testing.T) {
 		{name: "attempts with a shorter timeout of their own", policy: steadyhttp.Policy{AttemptTimeout: 2 * time.Second, NewBackOff: newZeroBackOff}, base: hang, took: 5 * time.Second},
 		{name: "gate", gates: []steadyhttp.Gate{block}, base: hang, took: 5 * time.Second},
 		{name: "gate of the retry", gates: []steadyhttp.Gate{afterFirstAttempt(block)}, policy: steadyhttp.Policy{NewBackOff: newZeroBackOff}, base: failsWith(trReset), took: 5 * time.Second},
-		{name: "budget", policy: steadyhttp.Policy{NewBackOff: newZeroBackOff, Budget: &steadyhttp.Budget{Max: 0.5, PerSecond: 0.01, Wait: true}}, base: failsWith(trReset), took: 5 * time.Second},
+		{name: "budget", policy: steadyhttp.Policy{NewBackOff: newZeroBackOff, Budget: spentBudget()}, base: failsWith(trReset), took: 5 * time.Second},
 		{name: "a wait that would outlast it is not begun", policy: steadyhttp.Policy{NewBackOff: func() backoff.BackOff { return backoff.NewConstantBackOff(5 * time.Second) }}, base: failsWith(trReset), took: 0},
 		{name: "buffering the request", policy: steadyhttp.Policy{MaxBuffer: 100}, base: hang, change: func(req *http.Request) {
 			req.GetBody, req.Body = nil, newFakeBody(fakeBody{content: "slow", pause: time.Minute})
@@ -2547,7 +2553,7 @@ func TestAttemptTimeout(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			base := newScript(hang)
 			_, err := (&steadyhttp.Transport{Base: base, Policy: steadyhttp.Policy{AttemptTimeout: time.Second}}).RoundTrip(newRequest(t, "POST", "x"))
-			if e := errorOf(t, err); e.Stop != "not idempotent" || base.sent() != 1 {
+			if e := errorOf(t, err); e.Stop != "not_idempotent" || base.sent() != 1 {
 				t.Errorf("%d attempts, Stop %q", base.sent(), e.Stop)
 			}
 		})
@@ -2667,7 +2673,7 @@ func TestMaxRead(t *testing.T) {
 		{"longer than the limit", "GET", 4, []step{answers(200, "some of it all")}, 1, "some of it all", nil},
 		{"as long as the limit", "GET", 14, []step{answers(200, "some of it all")}, 1, "some of it all", nil},
 		{"as long as the limit, byte by byte", "GET", 14, []step{answersWith(206, fakeBody{content: "some of it all", chunk: 1})}, 1, "some of it all", nil},
-		{"not idempotent", "POST", 100, []step{answersWith(200, broken)}, 1, "some of ", io.ErrUnexpectedEOF},
+		{"not_idempotent", "POST", 100, []step{answersWith(200, broken)}, 1, "some of ", io.ErrUnexpectedEOF},
 		{"no success", "GET", 100, []step{answersWith(302, broken)}, 1, "some of ", io.ErrUnexpectedEOF},
 		{"breaks off, then fails for good", "GET", 100, []step{answersWith(200, broken), answers(404, "gone")}, 2, "gone", nil},
 	} {
@@ -2725,7 +2731,7 @@ func TestMaxBuffer(t *testing.T) {
 					t.Errorf("attempt %d had %d bytes, length %d", n+1, len(sent), base.request(n).ContentLength)
 				}
 			}
-			if test.sent == 1 && stopOf(t, resp) != "body not replayable" {
+			if test.sent == 1 && stopOf(t, resp) != "body_not_replayable" {
 				t.Errorf("Stop %q", stopOf(t, resp))
 			}
 			if closes := body.closes.Load(); closes != 1 {
@@ -2740,7 +2746,7 @@ func TestMaxBuffer(t *testing.T) {
 		body.Reader = io.MultiReader(strings.NewReader("some"), failingReader{errTrial})
 		req.Body, req.ContentLength = body, -1
 		_, err := (&steadyhttp.Transport{Base: base, Policy: steadyhttp.Policy{MaxBuffer: 100}}).RoundTrip(req)
-		if e := errorOf(t, err); e.Stop != "body not replayable" || e.Attempts != 0 || !errors.Is(err, errTrial) {
+		if e := errorOf(t, err); e.Stop != "body_not_replayable" || e.Attempts != 0 || !errors.Is(err, errTrial) {
 			t.Errorf("got %+v", e)
 		}
 		if base.sent() != 0 || body.closes.Load() == 0 {
@@ -2969,8 +2975,8 @@ func TestPanics(t *testing.T) {
 		"Start": trace(func(tr *steadyhttp.Trace) {
 			tr.Start = func(context.Context, *http.Request) context.Context { boom(); return nil }
 		}),
-		"Gated": trace(func(tr *steadyhttp.Trace) {
-			tr.Gated = func(context.Context, steadyhttp.Attempt, time.Duration) { boom() }
+		"Waited": trace(func(tr *steadyhttp.Trace) {
+			tr.Waited = func(context.Context, steadyhttp.Attempt, steadyhttp.Wait) { boom() }
 		}),
 		"AttemptStart": trace(func(tr *steadyhttp.Trace) {
 			tr.AttemptStart = func(context.Context, steadyhttp.Attempt) context.Context { boom(); return nil }
@@ -3017,8 +3023,8 @@ func TestPanics(t *testing.T) {
 			return func(steadyhttp.Attempt) { boom() }, nil
 		})),
 		"Limiter.Wait":  gate(steadyhttp.Limit(waitFunc(boom))),
-		"PerKey's key":  gate(steadyhttp.PerKey(func(*http.Request) string { boom(); return "" }, func(string) steadyhttp.Gate { return nil }, 1)),
-		"PerKey's gate": gate(steadyhttp.PerKey(func(*http.Request) string { return "" }, func(string) steadyhttp.Gate { boom(); return nil }, 1)),
+		"PerKey's key":  gate(perKey(func(*http.Request) string { boom(); return "" }, func(string) steadyhttp.Gate { return nil }, 1)),
+		"PerKey's gate": gate(perKey(func(*http.Request) string { return "" }, func(string) steadyhttp.Gate { boom(); return nil }, 1)),
 		"Idempotent":    policy(func(p *steadyhttp.Policy) { p.Idempotent = func(*http.Request) bool { boom(); return false } }),
 		"NewBackOff":    policy(func(p *steadyhttp.Policy) { p.NewBackOff = func() backoff.BackOff { boom(); return nil } }),
 		"NextBackOff":   policy(func(p *steadyhttp.Policy) { p.NewBackOff = func() backoff.BackOff { return panickyBackOff{boom} } }),
@@ -3049,7 +3055,7 @@ func TestPanics(t *testing.T) {
 					p.req.Body = body
 					var entered, left atomic.Int64
 					counts := enterFunc(func(context.Context, steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
-						time.Sleep(10 * time.Millisecond) // for Gated
+						time.Sleep(10 * time.Millisecond) // for Waited
 						entered.Add(1)
 						return func(a steadyhttp.Attempt) {
 							if a.Request == nil {
@@ -3058,7 +3064,7 @@ func TestPanics(t *testing.T) {
 							left.Add(1)
 						}, nil
 					})
-					if gates || name == "Gated" {
+					if gates || name == "Waited" {
 						p.transport.Gates = []steadyhttp.Gate{counts}
 					}
 					arm(p)

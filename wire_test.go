@@ -296,7 +296,7 @@ func TestWireResetAfterTheRequest(t *testing.T) {
 				t.Errorf("the server has seen it %d times, want %d", seen.Load(), want)
 			}
 			if want == 1 {
-				if e := errorOf(t, err); e.Stop != "not idempotent" || !errors.Is(err, syscall.ECONNRESET) {
+				if e := errorOf(t, err); e.Stop != "not_idempotent" || !errors.Is(err, syscall.ECONNRESET) {
 					t.Errorf("got %v, Stop %q", err, e.Stop)
 				}
 				return
@@ -1043,7 +1043,7 @@ func TestWireHTTP2StreamErrors(t *testing.T) {
 			}
 			if err == nil {
 				resp.Body.Close()
-			} else if e := errorOf(t, err); e.Stop != "not idempotent" {
+			} else if e := errorOf(t, err); e.Stop != "not_idempotent" {
 				t.Errorf("Stop %q", e.Stop)
 			}
 			sends := 0
@@ -1073,6 +1073,9 @@ type wireOutcome struct {
 
 func errorTypes(err error) string {
 	var types []string
+	if ours, ok := err.(*steadyhttp.Error); ok {
+		err = ours.Err // what it is wrapped in is the one difference
+	}
 	for ; err != nil; err = errors.Unwrap(err) {
 		types = append(types, fmt.Sprintf("%T", err))
 	}
