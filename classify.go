@@ -124,7 +124,11 @@ func (r *Rules) Classify(a Attempt) Verdict {
 		v = r.parseEnvelope(a)
 	}
 	v.Class = r.class(status, v)
-	v.RetryAfter = max(v.RetryAfter, pushback(a.Response, v.Class))
+	asked := pushback(a.Response, v.Class)
+	if r.Parse == nil && (asked > 0 || v.Class != Transient && v.Class != Throttled) {
+		v.RetryAfter = 0 // what the body says counts where no field says it
+	}
+	v.RetryAfter = max(v.RetryAfter, asked)
 	return v
 }
 

@@ -3,10 +3,12 @@ package steadyhttp
 import (
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/steadyhttp/steadyhttp/internal/envelope"
+	"github.com/steadyhttp/steadyhttp/internal/retryafter"
 )
 
 // parseEnvelope never fails: an answer that it cannot read is one without a code, and its status decides.
@@ -19,7 +21,11 @@ func (r *Rules) parseEnvelope(a Attempt) Verdict {
 		answer.Sent = a.Request.Header
 	}
 	e := envelope.Read(&answer, r.ByCode)
-	return cleaned(Verdict{Code: e.Code, Message: e.Message, Target: e.ID})
+	v := cleaned(Verdict{Code: e.Code, Message: e.Message, Target: e.ID})
+	if wait := e.Wait + e.WaitMs; wait != "" { // never both
+		v.RetryAfter = retryafter.Value(wait, e.WaitMs != "", answer.Header, time.Now())
+	}
+	return v
 }
 
 // cleaned is v with its remote text bounded and escaped.

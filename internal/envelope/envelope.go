@@ -14,6 +14,8 @@ import (
 // Envelope is what was found, "" for what was not. It is remote text: of bounded length, but otherwise as it was sent.
 type Envelope struct {
 	Code, Message, ID string
+
+	Wait, WaitMs string // a time to wait as it is written, or, if its name says so, a number of milliseconds
 }
 
 // Answer is a failing answer, and what is known of it.
@@ -36,6 +38,7 @@ const (
 	mostCode    = 256
 	mostMessage = 2048
 	mostID      = 128
+	mostWait    = 80
 )
 
 // Read never fails: what it cannot read is not there. A body that breaks off is read as far as it goes; a code or an ID
@@ -54,9 +57,17 @@ func Read[C any](a *Answer, codes map[string]C) Envelope {
 	codeEnd := len(buf)
 	buf = f.text().append(buf, r.body, mostMessage)
 	messageEnd := len(buf)
-	if buf = a.id(buf, &f, r.body); len(buf) > 0 {
-		all := string(buf) // one allocation for all three
-		e = Envelope{Code: all[:codeEnd], Message: all[codeEnd:messageEnd], ID: all[messageEnd:]}
+	buf = a.id(buf, &f, r.body)
+	idEnd := len(buf)
+	wait, inMs := f.wait()
+	if buf = wait.append(buf, r.body, mostWait); len(buf) > 0 {
+		all := string(buf) // one allocation for all
+		e = Envelope{Code: all[:codeEnd], Message: all[codeEnd:messageEnd], ID: all[messageEnd:idEnd]}
+		if inMs {
+			e.WaitMs = all[idEnd:]
+		} else {
+			e.Wait = all[idEnd:]
+		}
 	}
 	if e.Code == "" {
 		// Azure's rule is that it says the same as the body; Azure Storage answers in XML, and to a HEAD with it alone.
@@ -88,6 +99,23 @@ type found struct {
 	outerCode, outerMessage, outerTarget, outerRequest span
 	kind, title, detail                                span // RFC 9457 section 3.1
 	trace, other                                       span
+
+	retryAfter, retryAfterMs, retryDelay, resetAt span // anywhere
+}
+
+// wait returns the time to wait that the body names.
+func (f *found) wait() (s span, inMs bool) {
+	switch {
+	case f.retryAfter.whole():
+		return f.retryAfter, false
+	case f.retryAfterMs.whole():
+		return f.retryAfterMs, true
+	case f.retryDelay.whole():
+		return f.retryDelay, false
+	case f.resetAt.whole():
+		return f.resetAt, false
+	}
+	return span{}, false
 }
 
 func code[C any](a *Answer, codes map[string]C, f *found, body []byte) span {

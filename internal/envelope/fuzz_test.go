@@ -109,7 +109,7 @@ func documented(body []byte) (Envelope, bool) {
 			return Envelope{}, false
 		}
 	}
-	for _, s := range []string{"clientrequest", "requestid", "request_id", "trace", `\u`, "\u017f", "\u212a", "message\":null"} {
+	for _, s := range []string{"retry", "reset", "clientrequest", "requestid", "request_id", "trace", `\u`, "\u017f", "\u212a", "message\":null"} {
 		if strings.Contains(strings.ToLower(string(body)), s) {
 			return Envelope{}, false
 		}

@@ -349,6 +349,7 @@ const (
 	failureText
 	innerText
 	meta
+	details
 	nowhere
 )
 
@@ -375,6 +376,30 @@ func (r *reader) object(f *found, in place) {
 	}
 }
 
+// list reads an array for the objects in it.
+func (r *reader) list(f *found, of place) {
+	r.at++
+	if r.next() == ']' {
+		r.at++
+		return
+	}
+	for r.going() {
+		if r.next() == '{' {
+			r.object(f, of)
+		} else {
+			r.skip()
+		}
+		if !r.going() {
+			return
+		}
+		if r.next() == ']' {
+			r.at++
+			return
+		}
+		r.symbol(',')
+	}
+}
+
 // member reads a member's value: a scalar into its place in f, an object of interest into several.
 func (r *reader) member(f *found, in place, name span) {
 	to, within := f.member(in, name, r.body)
@@ -385,6 +410,8 @@ func (r *reader) member(f *found, in place, name span) {
 			f.isObject = true
 		}
 		r.object(f, within)
+	case c == '[' && within.what == details:
+		r.list(f, within)
 	case c == '{' || c == '[':
 		r.skip()
 	default:
@@ -411,6 +438,20 @@ func (f *found) member(in place, name span, body []byte) (scalar *span, object p
 	}
 	for i, c := range raw {
 		small[i] = lower(c)
+	}
+	switch string(small[:len(raw)]) {
+	case "retry_after", "retryafter", "retryafterseconds", "retry_after_seconds":
+		return &f.retryAfter, object
+	case "retry_after_ms", "retryafterms":
+		return &f.retryAfterMs, object
+	case "retrydelay":
+		return &f.retryDelay, object
+	case "resetat", "reset_at":
+		return &f.resetAt, object
+	case "details":
+		if in.what == outer || in.what == failure {
+			return nil, place{what: details}
+		}
 	}
 	switch in.what {
 	case outer:
