@@ -121,7 +121,7 @@ func (r *Rules) Classify(a Attempt) Verdict {
 	if r.Parse != nil {
 		v = cleaned(r.Parse(a))
 	} else {
-		v = r.parseEnvelope(a)
+		v = r.parseEnvelope(&a)
 	}
 	v.Class = r.class(status, v)
 	asked := pushback(a.Response, v.Class)

@@ -45,29 +45,12 @@ const (
 // that is cut by its end is not taken, a message is. Of the codes of nested errors it takes the deepest that is a key of
 // codes, and the outermost where none is.
 func Read[C any](a *Answer, codes map[string]C) Envelope {
-	r := reader{body: a.Body[:min(len(a.Body), mostBody)]}
-	r.body = bytes.TrimPrefix(r.body, []byte("\ufeff")) // some gateways begin with a byte order mark
-	var f found
-	if !r.root(&f) {
-		f = found{}
-	}
 	var e Envelope
-	var small [512]byte
-	buf := code(a, codes, &f, r.body).append(small[:0], r.body, mostCode)
-	codeEnd := len(buf)
-	buf = f.text().append(buf, r.body, mostMessage)
-	messageEnd := len(buf)
-	buf = a.id(buf, &f, r.body)
-	idEnd := len(buf)
-	wait, inMs := f.wait()
-	if buf = wait.append(buf, r.body, mostWait); len(buf) > 0 {
-		all := string(buf) // one allocation for all
-		e = Envelope{Code: all[:codeEnd], Message: all[codeEnd:messageEnd], ID: all[messageEnd:idEnd]}
-		if inMs {
-			e.WaitMs = all[idEnd:]
-		} else {
-			e.Wait = all[idEnd:]
-		}
+	if len(a.Body) > 0 {
+		e = fromBody(a, codes)
+	}
+	if len(a.Header) == 0 {
+		return e
 	}
 	if e.Code == "" {
 		// Azure's rule is that it says the same as the body; Azure Storage answers in XML, and to a HEAD with it alone.
@@ -83,6 +66,38 @@ func Read[C any](a *Answer, codes map[string]C) Envelope {
 	return e
 }
 
+func fromBody[C any](a *Answer, codes map[string]C) (e Envelope) {
+	r := reader{body: a.Body[:min(len(a.Body), mostBody)]}
+	r.body = bytes.TrimPrefix(r.body, []byte("\ufeff")) // some gateways begin with a byte order mark
+	if r.next() != '{' {
+		return Envelope{}
+	}
+	var f found
+	if !r.root(&f) {
+		return Envelope{}
+	}
+	var small [384]byte
+	buf := code(a, codes, &f, r.body).append(small[:0], r.body, mostCode)
+	codeEnd := len(buf)
+	buf = f.text().append(buf, r.body, mostMessage)
+	messageEnd := len(buf)
+	buf = a.id(buf, &f, r.body)
+	idEnd := len(buf)
+	wait, inMs := f.wait()
+	buf = wait.append(buf, r.body, mostWait)
+	if len(buf) == 0 {
+		return Envelope{}
+	}
+	all := string(buf) // one allocation for all
+	e = Envelope{Code: all[:codeEnd], Message: all[codeEnd:messageEnd], ID: all[messageEnd:idEnd]}
+	if inMs {
+		e.WaitMs = all[idEnd:]
+	} else {
+		e.Wait = all[idEnd:]
+	}
+	return e
+}
+
 // levels is how deep nested innerErrors are looked into.
 const levels = 8
 
@@ -92,6 +107,7 @@ type found struct {
 	code, message, target, request span
 	innerCode, innerMessage        [levels]span
 	innerRequest                   [levels]span
+	deep                           int  // so many levels were there
 	isObject                       bool // there is an error object, and the outer one's code and message are not the error's
 	isNull                         bool // "error":null
 
@@ -136,7 +152,7 @@ func code[C any](a *Answer, codes map[string]C, f *found, body []byte) span {
 	if outermost.whole() {
 		best = outermost
 	}
-	for level := levels - 1; level >= 0; level-- {
+	for level := f.deep - 1; level >= 0; level-- {
 		inner := f.innerCode[level]
 		if !inner.whole() {
 			continue
@@ -181,7 +197,7 @@ func (f *found) text() span {
 		if !f.message.empty() {
 			return f.message
 		}
-		for _, m := range f.innerMessage {
+		for _, m := range f.innerMessage[:f.deep] {
 			if !m.empty() {
 				return m
 			}
@@ -210,22 +226,26 @@ func (a *Answer) id(buf []byte, f *found, body []byte) []byte {
 		return target.append(buf, body, 2*mostID)
 	}
 	begin := len(buf)
-	for _, s := range f.innerRequest {
+	for _, s := range f.innerRequest[:f.deep] {
 		if buf = a.take(buf, s, body); len(buf) > begin {
 			return buf
 		}
 	}
-	for i, s := range [...]span{f.request, f.outerRequest, target, f.trace, f.other} {
-		buf = a.take(buf, s, body)
-		const targets = 2
-		if i == targets && !looksLikeID(buf[begin:]) {
-			buf = buf[:begin]
-		}
-		if len(buf) > begin {
+	if buf = a.take(buf, f.request, body); len(buf) > begin {
+		return buf
+	}
+	if buf = a.take(buf, f.outerRequest, body); len(buf) > begin {
+		return buf
+	}
+	if target.plain && looksLikeID(target.raw(body)) {
+		if buf = a.take(buf, target, body); len(buf) > begin {
 			return buf
 		}
 	}
-	return buf
+	if buf = a.take(buf, f.trace, body); len(buf) > begin {
+		return buf
+	}
+	return a.take(buf, f.other, body)
 }
 
 // take appends s if it can be an ID.
@@ -243,26 +263,31 @@ func (a *Answer) take(buf []byte, s span, body []byte) []byte {
 
 // looksLikeID: a GUID, or another long number in hexadecimal.
 func looksLikeID(s []byte) bool {
-	digits := 0
+	if len(s) < 16 {
+		return false
+	}
+	digits := false
 	for _, c := range s {
-		switch {
-		case '0' <= c && c <= '9', 'a' <= c && c <= 'f', 'A' <= c && c <= 'F':
-			digits++
-		case c != '-' && c != '_':
+		if c-'0' < 10 || (c|0x20)-'a' < 6 {
+			digits = true
+		} else if c != '-' && c != '_' {
 			return false
 		}
 	}
-	return len(s) >= 16 && digits > 0
+	return digits
 }
 
 // usable: of a length that somebody can quote, and printable.
 func usable[T string | []byte](s T) bool {
+	if len(s) == 0 || len(s) > mostID {
+		return false
+	}
 	for i := range len(s) {
-		if s[i] < ' ' || s[i] > '~' {
+		if s[i]-' ' > '~'-' ' {
 			return false
 		}
 	}
-	return len(s) > 0 && len(s) <= mostID
+	return true
 }
 
 // echoes reports whether the request was sent with that value: many gateways adopt an inbound ID, which is the same for every

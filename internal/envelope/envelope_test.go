@@ -453,3 +453,23 @@ func TestWaits(t *testing.T) {
 		}
 	}
 }
+
+// Every byte at every place of a string, and around it ordinary ones: the reader looks at eight of them at a time.
+func TestOrdinary(t *testing.T) {
+	for length := range 20 {
+		body := bytes.Repeat([]byte{'x'}, length)
+		for at := range body {
+			for c := range 256 {
+				body[at] = byte(c)
+				want := length
+				if c < ' ' || c > 0x7f || c == '"' || c == '\\' {
+					want = at
+				}
+				if got := ordinary(body, 0); got != want {
+					t.Fatalf("%q: %d, want %d", body, got, want)
+				}
+			}
+			body[at] = '~'
+		}
+	}
+}

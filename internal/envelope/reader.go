@@ -1,6 +1,7 @@
 package envelope
 
 import (
+	"encoding/binary"
 	"unicode/utf16"
 	"unicode/utf8"
 )
@@ -113,6 +114,13 @@ func (r *reader) going() bool { return !r.cut && !r.bad }
 
 // next returns the first byte that is no white space, and stays before it; 0 at the end.
 func (r *reader) next() byte {
+	if r.at < len(r.body) && r.body[r.at] > ' ' {
+		return r.body[r.at]
+	}
+	return r.afterSpace()
+}
+
+func (r *reader) afterSpace() byte {
 	for ; r.at < len(r.body); r.at++ {
 		switch c := r.body[r.at]; c {
 		case ' ', '\t', '\r', '\n':
@@ -134,6 +142,24 @@ func (r *reader) symbol(c byte) bool {
 	return true
 }
 
+// ordinary returns where the first character at or behind i is that ends a string, begins an escape, is a control or is
+// not ASCII.
+func ordinary(body []byte, i int) int {
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
+	for ; i+8 <= len(body); i += 8 {
+		// The high bit of a byte is set where it, or a difference below zero, has it.
+		x := binary.LittleEndian.Uint64(body[i:])
+		quote, backslash := x^ones*'"', x^ones*'\\'
+		if (x|(x-ones*' ')|(quote-ones)|(backslash-ones))&highs != 0 {
+			break
+		}
+	}
+	for i < len(body) && body[i] >= ' ' && body[i] < utf8.RuneSelf && body[i] != '"' && body[i] != '\\' {
+		i++
+	}
+	return i
+}
+
 // text reads a string.
 func (r *reader) text() span {
 	if !r.symbol('"') {
@@ -141,6 +167,9 @@ func (r *reader) text() span {
 	}
 	s := span{begin: int32(r.at), plain: true}
 	for ; r.at < len(r.body); r.at++ {
+		if r.at = ordinary(r.body, r.at); r.at == len(r.body) {
+			break
+		}
 		switch c := r.body[r.at]; {
 		case c == '"':
 			s.end = int32(r.at)
@@ -322,11 +351,8 @@ func (r *reader) name() span {
 	return s
 }
 
-// root reads the whole body, and reports whether it is an object's JSON or the beginning of one.
+// root reads the whole body from its brace on, and reports whether it is an object's JSON or the beginning of one.
 func (r *reader) root(f *found) bool {
-	if r.next() != '{' {
-		return false
-	}
 	r.object(f, place{})
 	if !r.going() {
 		return r.cut
@@ -406,8 +432,11 @@ func (r *reader) member(f *found, in place, name span) {
 	c := r.next()
 	switch {
 	case c == '{' && within.what != nowhere:
-		if within.what == failure {
+		switch within.what {
+		case failure:
 			f.isObject = true
+		case inner:
+			f.deep = max(f.deep, within.level+1)
 		}
 		r.object(f, within)
 	case c == '[' && within.what == details:

@@ -18,9 +18,12 @@ const mostUnpacked = 64 << 10
 // packed, a copy of at most 64 KiB where it is, and nil where that is in a way that the standard library can't undo.
 // net/http unpacks only where it was net/http that asked for it.
 func Unpack(body []byte, h http.Header) []byte {
+	if len(body) == 0 || isObject(body) {
+		return body // whatever the field says: somebody may have unpacked it, and left that
+	}
 	codings := h["Content-Encoding"]
-	if len(codings) == 0 || isObject(body) {
-		return body // or somebody has unpacked it, and left the field
+	if len(codings) == 0 {
+		return body
 	}
 	// The last coding was applied last (RFC 9110 section 8.4). More than two are nobody's.
 	undone := 0

@@ -113,15 +113,12 @@ func parseNumber(s string) (number, bool) {
 	return n, ok && rest == ""
 }
 
-// cutNumber reads the number that s begins with. More than 20 digits are none.
+// cutNumber reads the number that s begins with. More than 20 digits are none, but for zeros in front.
 func cutNumber(n number, s string) (_ number, rest string, ok bool) {
 	end, significant := 0, 0
 	for ; end < len(s) && isDigit(s[end]); end++ {
 		if significant > 0 || s[end] != '0' {
 			significant++
-		}
-		if significant > 20 {
-			return n, "", false
 		}
 		high, low := bits.Mul64(n.whole, 10)
 		sum, carry := bits.Add64(low, uint64(s[end]-'0'), 0)
