@@ -11,7 +11,8 @@ import (
 	"github.com/steadyhttp/steadyhttp/internal/retryafter"
 )
 
-// parseEnvelope never fails: an answer that it cannot read is one without a code, and its status decides.
+// parseEnvelope never fails: an answer that it cannot read is one without a code, and its status
+// decides.
 func (r *Rules) parseEnvelope(a *Attempt) Verdict {
 	answer := envelope.Answer{Body: a.Body, IDHeaders: r.IDHeaders}
 	if a.Response != nil {

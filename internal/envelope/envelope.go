@@ -1,8 +1,9 @@
-// Package envelope reads what a service says of a failure: its code, its message, and the ID under which its support
-// finds it.
+// Package envelope reads what a service says of a failure: its code, its message, and the ID under
+// which its support finds it.
 //
-// It knows the forms that many services share: Microsoft's envelope with its nested innerErrors, OData's, OAuth's,
-// RFC 9457's problem, and a bare code and message. Those of a single vendor are for the caller to read.
+// It knows the forms that many services share: Microsoft's envelope with its nested innerErrors,
+// OData's, OAuth's, RFC 9457's problem, and a bare code and message. Those of a single vendor are
+// for the caller to read.
 package envelope
 
 import (
@@ -11,11 +12,13 @@ import (
 	"strings"
 )
 
-// Envelope is what was found, "" for what was not. It is remote text: of bounded length, but otherwise as it was sent.
+// Envelope is what was found, "" for what was not. It is remote text: of bounded length, but
+// otherwise as it was sent.
 type Envelope struct {
 	Code, Message, ID string
 
-	Wait, WaitMs string // a time to wait as it is written, or, if its name says so, a number of milliseconds
+	// A time to wait as it is written, or a number of milliseconds, if its name says that it is.
+	Wait, WaitMs string
 }
 
 // Answer is a failing answer, and what is known of it.
@@ -27,8 +30,9 @@ type Answer struct {
 	// IDHeaders are the fields with an ID, the best first. nil: those of common services.
 	IDHeaders []string
 
-	// TargetIsID says that the envelope's "target" is an ID, whatever it looks like, and the first choice. Elsewhere
-	// than in Defender it is mostly the name of the property that an error is about.
+	// TargetIsID says that the envelope's "target" is an ID, whatever it looks like, and the first
+	// choice. Elsewhere than in Defender it is mostly the name of the property that an error is
+	// about.
 	TargetIsID bool
 }
 
@@ -41,9 +45,9 @@ const (
 	mostWait    = 80
 )
 
-// Read never fails: what it cannot read is not there. A body that breaks off is read as far as it goes; a code or an ID
-// that is cut by its end is not taken, a message is. Of the codes of nested errors it takes the deepest that is a key of
-// codes, and the outermost where none is.
+// Read never fails: what it cannot read is not there. A body that breaks off is read as far as it
+// goes, and what its end cuts is not taken. Of the codes of nested errors it takes the deepest that is
+// a key of codes, and the outermost where none is.
 func Read[C any](a *Answer, codes map[string]C) Envelope {
 	var e Envelope
 	if len(a.Body) > 0 {
@@ -53,7 +57,8 @@ func Read[C any](a *Answer, codes map[string]C) Envelope {
 		return e
 	}
 	if e.Code == "" {
-		// Azure's rule is that it says the same as the body; Azure Storage answers in XML, and to a HEAD with it alone.
+		// Azure's rule is that it says the same as the body; Azure Storage answers in XML, and to a
+		// HEAD with it alone.
 		for _, value := range a.Header["X-Ms-Error-Code"] {
 			if usable(value) {
 				e.Code = value
@@ -67,8 +72,8 @@ func Read[C any](a *Answer, codes map[string]C) Envelope {
 }
 
 func fromBody[C any](a *Answer, codes map[string]C) (e Envelope) {
-	r := reader{body: a.Body[:min(len(a.Body), mostBody)]}
-	r.body = bytes.TrimPrefix(r.body, []byte("\ufeff")) // some gateways begin with a byte order mark
+	// Some gateways begin with a byte order mark.
+	r := reader{body: bytes.TrimPrefix(a.Body[:min(len(a.Body), mostBody)], []byte("\ufeff"))}
 	if r.next() != '{' {
 		return Envelope{}
 	}
@@ -101,14 +106,14 @@ func fromBody[C any](a *Answer, codes map[string]C) (e Envelope) {
 // levels is how deep nested innerErrors are looked into.
 const levels = 8
 
-// found is where the parts of an envelope stand in the body. The first group is of the error object, the second of the
-// outermost one.
+// found is where the parts of an envelope stand in the body. The first group is of the error
+// object, the second of the outermost one.
 type found struct {
 	code, message, target, request span
 	innerCode, innerMessage        [levels]span
 	innerRequest                   [levels]span
 	deep                           int  // so many levels were there
-	isObject                       bool // there is an error object, and the outer one's code and message are not the error's
+	isObject                       bool // the outer code and message are not the error's
 	isNull                         bool // "error":null
 
 	name, description                                  span // RFC 6749 section 5.2
@@ -145,8 +150,10 @@ func code[C any](a *Answer, codes map[string]C, f *found, body []byte) span {
 		return span{}
 	case f.outerCode.whole():
 		outermost = f.outerCode
-	case f.kind.whole() && (f.title.whole() || isProblem(a.Header)) && string(f.kind.raw(body)) != "about:blank":
-		outermost = f.kind
+	case f.title.whole() || isProblem(a.Header):
+		if string(f.kind.raw(body)) != "about:blank" {
+			outermost = f.kind
+		}
 	}
 	var best span
 	if outermost.whole() {
@@ -189,17 +196,19 @@ func isProblem(h http.Header) bool {
 	return false
 }
 
-// text returns the message, which may be cut.
+// text returns the message. One that is cut is none, unless that shows nowhere: all of them are
+// bounded.
 func (f *found) text() span {
 	choices := [...]span{f.outerMessage, f.detail, f.title}
 	switch {
 	case f.isObject:
-		if !f.message.empty() {
-			return f.message
-		}
-		for _, m := range f.innerMessage[:f.deep] {
-			if !m.empty() {
-				return m
+		for i := -1; i < f.deep; i++ {
+			s := f.message
+			if i >= 0 {
+				s = f.innerMessage[i]
+			}
+			if s.whole() || s.long(mostMessage) {
+				return s
 			}
 		}
 		return span{}
@@ -209,7 +218,7 @@ func (f *found) text() span {
 		return span{}
 	}
 	for _, s := range choices {
-		if !s.empty() {
+		if s.whole() || s.long(mostMessage) {
 			return s
 		}
 	}
@@ -290,8 +299,8 @@ func usable[T string | []byte](s T) bool {
 	return true
 }
 
-// echoes reports whether the request was sent with that value: many gateways adopt an inbound ID, which is the same for every
-// attempt, and tells nobody of this one.
+// echoes reports whether the request was sent with that value: many gateways adopt an inbound ID,
+// which is the same for every attempt, and tells nobody of this one.
 func echoes[T string | []byte](sent http.Header, id T) bool {
 	for _, values := range sent {
 		for _, v := range values {

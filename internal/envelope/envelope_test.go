@@ -118,8 +118,7 @@ func TestForms(t *testing.T) {
 	}
 }
 
-// A body that breaks off anywhere gives of each field what some form of the whole would give, or nothing; a message may
-// be cut.
+// A body that breaks off anywhere gives of each field a value that is whole, or nothing.
 func TestCutAnywhere(t *testing.T) {
 	for _, tt := range forms {
 		body := []byte(tt.body)
@@ -138,7 +137,7 @@ func TestCutAnywhere(t *testing.T) {
 			if !slices.Contains(whole, got.Code) || !slices.Contains(whole, got.ID) {
 				t.Fatalf("%s, cut at %d: code %q, ID %q: %q", tt.name, end, got.Code, got.ID, body[:end])
 			}
-			if !slices.ContainsFunc(whole, func(m string) bool { return strings.HasPrefix(m, got.Message) }) {
+			if !slices.Contains(whole, got.Message) {
 				t.Fatalf("%s, cut at %d: message %q", tt.name, end, got.Message)
 			}
 			seen = got
@@ -174,34 +173,37 @@ func TestCutBehind(t *testing.T) {
 		if got.Code != "Busy" || got.ID != guid {
 			t.Fatalf("%q: %q", whole[:end], got)
 		}
-		if got.Message != "" && !strings.HasPrefix("come é later", got.Message) {
+		if got.Message != "" && got.Message != "come é later" {
 			t.Fatalf("%q: %q", whole[:end], got)
 		}
 	}
 	for body, want := range map[string]Envelope{
-		`{"error":{"code":"Bus`:                                             {},
-		`{"error":{"code":42`:                                               {},
-		`{"error":{"code":42 `:                                              {Code: "42"},
-		`{"error":{"code":42,`:                                              {Code: "42"},
-		`{"error":{"code":-`:                                                {},
-		`{"error":{"code":1e`:                                               {},
-		`{"error":"invalid`:                                                 {},
-		`{"error":"invalid_grant"`:                                          {Code: "invalid_grant"},
-		`{"error":{"code":"A","message":"half a sent`:                       {Code: "A", Message: "half a sent"},
-		`{"error":{"code":"A","message":"half\`:                             {Code: "A", Message: "half"},
-		`{"error":{"code":"A","message":"half\u00`:                          {Code: "A", Message: "half"},
-		`{"error":{"code":"A","message":"half` + "\xc3":                     {Code: "A", Message: "half"},
-		`{"error":{"code":"A","message":"half` + "\xf0\x9f\x98":             {Code: "A", Message: "half"},
-		`{"error":{"code":"A","message":{"value":"half`:                     {Code: "A", Message: "half"},
-		`{"error":{"code":"A","target":"` + guid[:35]:                       {Code: "A"},
-		`{"error":{"code":"A","innerError":{"request-id":"` + guid[:35]:     {Code: "A"},
-		`{"error":{"code":"A","details":[{"code":"B"},{"x":tru`:             {Code: "A"},
-		`{"code":"A","message":"m","err`:                                    {Code: "A", Message: "m"},
-		`{"error":{"code":"A","message":"m"},"trace_id":"` + guid[:20]:      {Code: "A", Message: "m"},
-		`{"error":{"code":"A","message":"` + strings.Repeat("x", 64<<10):    {Code: "A", Message: strings.Repeat("x", mostMessage)},
-		`{"error":{"code":"A","details":"` + strings.Repeat(`\u00e9`, 9000): {Code: "A"},
-		`{"error":{"code":"A","details":` + strings.Repeat(`[`, 9000):       {Code: "A"},
-		`{"error":{"code":"A","details":` + strings.Repeat(`{"x":[`, 4500):  {Code: "A"},
+		`{"error":{"code":"Bus`:                                                        {},
+		`{"error":{"code":42`:                                                          {},
+		`{"error":{"code":42 `:                                                         {Code: "42"},
+		`{"error":{"code":42,`:                                                         {Code: "42"},
+		`{"error":{"code":-`:                                                           {},
+		`{"error":{"code":1e`:                                                          {},
+		`{"error":"invalid`:                                                            {},
+		`{"error":"invalid_grant"`:                                                     {Code: "invalid_grant"},
+		`{"error":{"code":"A","message":"half a sent`:                                  {Code: "A"},
+		`{"error":{"code":"A","message":"half\`:                                        {Code: "A"},
+		`{"error":{"code":"A","message":"half\u00`:                                     {Code: "A"},
+		`{"error":{"code":"A","message":"half` + "\xc3":                                {Code: "A"},
+		`{"error":{"code":"A","message":"half` + "\xf0\x9f\x98":                        {Code: "A"},
+		`{"error":{"code":"A","message":{"value":"half`:                                {Code: "A"},
+		`{"error":{"code":"A","target":"` + guid[:35]:                                  {Code: "A"},
+		`{"error":{"code":"A","innerError":{"request-id":"` + guid[:35]:                {Code: "A"},
+		`{"error":{"code":"A","details":[{"code":"B"},{"x":tru`:                        {Code: "A"},
+		`{"code":"A","message":"m","err`:                                               {Code: "A", Message: "m"},
+		`{"error":{"code":"A","message":"m"},"trace_id":"` + guid[:20]:                 {Code: "A", Message: "m"},
+		`{"error":{"code":"A","message":"` + strings.Repeat("x", 64<<10):               {Code: "A", Message: strings.Repeat("x", mostMessage)},
+		`{"error":{"code":"A","message":"` + strings.Repeat("x", 2048):                 {Code: "A"},
+		`{"error":{"code":"A","message":"` + strings.Repeat("x", 2049):                 {Code: "A", Message: strings.Repeat("x", mostMessage)},
+		`{"error":{"code":"A","message":"` + strings.Repeat(`\u0078`, 3000) + `\ud83d`: {Code: "A", Message: strings.Repeat("x", mostMessage)},
+		`{"error":{"code":"A","details":"` + strings.Repeat(`\u00e9`, 9000):            {Code: "A"},
+		`{"error":{"code":"A","details":` + strings.Repeat(`[`, 9000):                  {Code: "A"},
+		`{"error":{"code":"A","details":` + strings.Repeat(`{"x":[`, 4500):             {Code: "A"},
 	} {
 		if got := Read(&Answer{Body: []byte(body)}, known); got != want {
 			t.Errorf("%.80q: %.80q", body, got)
@@ -209,7 +211,8 @@ func TestCutBehind(t *testing.T) {
 	}
 }
 
-// What breaks JSON's grammar, as opposed to what breaks off, is no envelope: who knows what it means.
+// What breaks JSON's grammar, as opposed to what breaks off, is no envelope: who knows what it
+// means.
 func TestBrokenGrammar(t *testing.T) {
 	for _, body := range []string{
 		`{"error":{"code":"A"}}x`, `{"error":{"code":"A"}}{}`, `{"error":{"code":"A"}}` + "\x00", `{"error":{"code":"A" "message":"m"}}`, `{"error":{"code":"A",}}`,
@@ -454,7 +457,8 @@ func TestWaits(t *testing.T) {
 	}
 }
 
-// Every byte at every place of a string, and around it ordinary ones: the reader looks at eight of them at a time.
+// Every byte at every place of a string, and around it ordinary ones: the reader looks at eight of
+// them at a time.
 func TestOrdinary(t *testing.T) {
 	for length := range 20 {
 		body := bytes.Repeat([]byte{'x'}, length)

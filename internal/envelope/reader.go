@@ -17,9 +17,16 @@ func (s span) empty() bool { return s.begin == s.end }
 
 func (s span) whole() bool { return !s.cut && s.begin < s.end }
 
+// long reports whether s, even if it is cut, is longer than the given number of bytes in any case: an
+// escape of six makes one at least.
+func (s span) long(bytes int32) bool {
+	return s.end-s.begin > 7*bytes || s.plain && s.end-s.begin > bytes
+}
+
 func (s span) raw(body []byte) []byte { return body[s.begin:s.end] }
 
-// append appends what s means, as encoding/json reads it, and stops soon after the given number of bytes.
+// append appends what s means, as encoding/json reads it, and stops soon after the given number of
+// bytes.
 func (s span) append(buf, body []byte, most int) []byte {
 	raw := s.raw(body)
 	if s.plain {
@@ -30,16 +37,13 @@ func (s span) append(buf, body []byte, most int) []byte {
 		switch c := raw[0]; {
 		case c == '\\':
 			n, r := unescape(raw)
-			if n == 0 || s.cut && halfAPair(raw, n, r) {
+			if n == 0 {
 				return buf // cut off
 			}
 			buf, raw = utf8.AppendRune(buf, r), raw[n:]
 		case c < utf8.RuneSelf:
 			buf, raw = append(buf, c), raw[1:]
 		default:
-			if s.cut && !utf8.FullRune(raw) {
-				return buf
-			}
 			r, n := utf8.DecodeRune(raw)
 			buf, raw = utf8.AppendRune(buf, r), raw[n:] // what is no UTF-8 becomes U+FFFD
 		}
@@ -79,15 +83,6 @@ func unescape(s []byte) (length int, r rune) {
 		return 6, utf8.RuneError
 	}
 	return 2, rune(s[1])
-}
-
-// halfAPair reports whether raw ends before the second half of a surrogate pair, whose first was unescaped to r.
-func halfAPair(raw []byte, length int, r rune) bool {
-	if r != utf8.RuneError || length != 6 || len(raw) >= 12 || hex(raw[2:6])&^0x3ff != 0xd800 {
-		return false
-	}
-	rest := raw[length:]
-	return len(rest) == 0 || rest[0] == '\\' && (len(rest) == 1 || rest[1] == 'u')
 }
 
 func hex(s []byte) (r rune) {
@@ -142,8 +137,8 @@ func (r *reader) symbol(c byte) bool {
 	return true
 }
 
-// ordinary returns where the first character at or behind i is that ends a string, begins an escape, is a control or is
-// not ASCII.
+// ordinary returns where the first character at or behind i is that ends a string, begins an
+// escape, is a control or is not ASCII.
 func ordinary(body []byte, i int) int {
 	const ones, highs = 0x0101010101010101, 0x8080808080808080
 	for ; i+8 <= len(body); i += 8 {
@@ -154,8 +149,10 @@ func ordinary(body []byte, i int) int {
 			break
 		}
 	}
-	for i < len(body) && body[i] >= ' ' && body[i] < utf8.RuneSelf && body[i] != '"' && body[i] != '\\' {
-		i++
+	for ; i < len(body); i++ {
+		if c := body[i]; c < ' ' || c >= utf8.RuneSelf || c == '"' || c == '\\' {
+			break
+		}
 	}
 	return i
 }
@@ -323,8 +320,8 @@ func (r *reader) skip() {
 	}
 }
 
-// scalar reads a value that begins with c and is neither an object nor an array. What is neither a string nor a number
-// is empty.
+// scalar reads a value that begins with c and is neither an object nor an array. What is neither a
+// string nor a number is empty.
 func (r *reader) scalar(c byte) span {
 	switch {
 	case c == '"':
@@ -351,7 +348,8 @@ func (r *reader) name() span {
 	return s
 }
 
-// root reads the whole body from its brace on, and reports whether it is an object's JSON or the beginning of one.
+// root reads the whole body from its brace on, and reports whether it is an object's JSON or the
+// beginning of one.
 func (r *reader) root(f *found) bool {
 	r.object(f, place{})
 	if !r.going() {
@@ -454,7 +452,8 @@ func (r *reader) member(f *found, in place, name span) {
 	}
 }
 
-// member tells where a member's scalar goes, and what its object is. Names are compared without regard to ASCII's case.
+// member tells where a member's scalar goes, and what its object is. Names are compared without
+// regard to ASCII's case.
 func (f *found) member(in place, name span, body []byte) (scalar *span, object place) {
 	object.what = nowhere
 	var small [24]byte
