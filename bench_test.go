@@ -133,6 +133,40 @@ func BenchmarkRetry(b *testing.B) {
 	})
 }
 
+// busyFirst fails every odd attempt with an envelope.
+type busyFirst struct{ n int }
+
+func (a *busyFirst) RoundTrip(req *http.Request) (*http.Response, error) {
+	a.n++
+	if a.n%2 == 1 {
+		return constant{status: http.StatusInternalServerError, body: notFound}.RoundTrip(req)
+	}
+	return constant{status: http.StatusOK}.RoundTrip(req)
+}
+
+// BenchmarkRetryWithEnvelope is BenchmarkRetry where the first answer says why.
+func BenchmarkRetryWithEnvelope(b *testing.B) {
+	b.Run("bare", func(b *testing.B) {
+		base, req := &busyFirst{}, get(b)
+		b.ReportAllocs()
+		for b.Loop() {
+			for range 2 {
+				resp, err := base.RoundTrip(req)
+				if err != nil {
+					b.Fatal(err)
+				}
+				resp.Body.Close()
+			}
+		}
+	})
+	b.Run("steady", func(b *testing.B) {
+		bench(b, &steadyhttp.Transport{Base: &busyFirst{}, Policy: steadyhttp.Policy{
+			NewBackOff: func() backoff.BackOff { return &backoff.ZeroBackOff{} },
+			Budget:     &steadyhttp.Budget{Max: -1},
+		}}, get(b))
+	})
+}
+
 const notFound = `{"error":{"code":"ResourceNotFound","message":"Machine 123123123 was not found","target":"43f4cb08-8fac-4b65-9db1-745c2ae65f3a"}}`
 
 func BenchmarkErrorAnswer(b *testing.B) {

@@ -143,14 +143,23 @@ func (r *Rules) Classify(a Attempt) Verdict {
 	var v Verdict
 	if r.Parse != nil {
 		v = cleaned(r.Parse(a))
+<<<<<<< HEAD
 	}
 	if v.Code == "" || v.Message == "" || v.TrackingID == "" {
 		read := r.parseEnvelope(a)
 		v.Code, v.Message = cmp.Or(v.Code, read.Code), cmp.Or(v.Message, read.Message)
 		v.TrackingID = cmp.Or(v.TrackingID, read.TrackingID)
+=======
+	} else {
+		v = r.parseEnvelope(&a)
+>>>>>>> 3a33f77e1cfb1116b21ca6e41b0bdcf784a3725b
 	}
 	v.Class = r.class(status, v)
-	v.RetryAfter = max(v.RetryAfter, pushback(a.Response, v.Class))
+	asked := pushback(a.Response, v.Class)
+	if r.Parse == nil && (asked > 0 || v.Class != Transient && v.Class != Throttled) {
+		v.RetryAfter = 0 // what the body says counts where no field says it
+	}
+	v.RetryAfter = max(v.RetryAfter, asked)
 	return v
 }
 

@@ -3,14 +3,17 @@ package steadyhttp
 import (
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/steadyhttp/steadyhttp/internal/envelope"
+	"github.com/steadyhttp/steadyhttp/internal/retryafter"
 )
 
-// parseEnvelope never fails: an answer that it cannot read is one without a code, and its status decides.
-func (r *Rules) parseEnvelope(a Attempt) Verdict {
+// parseEnvelope never fails: an answer that it cannot read is one without a code, and its status
+// decides.
+func (r *Rules) parseEnvelope(a *Attempt) Verdict {
 	answer := envelope.Answer{Body: a.Body, IDHeaders: r.IDHeaders}
 	if a.Response != nil {
 		answer.Header = a.Response.Header
@@ -19,7 +22,15 @@ func (r *Rules) parseEnvelope(a Attempt) Verdict {
 		answer.Sent = a.Request.Header
 	}
 	e := envelope.Read(&answer, r.ByCode)
+<<<<<<< HEAD
 	return cleaned(Verdict{Code: e.Code, Message: e.Message, TrackingID: e.ID})
+=======
+	v := cleaned(Verdict{Code: e.Code, Message: e.Message, Target: e.ID})
+	if wait := e.Wait + e.WaitMs; wait != "" { // never both
+		v.RetryAfter = retryafter.Value(wait, e.WaitMs != "", answer.Header, time.Now())
+	}
+	return v
+>>>>>>> 3a33f77e1cfb1116b21ca6e41b0bdcf784a3725b
 }
 
 // cleaned bounds and escapes what anybody's Classify or Parse has taken out of an answer. It does no more to what is clean.
@@ -64,8 +75,16 @@ func clean(s string, max int) string {
 }
 
 func plainASCII(s string) bool {
+	for ; len(s) >= 8; s = s[8:] { // one load: nearly every text is plain, and some are long
+		x := uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
+			uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
+		const ones, highs = 0x0101010101010101, 0x8080808080808080
+		if (x|(x-ones*' ')|(x+ones))&highs != 0 {
+			return false
+		}
+	}
 	for i := range len(s) {
-		if s[i] < ' ' || s[i] > '~' {
+		if s[i]-' ' > '~'-' ' {
 			return false
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -323,6 +324,32 @@ func TestCodeThatDecides(t *testing.T) {
 		}
 		if v := rules.Classify(a); v.Code != tt.code || v.Class != tt.want {
 			t.Errorf("%s %s: %+v", tt.body, tt.field, v)
+		}
+	}
+}
+
+// A wait that the body names counts where no field names one, and where a retry is due.
+func TestWaitInTheBody(t *testing.T) {
+	for _, tt := range []struct {
+		status int
+		body   string
+		field  string
+		want   time.Duration
+	}{
+		{429, `{"message":"m","retry_after":64.57}`, "X-None: x", 64570 * time.Millisecond},
+		{503, `{"error":{"code":503,"details":[{"retryDelay":"34.07s"}]}}`, "X-None: x", 34070 * time.Millisecond},
+		{429, `{"retry_after_ms":250}`, "X-None: x", 250 * time.Millisecond},
+		{429, `{"retry_after":60}`, "Retry-After: 5", 5 * time.Second},
+		{429, `{"retry_after":60}`, "Retry-After: 0", time.Minute},
+		{429, `{"retry_after":60}`, "X-RateLimit-Reset: 30", 30 * time.Second},
+		{429, `{"retry_after":0}`, "X-None: x", 0},
+		{429, `{"retry_after":"soon"}`, "X-None: x", 0},
+		{429, `{"retry_after":99999999}`, "X-None: x", 0},
+		{400, `{"retry_after":60}`, "X-None: x", 0},
+		{401, `{"retry_after":60}`, "X-None: x", 0},
+	} {
+		if v := (&steadyhttp.Rules{}).Classify(answered(tt.status, tt.body, tt.field)); v.RetryAfter != tt.want {
+			t.Errorf("%d %s %s: %v, want %v", tt.status, tt.body, tt.field, v.RetryAfter, tt.want)
 		}
 	}
 }

@@ -341,7 +341,7 @@ func TestPerKeyGivesBackOnEveryPath(t *testing.T) {
 		"panics":            func() (func(Attempt), error) { panic("gate") },
 		"panics on leave":   func() (func(Attempt), error) { return func(Attempt) { panic("leave") }, nil },
 		"has a nil leave":   func() (func(Attempt), error) { return nil, nil },
-		"lets pass":         func() (func(Attempt), error) { return func(Attempt) {}, nil },
+		"lets pass":         func() (func(Attempt), error) { return PassFunc(func(Attempt) {}), nil },
 		"refuses, oddly":    func() (func(Attempt), error) { return func(Attempt) {}, ErrNotSent },
 		"panics with nil":   func() (func(Attempt), error) { panic(nil) },
 		"panics with error": func() (func(Attempt), error) { panic(ErrNotSent) },

@@ -97,7 +97,7 @@ func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 // envelope is an error body as the service writes it.
 func envelope(code, target string) string {
-	return fmt.Sprintf(`{"error":{"code":%q,"message":"m","target":%q}}`, code, target)
+	return fmt.Sprintf(`{"error":{"code":%q,"message":"m","innerError":{"request-id":%q}}}`, code, target)
 }
 
 type gateFunc func(context.Context, steadyhttp.Attempt) (func(steadyhttp.Attempt), error)

@@ -1,8 +1,9 @@
-// Package envelope reads what a service says of a failure: its code, its message, and the ID under which its support
-// finds it.
+// Package envelope reads what a service says of a failure: its code, its message, and the ID under
+// which its support finds it.
 //
-// It knows the forms that many services share: Microsoft's envelope with its nested innerErrors, OData's, OAuth's,
-// RFC 9457's problem, and a bare code and message. Those of a single vendor are for the caller to read.
+// It knows the forms that many services share: Microsoft's envelope with its nested innerErrors,
+// OData's, OAuth's, RFC 9457's problem, and a bare code and message. Those of a single vendor are
+// for the caller to read.
 package envelope
 
 import (
@@ -11,9 +12,13 @@ import (
 	"strings"
 )
 
-// Envelope is what was found, "" for what was not. It is remote text: of bounded length, but otherwise as it was sent.
+// Envelope is what was found, "" for what was not. It is remote text: of bounded length, but
+// otherwise as it was sent.
 type Envelope struct {
 	Code, Message, ID string
+
+	// A time to wait as it is written, or a number of milliseconds, if its name says that it is.
+	Wait, WaitMs string
 }
 
 // Answer is a failing answer, and what is known of it.
@@ -25,8 +30,9 @@ type Answer struct {
 	// IDHeaders are the fields with an ID, the best first. nil: those of common services.
 	IDHeaders []string
 
-	// TargetIsID says that the envelope's "target" is an ID, whatever it looks like, and the first choice. Elsewhere
-	// than in Defender it is mostly the name of the property that an error is about.
+	// TargetIsID says that the envelope's "target" is an ID, whatever it looks like, and the first
+	// choice. Elsewhere than in Defender it is mostly the name of the property that an error is
+	// about.
 	TargetIsID bool
 }
 
@@ -36,30 +42,23 @@ const (
 	mostCode    = 256
 	mostMessage = 2048
 	mostID      = 128
+	mostWait    = 80
 )
 
-// Read never fails: what it cannot read is not there. A body that breaks off is read as far as it goes; a code or an ID
-// that is cut by its end is not taken, a message is. Of the codes of nested errors it takes the deepest that is a key of
-// codes, and the outermost where none is.
+// Read never fails: what it cannot read is not there. A body that breaks off is read as far as it
+// goes, and what its end cuts is not taken. Of the codes of nested errors it takes the deepest that is
+// a key of codes, and the outermost where none is.
 func Read[C any](a *Answer, codes map[string]C) Envelope {
-	r := reader{body: a.Body[:min(len(a.Body), mostBody)]}
-	r.body = bytes.TrimPrefix(r.body, []byte("\ufeff")) // some gateways begin with a byte order mark
-	var f found
-	if !r.root(&f) {
-		f = found{}
-	}
 	var e Envelope
-	var small [512]byte
-	buf := code(a, codes, &f, r.body).append(small[:0], r.body, mostCode)
-	codeEnd := len(buf)
-	buf = f.text().append(buf, r.body, mostMessage)
-	messageEnd := len(buf)
-	if buf = a.id(buf, &f, r.body); len(buf) > 0 {
-		all := string(buf) // one allocation for all three
-		e = Envelope{Code: all[:codeEnd], Message: all[codeEnd:messageEnd], ID: all[messageEnd:]}
+	if len(a.Body) > 0 {
+		e = fromBody(a, codes)
+	}
+	if len(a.Header) == 0 {
+		return e
 	}
 	if e.Code == "" {
-		// Azure's rule is that it says the same as the body; Azure Storage answers in XML, and to a HEAD with it alone.
+		// Azure's rule is that it says the same as the body; Azure Storage answers in XML, and to a
+		// HEAD with it alone.
 		for _, value := range a.Header["X-Ms-Error-Code"] {
 			if usable(value) {
 				e.Code = value
@@ -72,22 +71,72 @@ func Read[C any](a *Answer, codes map[string]C) Envelope {
 	return e
 }
 
+func fromBody[C any](a *Answer, codes map[string]C) (e Envelope) {
+	// Some gateways begin with a byte order mark.
+	r := reader{body: bytes.TrimPrefix(a.Body[:min(len(a.Body), mostBody)], []byte("\ufeff"))}
+	if r.next() != '{' {
+		return Envelope{}
+	}
+	var f found
+	if !r.root(&f) {
+		return Envelope{}
+	}
+	var small [384]byte
+	buf := code(a, codes, &f, r.body).append(small[:0], r.body, mostCode)
+	codeEnd := len(buf)
+	buf = f.text().append(buf, r.body, mostMessage)
+	messageEnd := len(buf)
+	buf = a.id(buf, &f, r.body)
+	idEnd := len(buf)
+	wait, inMs := f.wait()
+	buf = wait.append(buf, r.body, mostWait)
+	if len(buf) == 0 {
+		return Envelope{}
+	}
+	all := string(buf) // one allocation for all
+	e = Envelope{Code: all[:codeEnd], Message: all[codeEnd:messageEnd], ID: all[messageEnd:idEnd]}
+	if inMs {
+		e.WaitMs = all[idEnd:]
+	} else {
+		e.Wait = all[idEnd:]
+	}
+	return e
+}
+
 // levels is how deep nested innerErrors are looked into.
 const levels = 8
 
-// found is where the parts of an envelope stand in the body. The first group is of the error object, the second of the
-// outermost one.
+// found is where the parts of an envelope stand in the body. The first group is of the error
+// object, the second of the outermost one.
 type found struct {
 	code, message, target, request span
 	innerCode, innerMessage        [levels]span
 	innerRequest                   [levels]span
-	isObject                       bool // there is an error object, and the outer one's code and message are not the error's
+	deep                           int  // so many levels were there
+	isObject                       bool // the outer code and message are not the error's
 	isNull                         bool // "error":null
 
 	name, description                                  span // RFC 6749 section 5.2
 	outerCode, outerMessage, outerTarget, outerRequest span
 	kind, title, detail                                span // RFC 9457 section 3.1
 	trace, other                                       span
+
+	retryAfter, retryAfterMs, retryDelay, resetAt span // anywhere
+}
+
+// wait returns the time to wait that the body names.
+func (f *found) wait() (s span, inMs bool) {
+	switch {
+	case f.retryAfter.whole():
+		return f.retryAfter, false
+	case f.retryAfterMs.whole():
+		return f.retryAfterMs, true
+	case f.retryDelay.whole():
+		return f.retryDelay, false
+	case f.resetAt.whole():
+		return f.resetAt, false
+	}
+	return span{}, false
 }
 
 func code[C any](a *Answer, codes map[string]C, f *found, body []byte) span {
@@ -101,14 +150,16 @@ func code[C any](a *Answer, codes map[string]C, f *found, body []byte) span {
 		return span{}
 	case f.outerCode.whole():
 		outermost = f.outerCode
-	case f.kind.whole() && (f.title.whole() || isProblem(a.Header)) && string(f.kind.raw(body)) != "about:blank":
-		outermost = f.kind
+	case f.title.whole() || isProblem(a.Header):
+		if string(f.kind.raw(body)) != "about:blank" {
+			outermost = f.kind
+		}
 	}
 	var best span
 	if outermost.whole() {
 		best = outermost
 	}
-	for level := levels - 1; level >= 0; level-- {
+	for level := f.deep - 1; level >= 0; level-- {
 		inner := f.innerCode[level]
 		if !inner.whole() {
 			continue
@@ -145,17 +196,19 @@ func isProblem(h http.Header) bool {
 	return false
 }
 
-// text returns the message, which may be cut.
+// text returns the message. One that is cut is none, unless that shows nowhere: all of them are
+// bounded.
 func (f *found) text() span {
 	choices := [...]span{f.outerMessage, f.detail, f.title}
 	switch {
 	case f.isObject:
-		if !f.message.empty() {
-			return f.message
-		}
-		for _, m := range f.innerMessage {
-			if !m.empty() {
-				return m
+		for i := -1; i < f.deep; i++ {
+			s := f.message
+			if i >= 0 {
+				s = f.innerMessage[i]
+			}
+			if s.whole() || s.long(mostMessage) {
+				return s
 			}
 		}
 		return span{}
@@ -165,7 +218,7 @@ func (f *found) text() span {
 		return span{}
 	}
 	for _, s := range choices {
-		if !s.empty() {
+		if s.whole() || s.long(mostMessage) {
 			return s
 		}
 	}
@@ -182,22 +235,26 @@ func (a *Answer) id(buf []byte, f *found, body []byte) []byte {
 		return target.append(buf, body, 2*mostID)
 	}
 	begin := len(buf)
-	for _, s := range f.innerRequest {
+	for _, s := range f.innerRequest[:f.deep] {
 		if buf = a.take(buf, s, body); len(buf) > begin {
 			return buf
 		}
 	}
-	for i, s := range [...]span{f.request, f.outerRequest, target, f.trace, f.other} {
-		buf = a.take(buf, s, body)
-		const targets = 2
-		if i == targets && !looksLikeID(buf[begin:]) {
-			buf = buf[:begin]
-		}
-		if len(buf) > begin {
+	if buf = a.take(buf, f.request, body); len(buf) > begin {
+		return buf
+	}
+	if buf = a.take(buf, f.outerRequest, body); len(buf) > begin {
+		return buf
+	}
+	if target.plain && looksLikeID(target.raw(body)) {
+		if buf = a.take(buf, target, body); len(buf) > begin {
 			return buf
 		}
 	}
-	return buf
+	if buf = a.take(buf, f.trace, body); len(buf) > begin {
+		return buf
+	}
+	return a.take(buf, f.other, body)
 }
 
 // take appends s if it can be an ID.
@@ -215,30 +272,35 @@ func (a *Answer) take(buf []byte, s span, body []byte) []byte {
 
 // looksLikeID: a GUID, or another long number in hexadecimal.
 func looksLikeID(s []byte) bool {
-	digits := 0
+	if len(s) < 16 {
+		return false
+	}
+	digits := false
 	for _, c := range s {
-		switch {
-		case '0' <= c && c <= '9', 'a' <= c && c <= 'f', 'A' <= c && c <= 'F':
-			digits++
-		case c != '-' && c != '_':
+		if c-'0' < 10 || (c|0x20)-'a' < 6 {
+			digits = true
+		} else if c != '-' && c != '_' {
 			return false
 		}
 	}
-	return len(s) >= 16 && digits > 0
+	return digits
 }
 
 // usable: of a length that somebody can quote, and printable.
 func usable[T string | []byte](s T) bool {
+	if len(s) == 0 || len(s) > mostID {
+		return false
+	}
 	for i := range len(s) {
-		if s[i] < ' ' || s[i] > '~' {
+		if s[i]-' ' > '~'-' ' {
 			return false
 		}
 	}
-	return len(s) > 0 && len(s) <= mostID
+	return true
 }
 
-// echoes reports whether the request was sent with that value: many gateways adopt an inbound ID, which is the same for every
-// attempt, and tells nobody of this one.
+// echoes reports whether the request was sent with that value: many gateways adopt an inbound ID,
+// which is the same for every attempt, and tells nobody of this one.
 func echoes[T string | []byte](sent http.Header, id T) bool {
 	for _, values := range sent {
 		for _, v := range values {

@@ -36,9 +36,10 @@ func (a *Answer) idOf(values []string) string {
 	return ""
 }
 
-// rank orders the fields that have a service's own ID of an answer: what tells of the service before what tells of a
-// gateway, and what an edge says last. Echoes of the client's own (client-request-id, x-correlation-id) and trace
-// contexts (traceparent, x-amzn-trace-id) are not among them: they are the same for every attempt.
+// rank orders the fields that have a service's own ID of an answer: what tells of the service
+// before what tells of a gateway, and what an edge says last. Echoes of the client's own
+// (client-request-id, x-correlation-id) and trace contexts (traceparent, x-amzn-trace-id) are not
+// among them: they are the same for every attempt.
 func rank(name string) int {
 	switch name {
 	case "X-Ms-Request-Id":

@@ -1,6 +1,7 @@
 package envelope
 
 import (
+	"encoding/binary"
 	"unicode/utf16"
 	"unicode/utf8"
 )
@@ -16,9 +17,16 @@ func (s span) empty() bool { return s.begin == s.end }
 
 func (s span) whole() bool { return !s.cut && s.begin < s.end }
 
+// long reports whether s, even if it is cut, is longer than the given number of bytes in any case: an
+// escape of six makes one at least.
+func (s span) long(bytes int32) bool {
+	return s.end-s.begin > 7*bytes || s.plain && s.end-s.begin > bytes
+}
+
 func (s span) raw(body []byte) []byte { return body[s.begin:s.end] }
 
-// append appends what s means, as encoding/json reads it, and stops soon after the given number of bytes.
+// append appends what s means, as encoding/json reads it, and stops soon after the given number of
+// bytes.
 func (s span) append(buf, body []byte, most int) []byte {
 	raw := s.raw(body)
 	if s.plain {
@@ -29,16 +37,13 @@ func (s span) append(buf, body []byte, most int) []byte {
 		switch c := raw[0]; {
 		case c == '\\':
 			n, r := unescape(raw)
-			if n == 0 || s.cut && halfAPair(raw, n, r) {
+			if n == 0 {
 				return buf // cut off
 			}
 			buf, raw = utf8.AppendRune(buf, r), raw[n:]
 		case c < utf8.RuneSelf:
 			buf, raw = append(buf, c), raw[1:]
 		default:
-			if s.cut && !utf8.FullRune(raw) {
-				return buf
-			}
 			r, n := utf8.DecodeRune(raw)
 			buf, raw = utf8.AppendRune(buf, r), raw[n:] // what is no UTF-8 becomes U+FFFD
 		}
@@ -80,15 +85,6 @@ func unescape(s []byte) (length int, r rune) {
 	return 2, rune(s[1])
 }
 
-// halfAPair reports whether raw ends before the second half of a surrogate pair, whose first was unescaped to r.
-func halfAPair(raw []byte, length int, r rune) bool {
-	if r != utf8.RuneError || length != 6 || len(raw) >= 12 || hex(raw[2:6])&^0x3ff != 0xd800 {
-		return false
-	}
-	rest := raw[length:]
-	return len(rest) == 0 || rest[0] == '\\' && (len(rest) == 1 || rest[1] == 'u')
-}
-
 func hex(s []byte) (r rune) {
 	for _, c := range s {
 		switch r <<= 4; {
@@ -113,6 +109,13 @@ func (r *reader) going() bool { return !r.cut && !r.bad }
 
 // next returns the first byte that is no white space, and stays before it; 0 at the end.
 func (r *reader) next() byte {
+	if r.at < len(r.body) && r.body[r.at] > ' ' {
+		return r.body[r.at]
+	}
+	return r.afterSpace()
+}
+
+func (r *reader) afterSpace() byte {
 	for ; r.at < len(r.body); r.at++ {
 		switch c := r.body[r.at]; c {
 		case ' ', '\t', '\r', '\n':
@@ -134,6 +137,26 @@ func (r *reader) symbol(c byte) bool {
 	return true
 }
 
+// ordinary returns where the first character at or behind i is that ends a string, begins an
+// escape, is a control or is not ASCII.
+func ordinary(body []byte, i int) int {
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
+	for ; i+8 <= len(body); i += 8 {
+		// The high bit of a byte is set where it, or a difference below zero, has it.
+		x := binary.LittleEndian.Uint64(body[i:])
+		quote, backslash := x^ones*'"', x^ones*'\\'
+		if (x|(x-ones*' ')|(quote-ones)|(backslash-ones))&highs != 0 {
+			break
+		}
+	}
+	for ; i < len(body); i++ {
+		if c := body[i]; c < ' ' || c >= utf8.RuneSelf || c == '"' || c == '\\' {
+			break
+		}
+	}
+	return i
+}
+
 // text reads a string.
 func (r *reader) text() span {
 	if !r.symbol('"') {
@@ -141,6 +164,9 @@ func (r *reader) text() span {
 	}
 	s := span{begin: int32(r.at), plain: true}
 	for ; r.at < len(r.body); r.at++ {
+		if r.at = ordinary(r.body, r.at); r.at == len(r.body) {
+			break
+		}
 		switch c := r.body[r.at]; {
 		case c == '"':
 			s.end = int32(r.at)
@@ -294,8 +320,8 @@ func (r *reader) skip() {
 	}
 }
 
-// scalar reads a value that begins with c and is neither an object nor an array. What is neither a string nor a number
-// is empty.
+// scalar reads a value that begins with c and is neither an object nor an array. What is neither a
+// string nor a number is empty.
 func (r *reader) scalar(c byte) span {
 	switch {
 	case c == '"':
@@ -322,11 +348,9 @@ func (r *reader) name() span {
 	return s
 }
 
-// root reads the whole body, and reports whether it is an object's JSON or the beginning of one.
+// root reads the whole body from its brace on, and reports whether it is an object's JSON or the
+// beginning of one.
 func (r *reader) root(f *found) bool {
-	if r.next() != '{' {
-		return false
-	}
 	r.object(f, place{})
 	if !r.going() {
 		return r.cut
@@ -349,6 +373,7 @@ const (
 	failureText
 	innerText
 	meta
+	details
 	nowhere
 )
 
@@ -375,16 +400,45 @@ func (r *reader) object(f *found, in place) {
 	}
 }
 
+// list reads an array for the objects in it.
+func (r *reader) list(f *found, of place) {
+	r.at++
+	if r.next() == ']' {
+		r.at++
+		return
+	}
+	for r.going() {
+		if r.next() == '{' {
+			r.object(f, of)
+		} else {
+			r.skip()
+		}
+		if !r.going() {
+			return
+		}
+		if r.next() == ']' {
+			r.at++
+			return
+		}
+		r.symbol(',')
+	}
+}
+
 // member reads a member's value: a scalar into its place in f, an object of interest into several.
 func (r *reader) member(f *found, in place, name span) {
 	to, within := f.member(in, name, r.body)
 	c := r.next()
 	switch {
 	case c == '{' && within.what != nowhere:
-		if within.what == failure {
+		switch within.what {
+		case failure:
 			f.isObject = true
+		case inner:
+			f.deep = max(f.deep, within.level+1)
 		}
 		r.object(f, within)
+	case c == '[' && within.what == details:
+		r.list(f, within)
 	case c == '{' || c == '[':
 		r.skip()
 	default:
@@ -398,7 +452,8 @@ func (r *reader) member(f *found, in place, name span) {
 	}
 }
 
-// member tells where a member's scalar goes, and what its object is. Names are compared without regard to ASCII's case.
+// member tells where a member's scalar goes, and what its object is. Names are compared without
+// regard to ASCII's case.
 func (f *found) member(in place, name span, body []byte) (scalar *span, object place) {
 	object.what = nowhere
 	var small [24]byte
@@ -411,6 +466,20 @@ func (f *found) member(in place, name span, body []byte) (scalar *span, object p
 	}
 	for i, c := range raw {
 		small[i] = lower(c)
+	}
+	switch string(small[:len(raw)]) {
+	case "retry_after", "retryafter", "retryafterseconds", "retry_after_seconds":
+		return &f.retryAfter, object
+	case "retry_after_ms", "retryafterms":
+		return &f.retryAfterMs, object
+	case "retrydelay":
+		return &f.retryDelay, object
+	case "resetat", "reset_at":
+		return &f.resetAt, object
+	case "details":
+		if in.what == outer || in.what == failure {
+			return nil, place{what: details}
+		}
 	}
 	switch in.what {
 	case outer:

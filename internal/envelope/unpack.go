@@ -14,13 +14,16 @@ import (
 // mostUnpacked bounds what a body is unpacked to: as much as is peeked of one that is not packed.
 const mostUnpacked = 64 << 10
 
-// Unpack returns what an error answer's body says, as far as its beginning tells: the body itself where it is not
-// packed, a copy of at most 64 KiB where it is, and nil where that is in a way that the standard library can't undo.
-// net/http unpacks only where it was net/http that asked for it.
+// Unpack returns what an error answer's body says, as far as its beginning tells: the body itself
+// where it is not packed, a copy of at most 64 KiB where it is, and nil where that is in a way that
+// the standard library can't undo. net/http unpacks only where it was net/http that asked for it.
 func Unpack(body []byte, h http.Header) []byte {
+	if len(body) == 0 || isObject(body) {
+		return body // whatever the field says: somebody may have unpacked it, and left that
+	}
 	codings := h["Content-Encoding"]
-	if len(codings) == 0 || isObject(body) {
-		return body // or somebody has unpacked it, and left the field
+	if len(codings) == 0 {
+		return body
 	}
 	// The last coding was applied last (RFC 9110 section 8.4). More than two are nobody's.
 	undone := 0
@@ -63,14 +66,15 @@ func unpack(body []byte, coding string) []byte {
 	return nil
 }
 
-// beginning reads up to the bound or to where the data breaks off, which is no error: what came before is of use.
+// beginning reads up to the bound or to where the data breaks off, which is no error: what came
+// before is of use.
 func beginning(r io.Reader) []byte {
 	b, _ := io.ReadAll(io.LimitReader(r, mostUnpacked))
 	return b
 }
 
-// isObject reports whether a body is JSON already. No packed one begins so, unless what is packed begins with a byte
-// that is not ASCII.
+// isObject reports whether a body is JSON already. No packed one begins so, unless what is packed
+// begins with a byte that is not ASCII.
 func isObject(body []byte) bool {
 	return bytes.HasPrefix(bytes.TrimPrefix(body, []byte("\ufeff")), []byte("{"))
 }

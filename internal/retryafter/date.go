@@ -12,9 +12,9 @@ type date struct {
 	guessed bool // it had no zone, and was read as UTC
 }
 
-// parseDate takes the three forms of RFC 9110 section 5.6.7, which net/http reads with another pivot of two-digit years
-// and without leap seconds, and the others that servers were seen to send: RFC 3339 with its variants, RFC 1123 with a
-// numeric zone, and what JavaScript makes of a Date.
+// parseDate takes the three forms of RFC 9110 section 5.6.7, which net/http reads with another
+// pivot of two-digit years and without leap seconds, and the others that servers were seen to send:
+// RFC 3339 with its variants, RFC 1123 with a numeric zone, and what JavaScript makes of a Date.
 func parseDate(s string, now time.Time) (date, bool) {
 	if len(s) < 16 || len(s) > 80 {
 		return date{}, false
@@ -79,7 +79,8 @@ func (p *parser) named(now time.Time) (d date, ok bool) {
 	var year, month, day, hour, minute, second, offset int
 	short := false // the year has two digits
 	if !p.optional(", ") {
-		// Thu Nov 26 12:00:30 2026, and Thu Nov 26 2026 13:00:30 GMT+0100 (Central European Standard Time)
+		// Thu Nov 26 12:00:30 2026, and Thu Nov 26 2026 13:00:30 GMT+0100 (Central European
+		// Standard Time)
 		p.text(" ")
 		month = p.month()
 		p.text(" ")
@@ -130,8 +131,8 @@ func (p *parser) named(now time.Time) (d date, ok bool) {
 		}
 	}
 	if short {
-		// "A timestamp that appears to be more than 50 years in the future" is the most recent past one with those
-		// digits.
+		// "A timestamp that appears to be more than 50 years in the future" is the most recent past
+		// one with those digits.
 		limit := now.UTC().AddDate(50, 0, 0)
 		year += limit.Year() / 100 * 100
 		if time.Date(year, time.Month(month), day, hour, minute, second, 0, time.UTC).After(limit) {

@@ -8,8 +8,9 @@ import (
 	"time"
 )
 
-// FuzzRead: no header makes a wait that is negative or longer than 366 days; what has a wait has a source; a number that
-// is a plain delta means that many seconds; and a further field of the same rank never makes the wait shorter.
+// FuzzRead: no header makes a wait that is negative or longer than 366 days; what has a wait has a
+// source; a number that is a plain delta means that many seconds; and a further field of the same
+// rank never makes the wait shorter.
 func FuzzRead(f *testing.F) {
 	for _, s := range []string{
 		"120", "0", "-5", "1.5", "2.0", "1e3", "0x1E", "30, 60", `"30"`, "30s", "1d2h3m4.5s", "1795694460", "1795694460000", "1795694460000000",
@@ -59,8 +60,9 @@ func FuzzRead(f *testing.F) {
 
 const unixStart = 1_000_000_000
 
-// FuzzHTTPDate: a date that net/http reads is read the same way, but for leap seconds, the century of two-digit years and
-// zones; one of RFC 3339 as package time reads it; and every date that we would write is read back.
+// FuzzHTTPDate: a date that net/http reads is read the same way, but for leap seconds, the century
+// of two-digit years and zones; one of RFC 3339 as package time reads it; and every date that we
+// would write is read back.
 func FuzzHTTPDate(f *testing.F) {
 	for _, s := range []string{
 		"Sat, 21 Nov 2026 12:00:30 GMT", "Saturday, 21-Nov-26 12:00:30 GMT", "Sat Nov 21 12:00:30 2026", "Tue Dec  1 12:00:00 2026",

@@ -1,12 +1,15 @@
-// Package retryafter reads the wait that an HTTP answer asks for, in every form that services were seen to send.
+// Package retryafter reads the wait that an HTTP answer asks for, in every form that services were
+// seen to send.
 //
-// A value is a wait of up to 366 days, or it names no time: 0, what is negative or past, and what is absurd all leave
-// the decision to the next form, and at the end to the client's own back-off. Nothing saturates: a server that means
-// "in a minute" and writes it so that it reads as a year must not stop its clients for a year.
+// A value is a wait of up to 366 days, or it names no time: 0, what is negative or past, and what
+// is absurd all leave the decision to the next form, and at the end to the client's own back-off.
+// Nothing saturates: a server that means "in a minute" and writes it so that it reads as a year
+// must not stop its clients for a year.
 //
-// What no reader can see is whether a number means seconds or milliseconds. Where the field's name does not say so, it
-// is read as seconds: an error makes the wait longer, never shorter. Times of day are read against the answer's own
-// Date; without one, they are wrong by the difference of the two clocks.
+// What no reader can see is whether a number means seconds or milliseconds. Where the field's name
+// does not say so, it is read as seconds: an error makes the wait longer, never shorter. Times of
+// day are read against the answer's own Date; without one, they are wrong by the difference of the
+// two clocks.
 package retryafter
 
 import (
@@ -18,7 +21,8 @@ import (
 // Max is the longest wait that is taken at its word. What asks for more names no time.
 const Max = 366 * 24 * time.Hour
 
-// Source tells where a wait comes from, which decides whether an answer that is no 429 was throttled at all.
+// Source tells where a wait comes from, which decides whether an answer that is no 429 was
+// throttled at all.
 type Source uint8
 
 const (
@@ -28,9 +32,9 @@ const (
 	Reset               // a window's end is all that is known: nothing says what is left
 )
 
-// Read returns the longest wait that the fields of an answer name, 0 if they name none. Fields that tell of this client
-// (Retry-After) come before those that tell of a window (RateLimit, X-RateLimit-Reset), as
-// draft-ietf-httpapi-ratelimit-headers has it. h is in its canonical form.
+// Read returns the longest wait that the fields of an answer name, 0 if they name none. Fields that
+// tell of this client (Retry-After) come before those that tell of a window (RateLimit,
+// X-RateLimit-Reset), as draft-ietf-httpapi-ratelimit-headers has it. h is in its canonical form.
 func Read(h http.Header, now time.Time) (wait time.Duration, source Source) {
 	if len(h) == 0 {
 		return 0, None
@@ -41,7 +45,8 @@ func Read(h http.Header, now time.Time) (wait time.Duration, source Source) {
 		switch name {
 		case "Retry-After", "X-Retry-After", "X-Retry-In",
 			"X-Ratelimit-Retry-After", "X-Ratelimit-Retryafter", "X-Ratelimit-Towait-Sec",
-			"X-Rate-Limit-Retry-After", "X-Rate-Limit-Retryafter", "X-Rate-Limit-Retry-After-Seconds":
+			"X-Rate-Limit-Retry-After", "X-Rate-Limit-Retryafter",
+			"X-Rate-Limit-Retry-After-Seconds":
 			wait = max(wait, c.longest(values, false))
 		case "Retry-After-Ms", "X-Ms-Retry-After-Ms", "X-Amz-Retry-After":
 			wait = max(wait, c.longest(values, true))
@@ -63,8 +68,8 @@ func Read(h http.Header, now time.Time) (wait time.Duration, source Source) {
 	return wait, source
 }
 
-// Value reads a value that stands elsewhere than in a field of its own, as in a body: a number of seconds (or of
-// milliseconds, if its name said so), a duration or a time.
+// Value reads a value that stands elsewhere than in a field of its own, as in a body: a number of
+// seconds (or of milliseconds, if its name said so), a duration or a time.
 func Value(value string, milliseconds bool, h http.Header, now time.Time) time.Duration {
 	c := clock{header: h, local: now}
 	return c.wait(unquoted(trim(value)), milliseconds)
@@ -73,8 +78,8 @@ func Value(value string, milliseconds bool, h http.Header, now time.Time) time.D
 // leastMistaken is where a wait is long enough to be worth a look at what else the answer says.
 const leastMistaken = 1000 * time.Second
 
-// corrected finds milliseconds that were read as seconds: a window beside them ends in a thousandth of that time
-// (fastify-rate-limit #301).
+// corrected finds milliseconds that were read as seconds: a window beside them ends in a thousandth
+// of that time (fastify-rate-limit #301).
 func (c *clock) corrected(wait time.Duration) time.Duration {
 	for name, values := range c.header {
 		if resetAt(name) < 0 {
@@ -112,8 +117,9 @@ func (c *clock) windows() (wait time.Duration, source Source) {
 	return wait, Reset
 }
 
-// reset reads one field that says when a window ends. A window that has calls left is not what the request was refused
-// for: GitHub and others send these fields with every answer. told: something says how many are left.
+// reset reads one field that says when a window ends. A window that has calls left is not what the
+// request was refused for: GitHub and others send these fields with every answer. told: something
+// says how many are left.
 func (c *clock) reset(name string, at int, values []string) (wait time.Duration, told bool) {
 	ms := inMilliseconds(name)
 	left := c.remaining(name, at)
@@ -121,7 +127,8 @@ func (c *clock) reset(name string, at int, values []string) (wait time.Duration,
 		return c.longest(values, ms), false
 	}
 	if n := count(left); n > 1 && n == count(values) {
-		// A pair for every window: "X-RateLimit-Remaining: 0, 14523" beside "X-RateLimit-Reset: 1, 1419704".
+		// A pair for every window: "X-RateLimit-Remaining: 0, 14523" beside "X-RateLimit-Reset: 1,
+		// 1419704".
 		ends, lefts := list{lines: values}, list{lines: left}
 		for end, ok := ends.next(); ok; end, ok = ends.next() {
 			if l, _ := lefts.next(); isSpent(l) {
@@ -139,9 +146,10 @@ func (c *clock) reset(name string, at int, values []string) (wait time.Duration,
 	return 0, true
 }
 
-// resetAt returns where the "reset" begins in the name of a field that tells a window's end, and -1 for any other name.
-// It is one if "limit" stands before, which takes in GitHub, Okta, X, Discord, OpenAI, Anthropic, Sentry and Fastly
-// without a list of vendors; but GitLab's RateLimit-ResetTime was seen 24 hours off.
+// resetAt returns where the "reset" begins in the name of a field that tells a window's end, and -1
+// for any other name. It is one if "limit" stands before, which takes in GitHub, Okta, X, Discord,
+// OpenAI, Anthropic, Sentry and Fastly without a list of vendors; but GitLab's RateLimit-ResetTime
+// was seen 24 hours off.
 func resetAt(name string) int {
 	if strings.IndexByte(name, 'm') < 0 || !strings.Contains(name, "eset") {
 		return -1 // most names, at the price of one byte
@@ -161,8 +169,9 @@ func inMilliseconds(name string) bool {
 	return hasSuffix(name, "-ms") || hasSuffix(name, "milliseconds")
 }
 
-// remaining returns what is left of the window whose end name tells, nil if nothing says so. That stands under the same
-// name, with "remaining" for its "reset" or "reset-after", and without a unit.
+// remaining returns what is left of the window whose end name tells, nil if nothing says so. That
+// stands under the same name, with "remaining" for its "reset" or "reset-after", and without a
+// unit.
 func (c *clock) remaining(name string, at int) []string {
 	var buf [128]byte
 	if len(name)+len("aining") > len(buf) {
@@ -177,7 +186,9 @@ func (c *clock) remaining(name string, at int) []string {
 			return values
 		}
 		cut := 0
-		for _, word := range [...]string{"-after", "-ms", "-milliseconds", "-seconds", "-sec", "-time", "-at", "-in"} {
+		for _, word := range [...]string{
+			"-after", "-ms", "-milliseconds", "-seconds", "-sec", "-time", "-at", "-in",
+		} {
 			if hasSuffix(string(sibling[stem:]), word) {
 				cut = len(word)
 			}
@@ -195,9 +206,10 @@ func isSpent(s string) bool {
 	return ok && (n.negative || n.whole == 0)
 }
 
-// rateLimit reads the items of `RateLimit: "default";r=0;t=30` that have nothing left, and the dictionary of the drafts
-// -03 to -07, `limit=100, remaining=0, reset=54`, whose members may stand on several lines. What is malformed is passed
-// over (draft-ietf-httpapi-ratelimit-headers, section 4).
+// rateLimit reads the items of `RateLimit: "default";r=0;t=30` that have nothing left, and the
+// dictionary of the drafts -03 to -07, `limit=100, remaining=0, reset=54`, whose members may stand
+// on several lines. What is malformed is passed over (draft-ietf-httpapi-ratelimit-headers, section
+// 4).
 func (c *clock) rateLimit(lines []string) time.Duration {
 	var longest time.Duration
 	var left, reset string
@@ -255,8 +267,8 @@ func (c *clock) longest(lines []string, milliseconds bool) time.Duration {
 	return longest
 }
 
-// list walks the values of a field, over its lines and over what gateways have folded into one line, without quotes and
-// parameters.
+// list walks the values of a field, over its lines and over what gateways have folded into one
+// line, without quotes and parameters.
 type list struct {
 	lines []string
 	rest  string

@@ -11,8 +11,8 @@ import (
 // tableNow is when the rows are read: 1795694400.
 var tableNow = time.Date(2026, time.November, 26, 12, 0, 0, 0, time.UTC)
 
-// fields makes a header of "Name: value; Name: value", with the short names of facts/ratelimits.md. A semicolon that no
-// name follows is the value's.
+// fields makes a header of "Name: value; Name: value", with the short names of facts/ratelimits.md.
+// A semicolon that no name follows is the value's.
 func fields(short string) http.Header {
 	h := http.Header{"Date": {tableNow.Format(http.TimeFormat)}}
 	name := ""
@@ -498,8 +498,8 @@ func TestNoFieldIsForgotten(t *testing.T) {
 	}
 }
 
-// RFC 9110 section 5.6.7: a two-digit year that appears to be more than 50 years ahead is the latest past year of those
-// digits; any other is what it appears to be. net/http's own pivot is 69.
+// RFC 9110 section 5.6.7: a two-digit year that appears to be more than 50 years ahead is the
+// latest past year of those digits; any other is what it appears to be. net/http's own pivot is 69.
 func TestTwoDigitYears(t *testing.T) {
 	now := time.Date(2026, time.November, 21, 12, 0, 0, 0, time.UTC)
 	tests := []struct {

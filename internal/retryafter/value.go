@@ -13,8 +13,8 @@ type clock struct {
 	made   time.Time // once it is known
 }
 
-// now is the server's own Date where it sent one, which takes the difference of the two clocks out. A Date with an Age
-// is a cache's memory and no clock.
+// now is the server's own Date where it sent one, which takes the difference of the two clocks out.
+// A Date with an Age is a cache's memory and no clock.
 func (c *clock) now() time.Time {
 	if !c.made.IsZero() {
 		return c.made
@@ -38,8 +38,8 @@ func (c *clock) until(t time.Time) time.Duration {
 	return 0
 }
 
-// The sizes of numbers tell their meanings apart until the year 5138: no wait is as long as the shortest Unix time since
-// 2001, and the units of Unix times are a thousand apart.
+// The sizes of numbers tell their meanings apart until the year 5138: no wait is as long as the
+// shortest Unix time since 2001, and the units of Unix times are a thousand apart.
 const (
 	mostSeconds = uint64(Max / time.Second)
 	unix        = 1_000_000_000 // 2001-09-09
@@ -95,8 +95,8 @@ func (c *clock) date(s string) time.Duration {
 	return wait
 }
 
-// number is 1*DIGIT with an optional fraction, which no grammar has but servers do send, and an optional minus. Plus
-// signs, exponents, hexadecimal and everything else are not numbers.
+// number is 1*DIGIT with an optional fraction, which no grammar has but servers do send, and an
+// optional minus. Plus signs, exponents, hexadecimal and everything else are not numbers.
 type number struct {
 	negative bool
 	whole    uint64
@@ -113,15 +113,13 @@ func parseNumber(s string) (number, bool) {
 	return n, ok && rest == ""
 }
 
-// cutNumber reads the number that s begins with. More than 20 digits are none.
+// cutNumber reads the number that s begins with. More than 20 digits are none, but for zeros in
+// front.
 func cutNumber(n number, s string) (_ number, rest string, ok bool) {
 	end, significant := 0, 0
 	for ; end < len(s) && isDigit(s[end]); end++ {
 		if significant > 0 || s[end] != '0' {
 			significant++
-		}
-		if significant > 20 {
-			return n, "", false
 		}
 		high, low := bits.Mul64(n.whole, 10)
 		sum, carry := bits.Add64(low, uint64(s[end]-'0'), 0)
@@ -178,8 +176,8 @@ func digits(s string) bool {
 	return s != ""
 }
 
-// parseDuration reads "1d2h3m4.5s", as OpenAI, protocol buffers and Go's own time.Duration write it: units fall, each
-// comes once, and one must be there.
+// parseDuration reads "1d2h3m4.5s", as OpenAI, protocol buffers and Go's own time.Duration write
+// it: units fall, each comes once, and one must be there.
 func parseDuration(s string) time.Duration {
 	var total time.Duration
 	last := time.Duration(1 << 62)
