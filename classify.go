@@ -19,6 +19,7 @@ import (
 	"github.com/cenkalti/backoff/v4"
 
 	"github.com/steadyhttp/steadyhttp/internal/envelope"
+	"github.com/steadyhttp/steadyhttp/internal/retryafter"
 )
 
 // Class is what an answer means for the question whether to try again.
@@ -143,41 +144,55 @@ func (r *Rules) Classify(a Attempt) Verdict {
 	var v Verdict
 	if r.Parse != nil {
 		v = cleaned(r.Parse(a))
-<<<<<<< HEAD
 	}
+	var inBody time.Duration // the wait that the body names
 	if v.Code == "" || v.Message == "" || v.TrackingID == "" {
-		read := r.parseEnvelope(a)
+		read := r.parseEnvelope(&a)
 		v.Code, v.Message = cmp.Or(v.Code, read.Code), cmp.Or(v.Message, read.Message)
-		v.TrackingID = cmp.Or(v.TrackingID, read.TrackingID)
-=======
-	} else {
-		v = r.parseEnvelope(&a)
->>>>>>> 3a33f77e1cfb1116b21ca6e41b0bdcf784a3725b
+		v.TrackingID, inBody = cmp.Or(v.TrackingID, read.TrackingID), read.RetryAfter
 	}
-	v.Class = r.class(status, v)
-	asked := pushback(a.Response, v.Class)
-	if r.Parse == nil && (asked > 0 || v.Class != Transient && v.Class != Throttled) {
-		v.RetryAfter = 0 // what the body says counts where no field says it
+	class, named := r.class(status, v)
+	if class != Transient && class != Throttled && (named || !mayThrottle(status)) {
+		v.Class = class
+		return v
 	}
-	v.RetryAfter = max(v.RetryAfter, asked)
+	wait, source := retryafter.Read(a.Response.Header, time.Now())
+	if mayThrottle(status) && !named {
+		// GitHub and Binance throttle so. What says neither when to come back nor that nothing is left is a plain no.
+		if source == retryafter.Field || source == retryafter.Spent && status != http.StatusRequestEntityTooLarge {
+			class = Throttled
+		} else {
+			wait = 0
+		}
+	}
+	v.Class = class
+	if class == Transient || class == Throttled {
+		v.RetryAfter = max(v.RetryAfter, cmp.Or(wait, inBody))
+	}
 	return v
 }
 
-func (r *Rules) class(status int, v Verdict) Class {
+// mayThrottle reports whether services use a status to throttle that means something else.
+func mayThrottle(status int) bool {
+	return status == http.StatusForbidden || status == http.StatusTeapot || status == http.StatusRequestEntityTooLarge
+}
+
+// class returns the class of an answer, and whether anybody has named it for its code or status.
+func (r *Rules) class(status int, v Verdict) (class Class, named bool) {
 	// A 429 was refused, whatever its code says: Defender's carries the code "429", Graph's "TooManyRequests".
 	if status == http.StatusTooManyRequests {
-		return Throttled
+		return Throttled, true
 	}
-	if v.Class != 0 {
-		return v.Class
+	if v.Class != Unclassified {
+		return v.Class, true
 	}
 	if class, ok := r.ByCode[v.Code]; ok && v.Code != "" {
-		return class
+		return class, true
 	}
 	if class, ok := r.ByStatus[status]; ok {
-		return class
+		return class, true
 	}
-	return classOfStatus(status)
+	return classOfStatus(status), false
 }
 
 func classOfStatus(status int) Class {

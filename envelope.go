@@ -22,15 +22,11 @@ func (r *Rules) parseEnvelope(a *Attempt) Verdict {
 		answer.Sent = a.Request.Header
 	}
 	e := envelope.Read(&answer, r.ByCode)
-<<<<<<< HEAD
-	return cleaned(Verdict{Code: e.Code, Message: e.Message, TrackingID: e.ID})
-=======
-	v := cleaned(Verdict{Code: e.Code, Message: e.Message, Target: e.ID})
+	v := cleaned(Verdict{Code: e.Code, Message: e.Message, TrackingID: e.ID})
 	if wait := e.Wait + e.WaitMs; wait != "" { // never both
 		v.RetryAfter = retryafter.Value(wait, e.WaitMs != "", answer.Header, time.Now())
 	}
 	return v
->>>>>>> 3a33f77e1cfb1116b21ca6e41b0bdcf784a3725b
 }
 
 // cleaned bounds and escapes what anybody's Classify or Parse has taken out of an answer. It does no more to what is clean.
@@ -41,7 +37,7 @@ func cleaned(v Verdict) Verdict {
 	return v
 }
 
-// Bounds on what a service may make us retry in logs, spans and errors, in bytes.
+// Bounds on what a service may make us print in logs, spans and errors, in bytes.
 const (
 	maxCode      = 128
 	maxTarget    = 128
