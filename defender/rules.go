@@ -8,6 +8,7 @@ import (
 
 	"github.com/steadyhttp/steadyhttp"
 	"github.com/steadyhttp/steadyhttp/internal/envelope"
+	"github.com/steadyhttp/steadyhttp/internal/retryafter"
 )
 
 // Rules returns the error codes that Defender documents, and those that were seen, with what they mean for a retry. The
@@ -72,7 +73,7 @@ func parse(a steadyhttp.Attempt, codes map[string]steadyhttp.Class) steadyhttp.V
 	v := steadyhttp.Verdict{Code: e.Code, Message: e.Message, TrackingID: e.ID}
 	switch {
 	case a.Response.StatusCode == http.StatusTooManyRequests || v.Code == "429" || v.Code == "TooManyRequests":
-		v.RetryAfter = max(v.RetryAfter, sentence(v.Message))
+		v.RetryAfter = sentence(v.Message)
 	case v.Code == "InvalidRequestBody" || v.Code == "MissingRequiredParameter":
 		v.Message = withHint(v.Message, caseHint)
 	case a.Response.StatusCode == http.StatusUnauthorized && licence(v.Message):
@@ -111,10 +112,10 @@ func sentence(message string) time.Duration {
 		if len(after) < len(unit) || !equalFold(after[:len(unit)], unit) {
 			continue
 		}
-		// No window of Defender's is longer than a day; more digits than that has are no wait of
-		// its.
-		if seconds, err := strconv.ParseUint(number, 10, 20); err == nil {
-			longest = max(longest, time.Duration(seconds)*time.Second)
+		if seconds, err := strconv.ParseUint(number, 10, 32); err == nil {
+			if wait := time.Duration(seconds) * time.Second; wait <= retryafter.Max {
+				longest = max(longest, wait)
+			}
 		}
 	}
 }
