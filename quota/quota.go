@@ -153,7 +153,12 @@ func (q *Quota) Enter(ctx context.Context, a steadyhttp.Attempt) (steadyhttp.Pas
 	if err != nil {
 		return nil, err
 	}
-	t.told = a.Observe(t)
+	told := a.Observe(t)
+	if t.narrow {
+		q.lock() // others look, for whom a probe may wait
+		defer q.unlock()
+	}
+	t.told = told
 	return t, nil
 }
 

@@ -39,9 +39,10 @@ const (
 	minPad = time.Millisecond
 	// Clocks that are 200 parts in a million apart put an hour's window off by 0.7 s. The pad covers twice that.
 	padShare = 500e-6
-	// wide is the pad after a 429 that only the server's way of counting explains, as whole seconds do.
+	// widePad is the pad after a 429 that came though we were within the limit, and near to it. A
+	// server that counts in whole seconds lets a call go up to a second later than we do.
 	widePad = 1050 * time.Millisecond
-	// edge is how much longer than the window we look back for such an explanation.
+	// edge is how much further back than the window we look for the calls that explain such a 429.
 	edge = 3 * time.Second
 )
 
