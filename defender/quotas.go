@@ -148,7 +148,7 @@ func (l *limits) newGate(c *Config) func(key string) steadyhttp.Gate {
 			// Unlimited as far as is known: but when the service says no to one, the others wait with it.
 			return steadyhttp.Limit(nil)
 		}
-		q := &quota.Quota{Windows: slices.Clone(windows), Reserve: reserve}
+		q := &quota.Quota{Windows: windows, Reserve: reserve}
 		var gate steadyhttp.Gate = q
 		if custom != nil {
 			gate = custom(key, q)

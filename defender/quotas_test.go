@@ -401,10 +401,14 @@ func TestNewGateIsGivenTheReadyQuota(t *testing.T) {
 		if q == nil || !slices.Equal(q.Windows, windows(100, 1500)) || q.Reserve != 0.1 || len(given) != 1 {
 			t.Fatalf("given: %v", given)
 		}
+		seen := 0
 		for family, state := range defender.Quotas(transport) {
-			if family != "machines/{id}" || state.Windows[0].Used != 90 {
+			if seen++; family != "machines/{id}" || state.Windows[0].Used != 90 {
 				t.Errorf("%s: %+v", family, state)
 			}
+		}
+		if seen != 1 {
+			t.Errorf("%d quotas are seen, want the one that was made", seen)
 		}
 		// It is the function's own: no other Transport sees what it does to it.
 		q.Windows[0].N = 1

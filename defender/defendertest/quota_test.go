@@ -162,6 +162,37 @@ func TestQuotaScaled(t *testing.T) {
 	})
 }
 
+// Windows of any length are scaled: from an hour on by Hour, and below by Minute.
+func TestQuotaOfAnyWindow(t *testing.T) {
+	for _, c := range []struct {
+		per, lasts time.Duration
+		text       string
+	}{
+		{30 * time.Second, time.Second, "00:00:30"},
+		{time.Minute, 2 * time.Second, "00:01:00"},
+		{90 * time.Second, 3 * time.Second, "00:01:30"},
+		{59 * time.Minute, 118 * time.Second, "00:59:00"},
+		{time.Hour, 20 * time.Second, "01:00:00"},
+		{90 * time.Minute, 30 * time.Second, "01:30:00"},
+		{24 * time.Hour, 480 * time.Second, "24:00:00"},
+		{1, 1, "00:00:00"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := defendertest.NewUnstartedServer(defendertest.Config{
+				Minute: 2 * time.Second, Hour: 20 * time.Second,
+				Quotas: map[string][]quota.Window{"machines": {{N: 1, Per: c.per}}},
+			})
+			direct(s, "GET", "/api/machines", "").want(t, 200, "")
+			time.Sleep(c.lasts - 1)
+			direct(s, "GET", "/api/machines", "").want(t, 429, "429").wantMessage(t,
+				"API calls quota exceeded! Maximum allowed 1 per "+c.text+
+					" for the key Destination+TenantID+AppID. You can send requests again in 1 seconds.")
+			time.Sleep(1)
+			direct(s, "GET", "/api/machines", "").want(t, 200, "")
+		})
+	}
+}
+
 func TestNoQuotas(t *testing.T) {
 	one := map[string][]quota.Window{"machines": {{N: 1, Per: time.Minute}}}
 	none := map[string][]quota.Window{"machines": {}}
