@@ -94,7 +94,7 @@ type Config struct {
 	StorageAddr string
 }
 
-// check panics on a value that can't be meant.
+// check panics on a value that makes no sense.
 func (c *Config) check() {
 	for name, d := range map[string]time.Duration{
 		"Minute": c.Minute, "Hour": c.Hour, "ActionTime": c.ActionTime, "Phase": c.Phase,
