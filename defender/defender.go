@@ -13,15 +13,16 @@
 // Each call to Defender's hosts waits until the documented quota of its method has room (see
 // Endpoints). A 429 is then the exception: it comes where other programs use the same application.
 // A call whose context would end before its turn is refused at once, with the wait that it would
-// need. Calls to other hosts, and downloads by SAS URL, wait for nothing. A Transport counts for one
-// tenant and one application; with Config.NewGate several can share their quotas.
+// need. Calls to other hosts, and downloads by SAS URL, wait for nothing. A Transport counts for
+// one tenant and one application; with Config.NewGate several can share their quotas.
 //
 // # Tokens
 //
 // All calls share one token. It is fetched when it is first needed, again before it expires, and
 // once more when the service refuses it, unless what the tenant lacks is a licence. It goes to
-// Defender's hosts only: no redirect and no @odata.nextLink takes it elsewhere, and it is never sent
-// with a SAS URL. MDE, XDR and Graph take tokens for different scopes: use a Transport for each.
+// Defender's hosts only: no redirect and no @odata.nextLink takes it elsewhere, and it is never
+// sent with a SAS URL. MDE, XDR and Graph take tokens for different scopes: use a Transport for
+// each.
 //
 // # What is not idempotent
 //
@@ -76,17 +77,17 @@ type Config struct {
 	// test server go here. nil: the hosts of Cloud.
 	Hosts []string
 
-	// Token fetches the token. Requests to Hosts get it if they have no Authorization field yet, and
-	// are encrypted or go to a loopback address. nil: no token is set.
+	// Token fetches the token. Requests to Hosts get it if they have no Authorization field yet,
+	// and are encrypted or go to a loopback address. nil: no token is set.
 	Token TokenFunc
 
-	// Tenant and App are in the keys of NewGate: Transports of one tenant and one application ask for
-	// the same keys. "" is a name like any other.
+	// Tenant and App are in the keys of NewGate: Transports of one tenant and one application ask
+	// for the same keys. "" is a name like any other.
 	Tenant, App string
 
 	// Quotas replaces the limits of whole families: those of Endpoints, and "other" for all paths
-	// that are not in the table. No window at all lifts a family's limit; after a 429 its calls then
-	// still wait together. nil: the documented limits.
+	// that are not in the table. No window at all lifts a family's limit; after a 429 its calls
+	// then still wait together. nil: the documented limits.
 	Quotas map[string][]quota.Window
 
 	// NoQuotas lifts all limits, for instance where Gates has others. false: the limits hold.
@@ -96,12 +97,12 @@ type Config struct {
 	// (quota.WithPriority), at least 0 and less than 1. 0: none.
 	Reserve float64
 
-	// NewGate makes the gate of one quota at its first use: a gate that several processes share, or
-	// one that is kept over a restart. q is ready with the family's windows and Reserve, and is the
-	// function's own: it may set other fields (MaxQueue), restore a snapshot, and return q itself or
-	// a gate of its own; nil lets everything pass. The key names the family and the tenant, and the
-	// application where each has a quota of its own. NewGate may be called for several keys at once.
-	// nil: q is the gate.
+	// NewGate makes the gate of one quota at its first use: a gate that several processes share,
+	// or one that is kept over a restart. q is ready with the family's windows and Reserve, and is
+	// the function's own: it may set other fields (MaxQueue), restore a snapshot, and return q
+	// itself or a gate of its own; nil lets everything pass. The key names the family and the
+	// tenant, and the application where each has a quota of its own. NewGate may be called for
+	// several keys at once. nil: q is the gate.
 	NewGate func(key string, q *quota.Quota) steadyhttp.Gate
 
 	// Prepare, Gates and Trace are the Transport's. Prepare is called after the token has been set.

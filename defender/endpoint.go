@@ -48,7 +48,7 @@ type Retry uint8
 
 const (
 	RetryByMethod    Retry = iota // if its method is idempotent (RFC 9110 section 9.2.2): GET, PUT, DELETE
-	RetryAlways                   // always: it changes nothing, or a second time changes nothing more
+	RetryAlways                   // always: a second time changes nothing more
 	RetryNever                    // never: it acts on a machine, or starts something that does
 	RetryUncommented              // only if its body has no comment: each attempt would add one
 )
@@ -78,7 +78,8 @@ func Match(req *http.Request) (Endpoint, bool) {
 }
 
 // Route returns the template of req's path, such as /api/machines/{id}, and "" for a path that is
-// not in the table. There are few templates, so spans may be named by them (steadyotel.Config.Route).
+// not in the table. There are few templates, so spans may be named by them
+// (steadyotel.Config.Route).
 func Route(req *http.Request) string {
 	e := find(req)
 	switch {

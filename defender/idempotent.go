@@ -8,9 +8,9 @@ import (
 )
 
 // Idempotent reports whether req is idempotent: whether doing it twice does no harm. It is
-// Policy.Idempotent for Defender, and goes by the table of Endpoints: reads, PUT and DELETE, hunting
-// queries, indicators and tags are idempotent; what acts on a machine or adds a comment is not. An
-// Idempotency-Key changes nothing: Defender does not know the field.
+// Policy.Idempotent for Defender, and goes by the table of Endpoints: reads, PUT and DELETE,
+// hunting queries, indicators and tags are idempotent; what acts on a machine or adds a comment is
+// not. An Idempotency-Key changes nothing: Defender does not know the field.
 func Idempotent(req *http.Request) bool {
 	retry := RetryByMethod
 	if e := find(req); e != nil {

@@ -18,7 +18,8 @@ import (
 // undocumented, or newer. They get the limits that nearly every documented one has.
 const other = "other"
 
-// limits are the quotas of one tenant and application. The keys are made once: each call asks for one.
+// limits are the quotas of one tenant and application. The keys are made once: each call asks for
+// one.
 type limits struct {
 	hosts    hosts
 	keys     map[string]string         // by family
@@ -86,19 +87,21 @@ func (c *Config) quotas(known hosts) (steadyhttp.Gate, error) {
 	for _, family := range slices.Sorted(maps.Keys(c.Quotas)) {
 		key, ok := l.keys[family]
 		if !ok {
-			return nil, fmt.Errorf("defender: Config.Quotas has the family %q, which does not exist; "+
-				"use a Family of Endpoints, or %q", family, other)
+			return nil, fmt.Errorf("defender: Config.Quotas has the family %q, "+
+				"which does not exist; use a Family of Endpoints, or %q", family, other)
 		}
 		for i, w := range c.Quotas[family] {
 			if w.N < 1 || w.Per <= 0 || w.Per > maxPer {
-				return nil, fmt.Errorf("defender: Config.Quotas[%q][%d] is %d per %v; use at least 1 in "+
-					"at most 10 years, and no window at all to lift the limit", family, i, w.N, w.Per)
+				return nil, fmt.Errorf("defender: Config.Quotas[%q][%d] is %d per %v; "+
+					"use at least 1 in at most 10 years, and no window at all to lift the limit",
+					family, i, w.N, w.Per)
 			}
 		}
 		l.windows[key] = slices.Clone(c.Quotas[family])
 	}
 	if !(c.Reserve >= 0 && c.Reserve < 1) { // false for NaN too
-		return nil, fmt.Errorf("defender: Config.Reserve is %v; use a share from 0 up to but not 1", c.Reserve)
+		return nil, fmt.Errorf("defender: Config.Reserve is %v; "+
+			"use a share from 0 up to but not 1", c.Reserve)
 	}
 	if c.NoQuotas {
 		return nil, nil

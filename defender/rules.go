@@ -12,18 +12,18 @@ import (
 )
 
 // Rules returns the error codes that Defender documents, and others that were seen, with what they
-// mean for a retry. The codes are those on the wire; translated pages of the documentation translate
-// them too, wrongly.
+// mean for a retry. The codes are those on the wire; translated pages of the documentation
+// translate them too, wrongly.
 //
-// A 429 names its wait in the header Retry-After, or in the sentence "You can send requests again in
-// 8 seconds." in its body: the longer of the two counts. Some name none.
+// A 429 names its wait in the header Retry-After, or in the sentence "You can send requests again
+// in 8 seconds." in its body: the longer of the two counts. Some name none.
 func Rules() *steadyhttp.Rules {
 	codes := classes()
 	return &steadyhttp.Rules{ByCode: codes, Parse: func(a steadyhttp.Attempt) steadyhttp.Verdict { return parse(a, codes) }}
 }
 
-// classes lists the codes in the order of the documentation's table ("Common REST API error codes"),
-// and then those that other pages and clients name.
+// classes lists the codes in the order of the documentation's table ("Common REST API error
+// codes"), and then those that other pages and clients name.
 func classes() map[string]steadyhttp.Class {
 	return map[string]steadyhttp.Class{
 		"BadRequest":                steadyhttp.Permanent,
@@ -60,9 +60,9 @@ func classes() map[string]steadyhttp.Class {
 // caseHint is the documentation's usual reason for two of the codes.
 const caseHint = "body parameters are case-sensitive"
 
-// parse reads the envelope as the root package does, with two differences: its target is Defender's
-// tracking ID whatever it looks like ("|3f2a9c1d."), and the message tells more. It leaves the class
-// to the codes, and to Rules.Classify whatever it does not find.
+// parse reads the envelope as the root package does, with two differences: its target is
+// Defender's tracking ID whatever it looks like ("|3f2a9c1d."), and the message tells more. But
+// for a missing licence it leaves the class to the codes. Rules.Classify fills in what is not found.
 func parse(a steadyhttp.Attempt, codes map[string]steadyhttp.Class) steadyhttp.Verdict {
 	if a.Response == nil {
 		return steadyhttp.Verdict{}
@@ -121,8 +121,9 @@ func sentence(message string) time.Duration {
 	}
 }
 
-// indexFold finds an ASCII text in lower case in s, whatever the case of the ASCII letters there. An
-// index into strings.ToLower(s) would not fit s: some letters have another length in lower case.
+// indexFold finds an ASCII text in lower case in s, whatever the case of the ASCII letters there.
+// An index into strings.ToLower(s) would not fit s: some letters have another length in lower
+// case.
 func indexFold(s, lower string) int {
 	for at := range len(s) - len(lower) + 1 {
 		if equalFold(s[at:at+len(lower)], lower) {

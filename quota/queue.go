@@ -45,7 +45,8 @@ func (q *queue) insert(w *caller) {
 	}
 }
 
-// before returns how many are before w. It searches from w to both ends at once, for the same reason.
+// before returns how many are before w. It searches from w to both ends at once, for the same
+// reason.
 func (q *queue) before(w *caller) int {
 	back, front := w.prev, w.next
 	for n := 0; ; n++ {

@@ -125,8 +125,8 @@ type run struct {
 	n         int
 }
 
-// history is what is known of one class's calls: those in flight, and a log of the others, which all
-// windows share.
+// history is what is known of one class's calls: those in flight, and a log of the others, which
+// all windows share.
 type history struct {
 	inFlight   int // places
 	unanswered int // calls
@@ -243,10 +243,10 @@ func (c *history) within(since instant) int {
 	return n
 }
 
-// freed returns when a window will have forgotten the k-th oldest of the calls that it counts, of one
-// class or of all; limit is how many of those it lets pass. A call in flight is forgotten no sooner
-// than if it were logged now, and a call that is yet to come takes the place of the one that came
-// limit calls before it. The answer is never too late.
+// freed returns when a window will have forgotten the k-th oldest of the calls that it counts, of
+// one class or of all; limit is how many of those it lets pass. A call in flight is forgotten no
+// sooner than if it were logged now, and a call that is yet to come takes the place of the one
+// that came limit calls before it. The answer is never too late.
 func (q *Quota) freed(w int, c class, k, limit int, now instant) instant {
 	win := &q.windows[w]
 	span := win.per + win.pad
@@ -304,8 +304,8 @@ func (q *Quota) logged(w int, c class, k int) instant {
 	}
 }
 
-// bound returns the time before which a call can't go that has ahead others before it, as things are
-// now.
+// bound returns the time before which a call can't go that has ahead others before it, as things
+// are now.
 func (q *Quota) bound(c class, ahead int, now instant) instant {
 	return q.earliest(c, ahead, now, func(w *window) (int, time.Duration) { return w.limit(now), w.interval() })
 }

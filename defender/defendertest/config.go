@@ -124,8 +124,8 @@ func (c *Config) check() {
 		}
 		for i, w := range windows {
 			if w.N < 1 || w.Per <= 0 {
-				panic(fmt.Sprintf("defendertest: Config.Quotas[%q][%d] is %d per %v: use at least 1 in a positive time, "+
-					"and no window at all for no limit", family, i, w.N, w.Per))
+				panic(fmt.Sprintf("defendertest: Config.Quotas[%q][%d] is %d per %v: "+
+					"use at least 1 in a positive time, and no window at all for no limit", family, i, w.N, w.Per))
 			}
 		}
 	}

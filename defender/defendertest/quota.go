@@ -190,7 +190,8 @@ func (q *quotas) of(application, family string) []limit {
 	}
 	// An unknown path has no family, and so no limit.
 	for _, w := range q.families[family] {
-		reason := fmt.Sprintf("API calls quota exceeded! Maximum allowed %d per %s for the key Destination+TenantID+AppID.", w.N, clockOf(w.Per))
+		reason := fmt.Sprintf("API calls quota exceeded! Maximum allowed %d per %s "+
+			"for the key Destination+TenantID+AppID.", w.N, clockOf(w.Per))
 		limits = append(limits, limit{newMeter(q.counting, w.N, q.scaled(w.Per), q.start), reason})
 	}
 	if q.cpu != nil && hunts(family) {
@@ -213,7 +214,8 @@ func (q *quotas) scaled(per time.Duration) time.Duration {
 
 // clockOf spells a window as a 429 does, whatever it is scaled to.
 func clockOf(per time.Duration) string {
-	return fmt.Sprintf("%02d:%02d:%02d", per/time.Hour, per%time.Hour/time.Minute, per%time.Minute/time.Second)
+	hours, minutes, seconds := per/time.Hour, per%time.Hour/time.Minute, per%time.Minute/time.Second
+	return fmt.Sprintf("%02d:%02d:%02d", hours, minutes, seconds)
 }
 
 // A refusal is why the quota doesn't let a call pass.

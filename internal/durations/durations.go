@@ -19,8 +19,8 @@ const (
 	FirstPause = time.Second
 
 	// Patience is how long a call without an answer keeps its place while few may be under way at
-	// once. Nearly all APIs answer within it, and one more call in 5 s is 12 a minute: a service that
-	// is still throttling bears that. Without an end, one hung probe would stop everybody.
+	// once. Nearly all APIs answer within it, and one more call in 5 s is 12 a minute: a service
+	// that is still throttling bears that. Without an end, one hung probe would stop everybody.
 	Patience = 5 * time.Second
 )
 
