@@ -8,16 +8,18 @@ import (
 	"net/url"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/steadyhttp/steadyhttp"
 	"github.com/steadyhttp/steadyhttp/quota"
 )
 
-// other is the family of paths on Defender's hosts that the table does not have. They are most likely methods that nobody
-// documented, or that came after it, and nearly every documented one has these limits.
+// other is the family of the paths on Defender's hosts that are not in the table: methods that are
+// undocumented, or newer. They get the limits that nearly every documented one has.
 const other = "other"
 
-// limits are the quotas of one tenant and application. The strings are made once: the key is asked for at every call.
+// limits are the quotas of one tenant and application. The keys are made once: each call asks for
+// one.
 type limits struct {
 	hosts    hosts
 	keys     map[string]string         // by family
@@ -26,7 +28,8 @@ type limits struct {
 	kept     *kept
 }
 
-// kept is the gate that holds a Transport's quotas. It remembers those that it has made, which are never dropped.
+// kept is the gate that holds a Transport's quotas. It remembers those that were made; none is ever
+// dropped.
 type kept struct {
 	steadyhttp.Gate
 
@@ -34,7 +37,7 @@ type kept struct {
 	state map[string]stateReader // by family
 }
 
-// stateReader is what a gate is, besides, if its quota can be looked at. *quota.Quota is one.
+// stateReader is a gate whose quota can be looked at, as a *quota.Quota.
 type stateReader interface{ State() quota.State }
 
 func (k *kept) remember(family string, gate steadyhttp.Gate) {
@@ -45,9 +48,9 @@ func (k *kept) remember(family string, gate steadyhttp.Gate) {
 	}
 }
 
-// Quotas returns the families that t, which New has made, has sent requests of, each with the state of its quota, in the order of
-// their names. A gate of Config.NewGate is among them if it has the method State of *quota.Quota. It is what
-// steadyotel.ObserveQuotas takes.
+// Quotas returns the families of which t, made by New, has had calls, sorted by name, each with the
+// state of its quota. A gate of Config.NewGate is among them if it has the method State of
+// *quota.Quota. steadyotel.ObserveQuotas takes the result.
 func Quotas(t *steadyhttp.Transport) iter.Seq2[string, quota.State] {
 	return func(yield func(string, quota.State) bool) {
 		for _, gate := range t.Gates {
@@ -67,8 +70,11 @@ func Quotas(t *steadyhttp.Transport) iter.Seq2[string, quota.State] {
 	}
 }
 
-// quotas returns the gate that keeps each family within its quota, nil if there is none. What can't be meant is an error
-// even where no quota is kept: a misspelt family would leave the documented limit in force without a word.
+// maxPer is the longest window that a quota.Quota takes.
+const maxPer = 10 * 365 * 24 * time.Hour
+
+// quotas returns the gate that keeps each family within its quota, nil if there is none. A misspelt
+// family is an error, even with NoQuotas: the documented limit would stay in force without a word.
 func (c *Config) quotas(known hosts) (steadyhttp.Gate, error) {
 	l := limits{
 		hosts: known, keys: make(map[string]string), families: make(map[string]string), windows: make(map[string][]quota.Window),
@@ -81,23 +87,27 @@ func (c *Config) quotas(known hosts) (steadyhttp.Gate, error) {
 	for _, family := range slices.Sorted(maps.Keys(c.Quotas)) {
 		key, ok := l.keys[family]
 		if !ok {
-			return nil, fmt.Errorf("%w: defender: Config.Quotas has the family %q, which does not exist; use a Family of Endpoints, or %q", steadyhttp.ErrRefused, family, other)
+			return nil, fmt.Errorf("defender: Config.Quotas has the family %q, "+
+				"which does not exist; use a Family of Endpoints, or %q", family, other)
 		}
 		for i, w := range c.Quotas[family] {
-			if w.N < 1 || w.Per <= 0 {
-				return nil, fmt.Errorf("%w: defender: Config.Quotas[%q][%d] is %d per %v; use at least 1 in a positive time, and no window at all to lift the limit", steadyhttp.ErrRefused, family, i, w.N, w.Per)
+			if w.N < 1 || w.Per <= 0 || w.Per > maxPer {
+				return nil, fmt.Errorf("defender: Config.Quotas[%q][%d] is %d per %v; "+
+					"use at least 1 in at most 10 years, and no window at all to lift the limit",
+					family, i, w.N, w.Per)
 			}
 		}
 		l.windows[key] = slices.Clone(c.Quotas[family])
 	}
 	if !(c.Reserve >= 0 && c.Reserve < 1) { // false for NaN too
-		return nil, fmt.Errorf("%w: defender: Config.Reserve is %v; use a share from 0 up to but not 1", steadyhttp.ErrRefused, c.Reserve)
+		return nil, fmt.Errorf("defender: Config.Reserve is %v; "+
+			"use a share from 0 up to but not 1", c.Reserve)
 	}
 	if c.NoQuotas {
 		return nil, nil
 	}
 	// One more for "". A dropped gate would forget what it has counted.
-	l.kept.Gate = steadyhttp.PerKey(l.key, l.newGate(c.NewGate, c.Reserve), len(l.keys)+1)
+	l.kept.Gate = &steadyhttp.PerKey{Key: l.key, New: l.newGate(c), Max: len(l.keys) + 1}
 	return l.kept, nil
 }
 
@@ -108,8 +118,9 @@ func (l *limits) add(family, key string, windows []quota.Window) {
 	l.windows[key] = windows
 }
 
-// key names a quota as the service does in its 429, "for the key Destination+TenantID+AppID". That is the method and not the
-// host: the geographic hosts are ways to the same service. A tenant's own quotas are the same for all its applications.
+// key names a quota as the service does in its 429, "for the key Destination+TenantID+AppID". The
+// host is not in it, since the geographic hosts lead to the same service. All applications of a
+// tenant share the quotas that are the tenant's.
 func (c *Config) key(family string, perTenant bool) string {
 	key := family + "+" + url.QueryEscape(c.Tenant)
 	if !perTenant {
@@ -118,8 +129,8 @@ func (c *Config) key(family string, perTenant bool) string {
 	return key
 }
 
-// key returns the key of a request's quota, "" if it spends none of Defender's. Redirects and nextLinks that lead to another
-// host, and downloads from Azure Storage, do not.
+// key returns the key of a request's quota, "" if it uses none of Defender's, as redirects and
+// nextLinks to another host, and downloads from Azure Storage.
 func (l *limits) key(req *http.Request) string {
 	if !l.hosts.have(req.URL) || signed(req.URL) {
 		return ""
@@ -130,22 +141,22 @@ func (l *limits) key(req *http.Request) string {
 	return l.keys[other]
 }
 
-// newGate makes the gate of a key, by custom if there is one.
-func (l *limits) newGate(custom func(string, []quota.Window) steadyhttp.Gate, reserve float64) func(string) steadyhttp.Gate {
+// newGate returns what makes the gate of a key.
+func (l *limits) newGate(c *Config) func(key string) steadyhttp.Gate {
+	custom, reserve := c.NewGate, c.Reserve
 	return func(key string) steadyhttp.Gate {
-		windows := slices.Clone(l.windows[key])
-		if key == "" {
-			return nil
-		}
-		var gate steadyhttp.Gate
+		windows := l.windows[key]
 		switch {
+		case key == "":
+			return nil
 		case len(windows) == 0:
-			// Unlimited as far as is known: but when the service says no to one, the others wait with it.
+			// No limit is known. Still, after a 429 the others wait with the call that met it.
 			return steadyhttp.Limit(nil)
-		case custom != nil:
-			gate = custom(key, windows)
-		default:
-			gate = &quota.Quota{Windows: windows, Reserve: reserve}
+		}
+		q := &quota.Quota{Windows: windows, Reserve: reserve}
+		var gate steadyhttp.Gate = q
+		if custom != nil {
+			gate = custom(key, q)
 		}
 		l.kept.remember(l.families[key], gate)
 		return gate
