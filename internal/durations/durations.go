@@ -8,6 +8,10 @@ import (
 	"time"
 )
 
+// Noticed is how long a wait for a gate must be to be worth a word once it is over: a line of Log,
+// an event of steadyotel.
+const Noticed = 100 * time.Millisecond
+
 // Round returns d as it reads best in a message: seconds from ten seconds on, milliseconds below.
 func Round(d time.Duration) time.Duration {
 	if d >= 10*time.Second {
