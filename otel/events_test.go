@@ -98,8 +98,9 @@ func TestRetryingEventErrorType(t *testing.T) {
 	})
 }
 
-// Only a wait at a gate that is worth a word has an event: one longer than 100 ms, of each attempt and each gate.
-func TestGatedEvent(t *testing.T) {
+// Only a wait for a gate that is worth a word has an event: one longer than 100 ms, of each attempt
+// and each gate.
+func TestWaitedEvent(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		gates []steadyhttp.Gate
@@ -107,15 +108,15 @@ func TestGatedEvent(t *testing.T) {
 	}{
 		{"short", []steadyhttp.Gate{delay(100 * time.Millisecond)}, nil},
 		{"long", []steadyhttp.Gate{delay(101 * time.Millisecond)}, []string{
-			"steadyhttp.gated http.request.resend_count=0 steadyhttp.wait=0.101",
+			"steadyhttp.waited http.request.resend_count=0 steadyhttp.wait=0.101",
 			"steadyhttp.retrying",
-			"steadyhttp.gated http.request.resend_count=1 steadyhttp.wait=0.101"}},
+			"steadyhttp.waited http.request.resend_count=1 steadyhttp.wait=0.101"}},
 		{"two gates", []steadyhttp.Gate{delay(time.Second), delay(time.Millisecond), delay(2 * time.Second)}, []string{
-			"steadyhttp.gated http.request.resend_count=0 steadyhttp.wait=1",
-			"steadyhttp.gated http.request.resend_count=0 steadyhttp.wait=2",
+			"steadyhttp.waited http.request.resend_count=0 steadyhttp.wait=1",
+			"steadyhttp.waited http.request.resend_count=0 steadyhttp.wait=2",
 			"steadyhttp.retrying",
-			"steadyhttp.gated http.request.resend_count=1 steadyhttp.wait=1",
-			"steadyhttp.gated http.request.resend_count=1 steadyhttp.wait=2"}},
+			"steadyhttp.waited http.request.resend_count=1 steadyhttp.wait=1",
+			"steadyhttp.waited http.request.resend_count=1 steadyhttp.wait=2"}},
 	} {
 		for _, caller := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, caller's span %v", tt.name, caller), func(t *testing.T) {
@@ -236,7 +237,7 @@ func TestSameWordsAsLog(t *testing.T) {
 		{"fail-fast", script(answers(404, envelope("ResourceNotFound", "T1"))), nil, nil, []string{"giving up"}},
 		{"all of them", script(answers(429, envelope("TooManyRequests", "T1"), "Retry-After: 2"), failsWith(syscall.ECONNRESET), answers(503, envelope("C", "T2")), answers(400, envelope("BadRequest", "T3"))),
 			[]steadyhttp.Gate{delay(250 * time.Millisecond)}, nil,
-			[]string{"gated", "retrying", "gated", "retrying", "gated", "retrying", "gated", "giving up"}},
+			[]string{"waited", "retrying", "waited", "retrying", "waited", "retrying", "waited", "giving up"}},
 		{"exhausted", script(answers(503, envelope("C", "T"))), nil, func(p *steadyhttp.Policy) { p.MaxAttempts = 2 }, []string{"retrying", "giving up"}},
 		{"no answer at all", script(failsWith(syscall.ECONNRESET)), nil, func(p *steadyhttp.Policy) { p.MaxAttempts = 2 }, []string{"retrying", "giving up"}},
 		{"asked to wait too long", script(answers(429, envelope("C", "T"), "Retry-After: 3600")), nil, nil, []string{"giving up"}},
@@ -328,7 +329,7 @@ func compareWords(t *testing.T, s *sdk, event sdktrace.Event, r record) {
 	span := s.attempts()[i]
 	got = record{Method: text(span.Attributes(), "http.request.method"), URL: text(span.Attributes(), "url.full")}
 	want = record{Method: r.Method, URL: r.URL}
-	if r.Msg != "gated" { // before it was sent, nobody knew more
+	if r.Msg != "waited" { // before it was sent, nobody knew more
 		got.Status, got.Error = number(span.Attributes(), "http.response.status_code"), span.Status().Description
 		got.Code, got.Target = text(span.Attributes(), "steadyhttp.error.code"), text(span.Attributes(), "steadyhttp.error.target")
 		want.Status, want.Error, want.Code, want.Target = r.Status, r.Error, r.Code, r.Target

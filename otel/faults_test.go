@@ -47,7 +47,7 @@ const (
 		" steadyhttp.sends steadyhttp.error.code steadyhttp.error.target steadyhttp.attempts steadyhttp.stop "
 	faultsEventKeys = " http.request.resend_count steadyhttp.wait steadyhttp.delay.source error.type" +
 		" steadyhttp.error.code steadyhttp.error.target steadyhttp.attempts steadyhttp.stop "
-	faultsEvents     = " steadyhttp.retrying steadyhttp.gated steadyhttp.giving_up "
+	faultsEvents     = " steadyhttp.retrying steadyhttp.waited steadyhttp.giving_up "
 	faultsStops      = " done permanent not_idempotent body_not_replayable attempts elapsed wait_too_long deadline budget refused prepare cancelled "
 	faultsMetricKeys = " http.request.method steadyhttp.outcome error.type steadyhttp.delay.source steadyhttp.quota.name steadyhttp.quota.window "
 )
@@ -160,18 +160,18 @@ func (w *faultsWatch) Write(record []byte) (int, error) {
 	return len(record), nil
 }
 
-// error looks at an error, if it is one of ours: the first attempt's own is returned as it was. The service's message is in a
-// ServiceError on purpose.
+// error looks at an error, if it is one of ours: the first attempt's own is returned as it was. The
+// service's message is on purpose in the text of Check's error, and in the fields of any.
 func (w *faultsWatch) error(err error) {
 	if ours, ok := errors.AsType[*steadyhttp.Error](err); ok {
 		w.errors.Add(1)
-		w.text("an Error", ours.Error())
-		w.text("an Error's fields", ours.LogValue().String())
+		said := ours.Error()
+		if ours.Err == nil {
+			said = strings.ReplaceAll(said, faultsMessage, "")
+		}
+		w.text("an Error", said)
+		w.text("an Error's fields", strings.ReplaceAll(ours.LogValue().String(), faultsMessage, ""))
 		w.text("an Error's type", ours.ErrorType())
-	}
-	if service, ok := errors.AsType[*steadyhttp.ServiceError](err); ok {
-		w.errors.Add(1)
-		w.text("a ServiceError", strings.ReplaceAll(service.Error(), faultsMessage, ""))
 	}
 }
 
@@ -442,12 +442,12 @@ func (b *faultsBody) Close() error {
 // faultsGate refuses some, and holds others up.
 type faultsGate struct{ faultsDice }
 
-func (g faultsGate) Enter(ctx context.Context, _ steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
+func (g faultsGate) Enter(ctx context.Context, _ steadyhttp.Attempt) (steadyhttp.Pass, error) {
 	switch n := g.IntN(1000); {
 	case n < 10:
 		return nil, g.secretError()
 	case n < 20:
-		return nil, fmt.Errorf("%w: %w", steadyhttp.ErrRefused, g.secretError())
+		return nil, &steadyhttp.Refusal{Err: g.secretError()}
 	case n < 120:
 		select {
 		case <-time.After(g.upTo(time.Second)):
@@ -458,7 +458,7 @@ func (g faultsGate) Enter(ctx context.Context, _ steadyhttp.Attempt) (func(stead
 	if g.percent(50) {
 		return nil, nil
 	}
-	return func(steadyhttp.Attempt) {}, nil
+	return steadyhttp.PassFunc(func(steadyhttp.Attempt) {}), nil
 }
 
 // faultsTraced stands for an otelhttp.Transport below ours: it makes the spans of the attempts.
@@ -802,7 +802,7 @@ func TestFaultedCalls(t *testing.T) {
 		}
 		for stop, n := range w.stops {
 			// A call that came to a panic has none.
-			if !faultsListed(faultsStops, strings.ReplaceAll(stop, " ", "_")) && stop != "" {
+			if !faultsListed(faultsStops, stop) && stop != "" {
 				t.Errorf("%d calls ended for the unknown reason %q", n, stop)
 			}
 		}
@@ -813,7 +813,7 @@ func TestFaultedCalls(t *testing.T) {
 			}
 		}
 		for _, stop := range strings.Fields(faultsStops) {
-			if w.stops[strings.ReplaceAll(stop, "_", " ")] == 0 {
+			if w.stops[stop] == 0 {
 				t.Errorf("no call ended for the reason %q", stop)
 			}
 		}

@@ -160,7 +160,7 @@ func timeoutAfter(d time.Duration) func(context.Context) (context.Context, conte
 	return func(ctx context.Context) (context.Context, context.CancelFunc) { return context.WithTimeout(ctx, d) }
 }
 
-// gate.wait.duration has the attempts that a gate really held up, for a millisecond or more, one by one.
+// gate.wait.duration has each wait for a gate of a millisecond or more.
 func TestGateWait(t *testing.T) {
 	for _, tt := range []struct {
 		name  string

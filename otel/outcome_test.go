@@ -97,7 +97,7 @@ func TestLegacyCancelInBody(t *testing.T) {
 // An attempt that a panic kept from being made is not counted.
 func TestPanicAttempts(t *testing.T) {
 	s := newSDK(t)
-	gate := gateFunc(func(_ context.Context, a steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
+	gate := gateFunc(func(_ context.Context, a steadyhttp.Attempt) (steadyhttp.Pass, error) {
 		if a.N == 2 {
 			panic("boom")
 		}
@@ -232,7 +232,7 @@ func TestBudgetRefusalOfNestedTransports(t *testing.T) {
 }
 
 // Each wait at a gate is told once, though the hooks are there twice.
-func TestGatedBySameHooksTwice(t *testing.T) {
+func TestWaitedBySameHooksTwice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSDK(t)
 		hooks := s.trace(steadyotel.Config{})
@@ -272,7 +272,7 @@ func TestBaggageWithoutProviders(t *testing.T) {
 func TestAnnotateTakesNoTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSDK(t)
-		annotated := steadyotel.Annotate(withBody(400, hangingBody))
+		annotated := steadyotel.Config{}.Annotate(withBody(400, hangingBody))
 		base := roundTripper(func(req *http.Request) (*http.Response, error) {
 			ctx, span := s.tracers.Tracer("otelhttp").Start(req.Context(), "HTTP GET")
 			defer span.End()
@@ -298,7 +298,7 @@ func TestAnnotateDoesNotTrustAReadersCount(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		resp, err := steadyotel.Annotate(base).RoundTrip(req)
+		resp, err := steadyotel.Config{}.Annotate(base).RoundTrip(req)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -193,7 +193,7 @@ func newServiceClient(t *testing.T, f *serviceFront, policy steadyhttp.Policy) *
 	if policy.NewBackOff == nil {
 		policy.NewBackOff = func() backoff.BackOff { return &backoff.ZeroBackOff{} }
 	}
-	c.Transport = defender.New(defender.Config{
+	c.Transport, err = defender.New(defender.Config{
 		Base:     f.Client().Transport,
 		Hosts:    []string{here.Host},
 		NoQuotas: true, // the one thing that would make the test wait
@@ -205,6 +205,9 @@ func newServiceClient(t *testing.T, f *serviceFront, policy steadyhttp.Policy) *
 			Route:          defender.Route,
 		}),
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	return c
 }
 

@@ -100,15 +100,15 @@ func envelope(code, target string) string {
 	return fmt.Sprintf(`{"error":{"code":%q,"message":"m","target":%q}}`, code, target)
 }
 
-type gateFunc func(context.Context, steadyhttp.Attempt) (func(steadyhttp.Attempt), error)
+type gateFunc func(context.Context, steadyhttp.Attempt) (steadyhttp.Pass, error)
 
-func (f gateFunc) Enter(ctx context.Context, a steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
+func (f gateFunc) Enter(ctx context.Context, a steadyhttp.Attempt) (steadyhttp.Pass, error) {
 	return f(ctx, a)
 }
 
 // delay is a gate that holds each attempt up.
 func delay(d time.Duration) steadyhttp.Gate {
-	return gateFunc(func(context.Context, steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
+	return gateFunc(func(context.Context, steadyhttp.Attempt) (steadyhttp.Pass, error) {
 		time.Sleep(d)
 		return nil, nil
 	})
@@ -116,7 +116,7 @@ func delay(d time.Duration) steadyhttp.Gate {
 
 // refuses is a gate that refuses the attempts from the nth on.
 func refuses(n int) steadyhttp.Gate {
-	return gateFunc(func(_ context.Context, a steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
+	return gateFunc(func(_ context.Context, a steadyhttp.Attempt) (steadyhttp.Pass, error) {
 		if a.N >= n {
 			return nil, errors.New("not now")
 		}
@@ -124,9 +124,9 @@ func refuses(n int) steadyhttp.Gate {
 	})
 }
 
-// blocks is a gate that holds the attempts from the nth on up until the call must end.
+// blocks is a gate at which the attempts from the nth on wait until the call must end.
 func blocks(n int) steadyhttp.Gate {
-	return gateFunc(func(ctx context.Context, a steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
+	return gateFunc(func(ctx context.Context, a steadyhttp.Attempt) (steadyhttp.Pass, error) {
 		if a.N < n {
 			return nil, nil
 		}

@@ -81,21 +81,24 @@ func demo(ctx context.Context, args []string, out, progress io.Writer) error {
 	fmt.Fprintf(out, "A connector's batch against a simulated Defender API: %d machines, quotas with a minute of %v, %.3g %% faults.\n\n",
 		o.machines, demoMinute, 100*o.faults)
 
-	plain, err := runBatch(ctx, o, "plain http.Client", progress, func(*tally, string) http.RoundTripper {
-		return http.DefaultTransport.(*http.Transport).Clone()
+	plain, err := runBatch(ctx, o, "plain http.Client", progress, func(*tally, string) (http.RoundTripper, error) {
+		return http.DefaultTransport.(*http.Transport).Clone(), nil
 	})
 	if err != nil {
 		return err
 	}
-	steady, err := runBatch(ctx, o, "steadyhttp", progress, func(t *tally, host string) http.RoundTripper {
-		transport := defender.New(defender.Config{
+	steady, err := runBatch(ctx, o, "steadyhttp", progress, func(t *tally, host string) (http.RoundTripper, error) {
+		transport, err := defender.New(defender.Config{
 			Policy: steadyhttp.Batch(),
 			Hosts:  []string{host},
 			Quotas: scaled(),
 			Trace:  steadyhttp.Join(t.trace(), observed.trace()),
 		})
+		if err != nil {
+			return nil, err
+		}
 		observed.observe(transport)
-		return transport
+		return transport, nil
 	})
 	observed.close(ctx, progress)
 	if err != nil {
@@ -126,8 +129,11 @@ func scaled() map[string][]quota.Window {
 	return quotas
 }
 
-// runBatch runs the batch against a server of its own, through the transport that client makes.
-func runBatch(ctx context.Context, o demoOptions, name string, progress io.Writer, client func(t *tally, host string) http.RoundTripper) (*result, error) {
+// runBatch runs the batch against a server of its own, through the transport that through makes.
+func runBatch(
+	ctx context.Context, o demoOptions, name string, progress io.Writer,
+	through func(t *tally, host string) (http.RoundTripper, error),
+) (*result, error) {
 	server := defendertest.NewServer(defendertest.Config{
 		Machines: o.machines,
 		Minute:   demoMinute,
@@ -138,9 +144,13 @@ func runBatch(ctx context.Context, o demoOptions, name string, progress io.Write
 	defer server.Close()
 
 	var t tally
+	transport, err := through(&t, strings.TrimPrefix(server.URL, "http://"))
+	if err != nil {
+		return nil, err
+	}
 	b := &batch{
 		base: server.URL, machines: server.MachineIDs(),
-		client: &http.Client{Transport: client(&t, strings.TrimPrefix(server.URL, "http://"))}, progress: newProgress(progress, name),
+		client: &http.Client{Transport: transport}, progress: newProgress(progress, name),
 	}
 	defer b.client.CloseIdleConnections()
 	began := time.Now()

@@ -46,9 +46,9 @@ func TestDemo(t *testing.T) {
 		t.Fatalf("no list of failures:\n%s", out)
 	}
 	for _, code := range []string{"ResourceNotFound (404)", "InvalidRequestBody (400)", "MaximumBatchSizeExceeded (400)"} {
-		line := regexp.MustCompile(regexp.QuoteMeta(code) + ` after \d attempts?, target [0-9a-f]{8}-[0-9a-f-]{27}: \S`)
+		line := regexp.MustCompile(regexp.QuoteMeta(code) + ` after \d attempts?, tracking ID [0-9a-f]{8}-[0-9a-f-]{27}: \S`)
 		if !line.MatchString(lost) {
-			t.Errorf("no line for %s with its target:\n%s", code, lost)
+			t.Errorf("no line for %s with its tracking ID:\n%s", code, lost)
 		}
 	}
 	if !strings.Contains(out, "ledger of the steadyhttp run: isolate m0001 ×1, isolate m0002 ×1: nothing was done twice.") {

@@ -37,7 +37,7 @@ func (r *result) failed(wrong bool) []outcome {
 func (r *result) refused() int {
 	n := 0
 	for _, o := range r.failed(true) {
-		if e, ok := errors.AsType[*steadyhttp.ServiceError](o.err); ok && e.StatusCode < 500 && e.StatusCode != 429 {
+		if e, ok := errors.AsType[*steadyhttp.Error](o.err); ok && e.StatusCode < 500 && e.StatusCode != 429 {
 			n++
 		}
 	}
@@ -46,8 +46,8 @@ func (r *result) refused() int {
 
 func (r *result) answered() int { return len(r.outcomes) - len(r.failed(true)) - len(r.failed(false)) }
 
-// count returns how many of the calls in the server's ledger are like that. It knows of those that net/http retried
-// behind our back.
+// count returns how many of the calls in the server's ledger are like that. The ledger also has what
+// net/http has replayed on its own.
 func (r *result) count(like func(defendertest.Call) bool) int {
 	n := 0
 	for _, c := range r.server.Calls() {
@@ -106,8 +106,8 @@ func report(out io.Writer, plain, steady *result, all bool) {
 	number("500s and 503s", func(r *result) int { return r.count(func(c defendertest.Call) bool { return c.Status >= 500 }) })
 	number("connections and bodies that broke", func(r *result) int { return r.count(broke) })
 	number("retries", func(r *result) int { return int(r.tally.retries.Load()) })
-	row("waits before retries, sum", func(r *result) string { return seconds(r.tally.waited.Load()) })
-	row("waits for the quota, sum", func(r *result) string { return seconds(r.tally.gated.Load()) })
+	row("waits before retries, sum", func(r *result) string { return seconds(r.tally.backOffs.Load()) })
+	row("waits for the quota, sum", func(r *result) string { return seconds(r.tally.quota.Load()) })
 	row("took", func(r *result) string { return seconds(int64(r.took)) })
 	table.Flush()
 

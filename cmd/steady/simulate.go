@@ -257,17 +257,17 @@ func summarize(out io.Writer, server *defendertest.Server) {
 	table.Flush()
 
 	effects := server.Effects()
-	var retried []string
+	var twice []string
 	for _, effect := range slices.Sorted(maps.Keys(effects)) {
 		if n := effects[effect]; n > 1 {
 			// Tags and titles are the callers'.
-			retried = append(retried, fmt.Sprintf("%s ×%d", printable(effect), n))
+			twice = append(twice, fmt.Sprintf("%s ×%d", printable(effect), n))
 		}
 	}
-	fmt.Fprintf(out, "\n%d tokens issued, %d changes carried out, %d of them more than once", server.TokensIssued(), len(effects), len(retried))
-	for i, effect := range retried {
+	fmt.Fprintf(out, "\n%d tokens issued, %d changes carried out, %d of them more than once", server.TokensIssued(), len(effects), len(twice))
+	for i, effect := range twice {
 		if i == fewFailures {
-			fmt.Fprintf(out, "\n  … and %d more", len(retried)-i)
+			fmt.Fprintf(out, "\n  … and %d more", len(twice)-i)
 			break
 		}
 		fmt.Fprintf(out, "\n  %s", effect)

@@ -100,13 +100,21 @@ func clients() []client {
 			if err != nil {
 				panic(err)
 			}
-			return defender.New(defender.Config{Hosts: []string{u.Host}})
+			return preset(defender.Config{Hosts: []string{u.Host}})
 		}),
 		ours("NoQuotas", func(w *world) *steadyhttp.Transport {
-			return defender.New(defender.Config{NoQuotas: true})
+			return preset(defender.Config{NoQuotas: true})
 		}),
 	}
 	return append(list, peers()...)
+}
+
+func preset(c defender.Config) *steadyhttp.Transport {
+	transport, err := defender.New(c)
+	if err != nil {
+		panic(err)
+	}
+	return transport
 }
 
 func looking() *steadyhttp.Trace {

@@ -112,10 +112,14 @@ func TestACollectorReceivesTheTarget(t *testing.T) {
 	tracers := sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter))
 	service := defendertest.NewServer(defendertest.Config{Machines: 2})
 	defer service.Close()
-	client := &http.Client{Transport: defender.New(defender.Config{
+	transport, err := defender.New(defender.Config{
 		Hosts: []string{strings.TrimPrefix(service.URL, "http://")},
 		Trace: steadyotel.New(steadyotel.Config{TracerProvider: tracers, Rules: defender.Rules(), Route: defender.Route}),
-	})}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &http.Client{Transport: transport}
 
 	var targets []string
 	for i := range 20 {
@@ -123,12 +127,12 @@ func TestACollectorReceivesTheTarget(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		failure, ok := steadyhttp.Check(resp).(*steadyhttp.ServiceError)
+		failure, ok := steadyhttp.Check(resp).(*steadyhttp.Error)
 		resp.Body.Close()
-		if !ok || failure.Target == "" {
+		if !ok || failure.TrackingID == "" {
 			t.Fatalf("got %+v", failure)
 		}
-		targets = append(targets, failure.Target)
+		targets = append(targets, failure.TrackingID)
 	}
 	if err := tracers.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)

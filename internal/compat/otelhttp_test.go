@@ -28,7 +28,7 @@ const (
 // below returns a Transport with otelhttp below it, as the documentation of Annotate has it.
 func below(r *recorder) *steadyhttp.Transport {
 	return &steadyhttp.Transport{
-		Base: otelhttp.NewTransport(steadyotel.Annotate(http.DefaultTransport), otelhttp.WithTracerProvider(r.tracers),
+		Base: otelhttp.NewTransport(steadyotel.Config{}.Annotate(http.DefaultTransport), otelhttp.WithTracerProvider(r.tracers),
 			otelhttp.WithMeterProvider(r.meters), otelhttp.WithPropagators(propagation.TraceContext{})),
 		Policy: atOnce(),
 		Trace:  steadyotel.New(steadyotel.Config{TracerProvider: r.tracers, MeterProvider: r.meters, NoAttemptSpans: true}),
@@ -99,13 +99,13 @@ func TestAnnotateLeavesTheAnswer(t *testing.T) {
 			if got := read(t, resp); got != body {
 				t.Errorf("got %d bytes, want %d", len(got), len(body))
 			}
-			var failure *steadyhttp.ServiceError
+			var failure *steadyhttp.Error
 			if !errors.As(said, &failure) {
 				t.Fatalf("got %v", said)
 			}
 			for _, span := range append(r.spans(theirs), r.spans(ours)...) {
-				if got := attributeOf(span.Attributes, targetKey); got != failure.Target {
-					t.Errorf("%s has the target %q, the error %q", span.Name, got, failure.Target)
+				if got := attributeOf(span.Attributes, targetKey); got != failure.TrackingID {
+					t.Errorf("%s has the target %q, the error %q", span.Name, got, failure.TrackingID)
 				}
 			}
 			if len(r.exporter.GetSpans()) != 2 {
@@ -157,7 +157,7 @@ func TestAnnotateBelowAFilter(t *testing.T) {
 	r := newRecorder(t)
 	none := otelhttp.WithFilter(func(*http.Request) bool { return false })
 	rt := &steadyhttp.Transport{
-		Base:   otelhttp.NewTransport(steadyotel.Annotate(nil), otelhttp.WithTracerProvider(r.tracers), none),
+		Base:   otelhttp.NewTransport(steadyotel.Config{}.Annotate(nil), otelhttp.WithTracerProvider(r.tracers), none),
 		Policy: atOnce(),
 		Trace:  steadyotel.New(steadyotel.Config{TracerProvider: r.tracers, MeterProvider: r.meters, NoAttemptSpans: true}),
 	}
@@ -178,7 +178,7 @@ func TestOtelhttpNamesOurErrors(t *testing.T) {
 	closed := gate(func() error { return errors.New("closed for today") })
 	outer := otelhttp.NewTransport(&steadyhttp.Transport{Gates: []steadyhttp.Gate{closed}}, otelhttp.WithTracerProvider(r.tracers))
 	_, err := (&http.Client{Transport: outer}).Get("https://api.example/machines")
-	if !errors.Is(err, steadyhttp.ErrRefused) {
+	if !errors.Is(err, steadyhttp.ErrNotSent) {
 		t.Fatalf("got %v", err)
 	}
 	if got := attributeOf(r.spans(theirs)[0].Attributes, "error.type"); got != "refused" {
@@ -188,7 +188,7 @@ func TestOtelhttpNamesOurErrors(t *testing.T) {
 
 type gate func() error
 
-func (g gate) Enter(context.Context, steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
+func (g gate) Enter(context.Context, steadyhttp.Attempt) (steadyhttp.Pass, error) {
 	return nil, g()
 }
 
