@@ -140,6 +140,7 @@ func TestWhoGetsALostPlace(t *testing.T) {
 				var group sync.WaitGroup
 				group.Go(func() { enter() }) // the probe
 				synctest.Wait()
+				var mu sync.Mutex
 				var order []int
 				for i := range 10 {
 					if i == 5 {
@@ -148,6 +149,8 @@ func TestWhoGetsALostPlace(t *testing.T) {
 					}
 					group.Go(func() {
 						enter()
+						mu.Lock()
+						defer mu.Unlock()
 						order = append(order, i) // one each 5 s
 					})
 					synctest.Wait()

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -454,10 +455,8 @@ func TestTokenThroughThePausedGate(t *testing.T) {
 					egress := newGate()
 					began := time.Now()
 					s := &service{silent: silent, began: began}
-					throttled := false
-					s.does = func(_ int, req *http.Request) (*http.Response, error) {
-						if req.URL.Host == "api.example" && !throttled {
-							throttled = true
+					s.does = func(n int, req *http.Request) (*http.Response, error) {
+						if n == 1 {
 							return answers(429, "", "Retry-After: 3000")(req)
 						}
 						return after(100*time.Millisecond, req, answers(200, ""))
@@ -470,17 +469,25 @@ func TestTokenThroughThePausedGate(t *testing.T) {
 					if tt.alone {
 						fetching = make(chan struct{}, 1)
 					}
+					var mu sync.Mutex
 					expires := began.Add(40 * time.Minute) // within the pause
+					expired := func() bool {
+						mu.Lock()
+						defer mu.Unlock()
+						return !time.Now().Before(expires)
+					}
 					api := &steadyhttp.Transport{Base: s, Gates: []steadyhttp.Gate{egress}, Policy: once}
 					api.Prepare = func(*http.Request, *steadyhttp.Attempt) error {
 						fetching <- struct{}{}
 						defer func() { <-fetching }()
-						if time.Now().Before(expires) {
+						if !expired() {
 							return nil
 						}
 						resp, err := tokens.Get("http://login.example/token")
 						if err == nil {
+							mu.Lock()
 							expires = time.Now().Add(time.Hour)
+							mu.Unlock()
 							resp.Body.Close()
 						}
 						return err
@@ -566,10 +573,9 @@ func TestOnlyAnUnsentCallIsHelped(t *testing.T) {
 			forPausingGates(t, func(t *testing.T, newGate func() steadyhttp.Gate) {
 				var mu sync.Mutex
 				var order []int
-				throttled := false
+				var throttled atomic.Bool
 				base := roundTripper(func(req *http.Request) (*http.Response, error) {
-					if !throttled {
-						throttled = true
+					if throttled.CompareAndSwap(false, true) {
 						return answers(429, "", "Retry-After: 1")(req)
 					}
 					if tt.sent {

@@ -2,7 +2,11 @@
 // their error codes, their quotas, where a 429 tells its wait, and which requests may be retried when nobody knows whether
 // they were carried out.
 //
-//	client := &http.Client{Transport: defender.New(defender.Config{Token: token})}
+//	transport, err := defender.New(defender.Config{Token: token})
+//	if err != nil {
+//		return err
+//	}
+//	client := &http.Client{Transport: transport}
 //
 // # Quotas
 //
@@ -32,7 +36,7 @@
 package defender
 
 import (
-	"context"
+	"cmp"
 	"net/http"
 	"slices"
 	"time"
@@ -87,10 +91,13 @@ type Config struct {
 	// not 1. 0: none.
 	Reserve float64
 
-	// NewGate makes the gate of one quota, at its first use: one that several processes share, or that is kept over a
-	// restart. It may be asked for several keys at once. The key names the family and the tenant, and the application if
-	// the quota is not the tenant's. nil: a quota.Quota with Reserve.
-	NewGate func(key string, windows []quota.Window) steadyhttp.Gate
+	// NewGate makes the gate of one quota at its first use: a gate that several processes share, or
+	// one that is kept over a restart. q is ready with the family's windows and Reserve, and is the
+	// function's own: it may set other fields (MaxQueue), restore a snapshot, and return q itself or
+	// a gate of its own; nil lets everything pass. The key names the family and the tenant, and the
+	// application where each has a quota of its own. NewGate may be called for several keys at once.
+	// nil: q is the gate.
+	NewGate func(key string, q *quota.Quota) steadyhttp.Gate
 
 	// Prepare, Gates and Trace are the Transport's. Prepare comes after the token has been set, Gates come before the
 	// quotas.
@@ -105,14 +112,22 @@ const (
 	maxRead        = 32 << 20
 )
 
-// New returns a Transport for Defender. Its fields may still be changed before its first use. What can't be meant in c is
-// told by the error of every call, which matches steadyhttp.ErrRefused.
-func New(c Config) *steadyhttp.Transport {
+// New returns a Transport for Defender. Its fields may still be changed before its first use. The
+// error is for a Config that makes no sense, and names the field and the fix.
+func New(c Config) (*steadyhttp.Transport, error) {
+	known, err := c.hosts()
+	if err != nil {
+		return nil, err
+	}
+	gate, err := c.quotas(known)
+	if err != nil {
+		return nil, err
+	}
 	p := c.Policy
-	p.MaxThrottled = orDefault(p.MaxThrottled, -1)
-	p.AttemptTimeout = orDefault(p.AttemptTimeout, attemptTimeout)
-	p.IdleTimeout = orDefault(p.IdleTimeout, idleTimeout)
-	p.MaxRead = orDefault(p.MaxRead, maxRead)
+	p.MaxThrottled = cmp.Or(p.MaxThrottled, -1)
+	p.AttemptTimeout = cmp.Or(p.AttemptTimeout, attemptTimeout)
+	p.IdleTimeout = cmp.Or(p.IdleTimeout, idleTimeout)
+	p.MaxRead = cmp.Or(p.MaxRead, maxRead)
 	if p.Idempotent == nil {
 		p.Idempotent = Idempotent
 	}
@@ -124,14 +139,6 @@ func New(c Config) *steadyhttp.Transport {
 		Base: base, Policy: p, Classify: Rules().Classify,
 		Prepare: c.Prepare, Gates: slices.Clone(c.Gates), Trace: c.Trace,
 	}
-	known, err := c.hosts()
-	if err != nil {
-		return refusing(t, err)
-	}
-	gate, err := c.quotas(known)
-	if err != nil {
-		return refusing(t, err)
-	}
 	if gate != nil {
 		t.Gates = append(t.Gates, gate)
 	}
@@ -142,28 +149,7 @@ func New(c Config) *steadyhttp.Transport {
 			t.Classify = tokens.final(t.Classify)
 		}
 	}
-	return t
-}
-
-// refusing makes t refuse all calls.
-func refusing(t *steadyhttp.Transport, err error) *steadyhttp.Transport {
-	t.Gates = []steadyhttp.Gate{refusal{err}}
-	return t
-}
-
-// refusal is a Gate that is closed for ever.
-type refusal struct{ err error }
-
-func (r refusal) Enter(context.Context, steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
-	return nil, r.err
-}
-
-func orDefault[T comparable](value, otherwise T) T {
-	var zero T
-	if value == zero {
-		return otherwise
-	}
-	return value
+	return t, nil
 }
 
 // newBase is http.DefaultTransport but for what a job of many workers and long queries needs. A program that has put

@@ -8,8 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
-
-	"github.com/steadyhttp/steadyhttp"
 )
 
 // Cloud is one of Microsoft's clouds. "" is Commercial.
@@ -124,7 +122,8 @@ func (c *Config) hosts() (hosts, error) {
 	names := c.Cloud.Hosts()
 	// A typing error would leave all calls without a quota and a token.
 	if len(names) == 0 {
-		return nil, fmt.Errorf("%w: defender: Config.Cloud is %q, which is unknown; use one of this package's constants, or for any other cloud none, and Config.Hosts", steadyhttp.ErrRefused, c.Cloud)
+		return nil, fmt.Errorf("defender: Config.Cloud is %q, which is unknown; use one of this "+
+			"package's constants, or for any other cloud none, and Config.Hosts", c.Cloud)
 	}
 	if len(c.Hosts) > 0 {
 		names = c.Hosts
@@ -133,7 +132,7 @@ func (c *Config) hosts() (hosts, error) {
 	for i, name := range names {
 		h, err := parseHost(name)
 		if err != nil {
-			return nil, fmt.Errorf("%w: defender: Config.Hosts[%d] %w", steadyhttp.ErrRefused, i, err)
+			return nil, fmt.Errorf("defender: Config.Hosts[%d] %w", i, err)
 		}
 		known[h] = true
 	}

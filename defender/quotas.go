@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/steadyhttp/steadyhttp"
 	"github.com/steadyhttp/steadyhttp/quota"
@@ -67,8 +68,11 @@ func Quotas(t *steadyhttp.Transport) iter.Seq2[string, quota.State] {
 	}
 }
 
-// quotas returns the gate that keeps each family within its quota, nil if there is none. What can't be meant is an error
-// even where no quota is kept: a misspelt family would leave the documented limit in force without a word.
+// maxPer is the longest window that a quota.Quota takes.
+const maxPer = 10 * 365 * 24 * time.Hour
+
+// quotas returns the gate that keeps each family within its quota, nil if there is none. A misspelt
+// family is an error, even with NoQuotas: the documented limit would stay in force without a word.
 func (c *Config) quotas(known hosts) (steadyhttp.Gate, error) {
 	l := limits{
 		hosts: known, keys: make(map[string]string), families: make(map[string]string), windows: make(map[string][]quota.Window),
@@ -81,23 +85,25 @@ func (c *Config) quotas(known hosts) (steadyhttp.Gate, error) {
 	for _, family := range slices.Sorted(maps.Keys(c.Quotas)) {
 		key, ok := l.keys[family]
 		if !ok {
-			return nil, fmt.Errorf("%w: defender: Config.Quotas has the family %q, which does not exist; use a Family of Endpoints, or %q", steadyhttp.ErrRefused, family, other)
+			return nil, fmt.Errorf("defender: Config.Quotas has the family %q, which does not exist; "+
+				"use a Family of Endpoints, or %q", family, other)
 		}
 		for i, w := range c.Quotas[family] {
-			if w.N < 1 || w.Per <= 0 {
-				return nil, fmt.Errorf("%w: defender: Config.Quotas[%q][%d] is %d per %v; use at least 1 in a positive time, and no window at all to lift the limit", steadyhttp.ErrRefused, family, i, w.N, w.Per)
+			if w.N < 1 || w.Per <= 0 || w.Per > maxPer {
+				return nil, fmt.Errorf("defender: Config.Quotas[%q][%d] is %d per %v; use at least 1 in "+
+					"at most 10 years, and no window at all to lift the limit", family, i, w.N, w.Per)
 			}
 		}
 		l.windows[key] = slices.Clone(c.Quotas[family])
 	}
 	if !(c.Reserve >= 0 && c.Reserve < 1) { // false for NaN too
-		return nil, fmt.Errorf("%w: defender: Config.Reserve is %v; use a share from 0 up to but not 1", steadyhttp.ErrRefused, c.Reserve)
+		return nil, fmt.Errorf("defender: Config.Reserve is %v; use a share from 0 up to but not 1", c.Reserve)
 	}
 	if c.NoQuotas {
 		return nil, nil
 	}
 	// One more for "". A dropped gate would forget what it has counted.
-	l.kept.Gate = steadyhttp.PerKey(l.key, l.newGate(c.NewGate, c.Reserve), len(l.keys)+1)
+	l.kept.Gate = &steadyhttp.PerKey{Key: l.key, New: l.newGate(c), Max: len(l.keys) + 1}
 	return l.kept, nil
 }
 
@@ -130,22 +136,22 @@ func (l *limits) key(req *http.Request) string {
 	return l.keys[other]
 }
 
-// newGate makes the gate of a key, by custom if there is one.
-func (l *limits) newGate(custom func(string, []quota.Window) steadyhttp.Gate, reserve float64) func(string) steadyhttp.Gate {
+// newGate returns what makes the gate of a key.
+func (l *limits) newGate(c *Config) func(key string) steadyhttp.Gate {
+	custom, reserve := c.NewGate, c.Reserve
 	return func(key string) steadyhttp.Gate {
-		windows := slices.Clone(l.windows[key])
-		if key == "" {
-			return nil
-		}
-		var gate steadyhttp.Gate
+		windows := l.windows[key]
 		switch {
+		case key == "":
+			return nil
 		case len(windows) == 0:
 			// Unlimited as far as is known: but when the service says no to one, the others wait with it.
 			return steadyhttp.Limit(nil)
-		case custom != nil:
-			gate = custom(key, windows)
-		default:
-			gate = &quota.Quota{Windows: windows, Reserve: reserve}
+		}
+		q := &quota.Quota{Windows: slices.Clone(windows), Reserve: reserve}
+		var gate steadyhttp.Gate = q
+		if custom != nil {
+			gate = custom(key, q)
 		}
 		l.kept.remember(l.families[key], gate)
 		return gate

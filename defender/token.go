@@ -30,8 +30,7 @@ import (
 //
 // An error is final, and ends the calls that waited for it, if in its chain there is a
 // *backoff.PermanentError, one with a method NonRetriable(), one whose HTTPStatusCode() int is a
-// 4xx, or a *steadyhttp.ServiceError (from steadyhttp.Check) with such a status; 408 and 429 are
-// not final. Errors of net, timeouts, 5xx and 429 are retried; one of which nothing is known is
+// 4xx, or steadyhttp.Check's *steadyhttp.Error with such a status; 408 and 429 are not final. Errors of net, timeouts, 5xx and 429 are retried; one of which nothing is known is
 // retried once. So return the authority's own errors, wrapped with %w or not at all, and
 //
 //	return "", time.Time{}, backoff.Permanent(err)

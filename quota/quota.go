@@ -91,7 +91,7 @@ type Quota struct {
 	calls   [classes]calls
 	transit time.Duration // MaxTransit, or what 0 stands for
 	unsent  list          // in flight, not sent yet as far as we know, in the order of their grants
-	sent    list // in flight, in the order of their sending
+	sent    list          // in flight, in the order of their sending
 	queues  [classes]queue
 	soonest instant     // no deadline in the queues is before it
 	queued  int         // callers that had to queue so far
