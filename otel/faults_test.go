@@ -165,12 +165,17 @@ func (w *faultsWatch) Write(record []byte) (int, error) {
 func (w *faultsWatch) error(err error) {
 	if ours, ok := errors.AsType[*steadyhttp.Error](err); ok {
 		w.errors.Add(1)
-		said := ours.Error()
-		if ours.Err == nil {
-			said = strings.ReplaceAll(said, faultsMessage, "")
+		said, fields := ours.Error(), ours.LogValue().String()
+		// A body that broke off has only the beginning of the message.
+		message := faultsMessage[:min(len(faultsMessage), len(ours.Message))]
+		if strings.HasPrefix(ours.Message, message) {
+			fields = strings.Replace(fields, " message="+message, " message=", 1)
+			if ours.Err == nil {
+				said = strings.Replace(said, ": "+message, ": ", 1)
+			}
 		}
 		w.text("an Error", said)
-		w.text("an Error's fields", strings.ReplaceAll(ours.LogValue().String(), faultsMessage, ""))
+		w.text("an Error's fields", fields)
 		w.text("an Error's type", ours.ErrorType())
 	}
 }

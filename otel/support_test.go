@@ -95,9 +95,10 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
-// envelope is an error body as the service writes it.
-func envelope(code, target string) string {
-	return fmt.Sprintf(`{"error":{"code":%q,"message":"m","target":%q}}`, code, target)
+// envelope is an error body as a service writes it. The tracking ID is where it may look like
+// anything: a target that does not look like an ID is taken for a property's name.
+func envelope(code, id string) string {
+	return fmt.Sprintf(`{"error":{"code":%q,"message":"m","innerError":{"request-id":%q}}}`, code, id)
 }
 
 type gateFunc func(context.Context, steadyhttp.Attempt) (steadyhttp.Pass, error)

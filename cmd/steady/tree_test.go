@@ -122,7 +122,7 @@ func TestTreeOfRetriedCall(t *testing.T) {
 ├─ GET /api/machines/{id}     +350 ms   1.5 ms  error connection_reset
 │     error.type                 connection_reset
 │     otel.status_description    read: connection reset
-├· steadyhttp.retrying       +352 ms
+├· steadyhttp.retrying        +352 ms
 │     http.request.resend_count  1
 └─ GET /api/machines/{id}    +2352 ms    12 ms  error 404
       http.response.status_code  404
