@@ -218,6 +218,21 @@ func TestCancelledCallHasNoGivingUp(t *testing.T) {
 	})
 }
 
+// Nor did one whose caller cancelled it while an answer came that a retry might have helped.
+func TestCancelledAsItIsAnswered(t *testing.T) {
+	s := newSDK(t)
+	ctx, end := s.caller(t.Context())
+	defer end()
+	ctx, cancel := context.WithCancel(ctx)
+	late := roundTripper(func(req *http.Request) (*http.Response, error) {
+		cancel()
+		return answers(503, "")(req)
+	})
+	call(t, ctx, &steadyhttp.Transport{Base: late, Trace: s.trace(steadyotel.Config{})})
+	assertLines(t, "events", events(s.parent(t)))
+	assertText(t, "outcomes", s.outcomes(), "caller: unset; GET: error 503")
+}
+
 // record is a line of steadyhttp.Log.
 type record struct {
 	Msg, Method, URL, Code, Target, Stop, Error string
