@@ -30,7 +30,8 @@
 //	steadyhttp.waited     after each wait for a gate of more than 100 ms
 //	steadyhttp.giving_up  when a call has failed; on a caller's span only
 //
-// The names are the messages of steadyhttp.Log, and the attributes' last parts are its fields.
+// The names are messages of steadyhttp.Log, and the attributes' last parts are its fields. Log's
+// "waiting" and "cancelled" have no event.
 //
 // # Metrics
 //

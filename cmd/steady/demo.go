@@ -18,7 +18,7 @@ import (
 	"github.com/steadyhttp/steadyhttp/quota"
 )
 
-// The demo's minute and hour. Its waits are told in whole seconds, as the service tells them.
+// The demo's minute and hour. The service tells a wait in whole seconds: shorter ones would not do.
 const (
 	demoMinute = time.Second
 	demoHour   = 10 * time.Second
@@ -68,7 +68,8 @@ func given(flags *flag.FlagSet, name string) bool {
 	return found
 }
 
-// demo runs the same batch twice, each against a fresh server: through a plain http.Client, and through steadyhttp.
+// demo runs the same batch twice, each time against a fresh server: through a plain http.Client,
+// and through steadyhttp.
 func demo(ctx context.Context, args []string, out, progress io.Writer) error {
 	o, err := parseDemo(args, out)
 	if err != nil {
@@ -162,8 +163,8 @@ func runBatch(
 	return &result{name: name, took: time.Since(began), outcomes: b.outcomes, tally: &t, server: server}, nil
 }
 
-// spreadFaults divides a share among all kinds of faults, those after which nobody knows whether the call was carried
-// out among them.
+// spreadFaults divides a share among all kinds of faults. After some of them nobody knows whether
+// the call was carried out.
 func spreadFaults(share float64) defendertest.Faults {
 	return defendertest.Faults{
 		Error500:    0.2 * share,
@@ -176,7 +177,7 @@ func spreadFaults(share float64) defendertest.Faults {
 	}
 }
 
-// errLost and errTwice are what the demo must never come to.
+// errLost and errTwice are what the demo must never show.
 var (
 	errLost  = errors.New("a call that could be answered was lost")
 	errTwice = errors.New("an action was carried out twice")

@@ -10,8 +10,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// maxOpen bounds the calls that are remembered while they go on, maxSpans those of one call. The demo comes near neither,
-// but a call may be retried without end, and a span may never end.
+// maxOpen bounds the running calls that are remembered, maxSpans the spans of one call. The demo is
+// far below both, but a call may be retried without end, and a span may never end.
 const (
 	maxOpen  = 1024
 	maxSpans = 256

@@ -13,7 +13,7 @@ import (
 	"github.com/steadyhttp/steadyhttp/defender/defendertest"
 )
 
-// result is what one run came to.
+// result is the outcome of one run.
 type result struct {
 	name     string
 	took     time.Duration
@@ -22,7 +22,7 @@ type result struct {
 	server   *defendertest.Server
 }
 
-// failed returns the calls that failed for good. wrong are those that were meant to.
+// failed returns the calls that failed for good: those that were wrong on purpose, or the others.
 func (r *result) failed(wrong bool) []outcome {
 	var list []outcome
 	for _, o := range r.outcomes {
@@ -33,7 +33,7 @@ func (r *result) failed(wrong bool) []outcome {
 	return list
 }
 
-// refused returns how many of the mistakes got the refusal they asked for, and not a fault.
+// refused returns how many of the calls that were wrong on purpose got a refusal, and not a fault.
 func (r *result) refused() int {
 	n := 0
 	for _, o := range r.failed(true) {
@@ -62,8 +62,8 @@ func broke(c defendertest.Call) bool {
 	return c.Fault == "ResetBefore" || c.Fault == "ResetAfter" || c.Fault == "BreakBody"
 }
 
-// actions returns what the server's ledger says was done to machines, and how often. An indicator that is imported
-// again is updated, by its value; a machine that is isolated again is isolated twice.
+// actions returns what was done to machines, and how often, by the server's ledger. To import an
+// indicator twice does no harm: it is updated. To isolate a machine twice does.
 func (r *result) actions() (list []string, twice bool) {
 	for effect, times := range r.server.Effects() {
 		if kind, _, _ := strings.Cut(effect, " "); kind == "import" {
