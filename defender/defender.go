@@ -1,6 +1,6 @@
-// Package defender is a steadyhttp.Transport made ready for Microsoft Defender for Endpoint and its relatives: it knows
-// their error codes, their quotas, where a 429 tells its wait, and which requests may be retried when nobody knows whether
-// they were carried out.
+// Package defender makes a steadyhttp.Transport ready for Microsoft Defender for Endpoint and its
+// relatives. It knows their error codes and their quotas, where a 429 names its wait, and which
+// requests may be retried when nobody knows whether they were carried out.
 //
 //	transport, err := defender.New(defender.Config{Token: token})
 //	if err != nil {
@@ -10,29 +10,31 @@
 //
 // # Quotas
 //
-// Each call to Defender's hosts waits until the documented quota of its method has room (see Endpoints), so that a 429 is
-// the exception: other programs with the same application share its quotas without knowing of each other. A call whose
-// context would end before its turn is refused at once, with the wait that it would need. Calls to other hosts, and
-// downloads by SAS URL, pass freely. A Transport counts for one tenant and one application; Config.NewGate lets several
-// share.
+// Each call to Defender's hosts waits until the documented quota of its method has room (see
+// Endpoints). A 429 is then the exception: it comes where other programs use the same application.
+// A call whose context would end before its turn is refused at once, with the wait that it would
+// need. Calls to other hosts, and downloads by SAS URL, wait for nothing. A Transport counts for one
+// tenant and one application; with Config.NewGate several can share their quotas.
 //
 // # Tokens
 //
-// All calls share one token. It is fetched when it is first needed, again before it expires, and once more when the service
-// refuses it, but not for a tenant without a licence. It goes to Defender's hosts only, so that neither a redirect nor an
-// @odata.nextLink takes it elsewhere, and not along with a SAS URL. MDE, XDR and Graph take tokens for different scopes: use
-// a Transport for each.
+// All calls share one token. It is fetched when it is first needed, again before it expires, and
+// once more when the service refuses it, unless what the tenant lacks is a licence. It goes to
+// Defender's hosts only: no redirect and no @odata.nextLink takes it elsewhere, and it is never sent
+// with a SAS URL. MDE, XDR and Graph take tokens for different scopes: use a Transport for each.
 //
-// # What is never done twice
+// # What is not idempotent
 //
-// Isolating a machine, running a scan or a live response, offboarding, quarantining, and appending a comment are not
-// retried unless the service refused them (429, 401) or they provably never left. A lost answer to one of them comes
-// back as an error that says "not idempotent": ask GET /api/machineactions what became of it before ordering it again.
+// Isolating a machine, running a scan or a live response, offboarding, quarantining, and adding a
+// comment are retried only if the service refused them (429, 401), or if they were provably never
+// sent. If the answer to one of them is lost, the call ends with an error that says
+// "not idempotent": ask GET /api/machineactions what became of it before you order it again.
 //
-// # What is tried again
+// # What is retried
 //
-// Reads, hunting queries, indicators (which are updated by value) and tags (which are a set). A DELETE whose first
-// answer was lost may find nothing left: a 404 after more than one attempt (steadyhttp.AttemptOf) is then a success.
+// Reads, hunting queries, indicators (which are updated by value) and tags (which are a set). A
+// DELETE whose first answer was lost may find nothing left: a 404 after more than one attempt
+// (steadyhttp.AttemptOf) is then a success.
 package defender
 
 import (
@@ -47,12 +49,13 @@ import (
 
 // Config is what New makes a Transport of. The zero value is good.
 type Config struct {
-	// Base makes each attempt. nil: a copy of http.DefaultTransport that keeps up to 32 idle connections to a host, and
-	// pings silent HTTP/2 connections, so that a dead one is noticed in 30 s.
+	// Base makes each attempt. nil: a copy of http.DefaultTransport that keeps up to 32 idle
+	// connections to a host, and pings silent HTTP/2 connections, so that it notices a dead one
+	// within 30 s.
 	Base http.RoundTripper
 
-	// Policy says how often, how long and what to retry. In fields left zero, Defender's values are put; negative
-	// numbers switch them off:
+	// Policy says how often, how long and what to retry. Fields left zero get Defender's values;
+	// negative numbers switch these off:
 	//
 	//	MaxThrottled    -1          a refused call has not failed: any number of retries
 	//	AttemptTimeout  4 minutes   a hunting query runs for up to 200 s
@@ -60,35 +63,37 @@ type Config struct {
 	//	MaxRead         32 MiB      a page that breaks off is fetched again; longer ones stream
 	//	Idempotent      Idempotent
 	//
-	// Jobs use steadyhttp.Batch(), which waits out an hourly quota; an interactive call gets its 429 back if the
-	// service asks for more than a minute.
+	// Give jobs steadyhttp.Batch(), which waits until an hourly quota has room again. With the zero
+	// Policy, a call gets its 429 back if the service asks for more than a minute.
 	Policy steadyhttp.Policy
 
 	// Cloud says where Defender is. "": Commercial.
 	Cloud Cloud
 
-	// Hosts are those that quotas and the token are for, as they are dialled: "proxy.example" at
-	// its scheme's own port, "proxy.example:8443" at that port alone. A name with other letters
-	// than ASCII's is given as "xn--…"; to a URL that has such letters no token goes. Give Graph's,
-	// a proxy's or a test server's here. nil: those of Cloud.
+	// Hosts are the hosts that the quotas and the token are for, spelled as they are dialled:
+	// "proxy.example" means its scheme's usual port, "proxy.example:8443" that port alone. Write a
+	// name that is not ASCII as "xn--…"; a URL that is not ASCII gets no token. Graph, a proxy or a
+	// test server go here. nil: the hosts of Cloud.
 	Hosts []string
 
-	// Token fetches the token. It is set on requests to Hosts that are encrypted, or go to a loopback address, and have no
-	// Authorization field yet. nil: no token is set.
+	// Token fetches the token. Requests to Hosts get it if they have no Authorization field yet, and
+	// are encrypted or go to a loopback address. nil: no token is set.
 	Token TokenFunc
 
-	// Tenant and App tell the quotas of several Transports apart where these share them through NewGate. "" is one too.
+	// Tenant and App are in the keys of NewGate: Transports of one tenant and one application ask for
+	// the same keys. "" is a name like any other.
 	Tenant, App string
 
-	// Quotas replaces the limits of whole families, those of Endpoints or "other", which is for all paths that the table
-	// does not have. No window at all lifts the limit; a 429 then still holds the whole family up. nil: as documented.
+	// Quotas replaces the limits of whole families: those of Endpoints, and "other" for all paths
+	// that are not in the table. No window at all lifts a family's limit; after a 429 its calls then
+	// still wait together. nil: the documented limits.
 	Quotas map[string][]quota.Window
 
-	// NoQuotas lifts all limits, as for a Transport whose Gates have their own. false: they hold.
+	// NoQuotas lifts all limits, for instance where Gates has others. false: the limits hold.
 	NoQuotas bool
 
-	// Reserve is the share of every window that is kept for calls of high priority (quota.WithPriority), from 0 up to but
-	// not 1. 0: none.
+	// Reserve is the share of every window that is kept for calls of high priority
+	// (quota.WithPriority), at least 0 and less than 1. 0: none.
 	Reserve float64
 
 	// NewGate makes the gate of one quota at its first use: a gate that several processes share, or
@@ -99,8 +104,8 @@ type Config struct {
 	// nil: q is the gate.
 	NewGate func(key string, q *quota.Quota) steadyhttp.Gate
 
-	// Prepare, Gates and Trace are the Transport's. Prepare comes after the token has been set, Gates come before the
-	// quotas.
+	// Prepare, Gates and Trace are the Transport's. Prepare is called after the token has been set.
+	// Gates are entered before the quotas.
 	Prepare func(req *http.Request, prev *steadyhttp.Attempt) error
 	Gates   []steadyhttp.Gate
 	Trace   *steadyhttp.Trace
@@ -152,8 +157,8 @@ func New(c Config) (*steadyhttp.Transport, error) {
 	return t, nil
 }
 
-// newBase is http.DefaultTransport but for what a job of many workers and long queries needs. A program that has put
-// something of its own in that place gets just that.
+// newBase is http.DefaultTransport with what a job of many workers and long queries needs. If a
+// program has put another RoundTripper in that place, it is used as it is.
 func newBase() http.RoundTripper {
 	standard, ok := http.DefaultTransport.(*http.Transport)
 	if !ok {
@@ -161,7 +166,7 @@ func newBase() http.RoundTripper {
 	}
 	base := standard.Clone()
 	base.MaxIdleConnsPerHost = 32
-	// Without pings, one black-holed connection serves all retries until TCP gives up (golang/go#36026).
+	// Without pings, all retries use one dead connection until TCP gives up (golang/go#36026).
 	base.HTTP2 = &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second}
 	return base
 }

@@ -4,8 +4,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -170,6 +174,10 @@ func TestIdempotent(t *testing.T) {
 		{"PATCH", "/api/alerts/a1", without, true},
 		{"PATCH", "/api/alerts/a1", withComment, false},
 		{"PATCH", "/api/alerts/a1", `{"comment":""}`, false},
+		{"PATCH", "/api/alerts/a1", `{"comments":[{"comment":"done"}]}`, false},
+		{"POST", "/api/alerts/batchUpdate", `{"alertIds":["a1"],"Comments":"done"}`, false},
+		{"PATCH", "/v1.0/security/incidents/7", `{"COMMENTS":[]}`, false},
+		{"PATCH", "/api/alerts/a1", `{"commenter":"me","comment_s":1}`, true},
 		{"PATCH", "/api/alerts/a1", `not json`, false},
 		{"PATCH", "/api/alerts/a1", "", false},
 		{"POST", "/api/alerts/batchUpdate", without, true},
@@ -228,6 +236,16 @@ func answer(req *http.Request, status int, body string) (*http.Response, error) 
 	return &http.Response{StatusCode: status, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body)), Request: req, ContentLength: -1}, nil
 }
 
+// newTransport makes a Transport of a Config that makes sense.
+func newTransport(t testing.TB, c defender.Config) *steadyhttp.Transport {
+	t.Helper()
+	transport, err := defender.New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return transport
+}
+
 func order(t *testing.T) *http.Request {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://api.security.microsoft.com/api/machines/m1/isolate", strings.NewReader(`{"Comment":"x","IsolationType":"Full"}`))
@@ -243,7 +261,7 @@ func TestThrottledOrderIsRetried(t *testing.T) {
 		sent := 0
 		began := time.Now()
 		// A Quota would take six refusals for others who use it too, and slow down.
-		transport := defender.New(defender.Config{NoQuotas: true, Base: roundTripper(func(req *http.Request) (*http.Response, error) {
+		transport := newTransport(t, defender.Config{NoQuotas: true, Base: roundTripper(func(req *http.Request) (*http.Response, error) {
 			if sent++; sent <= 6 {
 				return answer(req, 429, envelope("429", "You can send requests again in 8 seconds."))
 			}
@@ -266,7 +284,7 @@ func TestThrottledOrderIsRetried(t *testing.T) {
 // An order that may have been carried out is not given again.
 func TestAmbiguousOrderIsNotRetried(t *testing.T) {
 	sent := 0
-	transport := defender.New(defender.Config{Base: roundTripper(func(req *http.Request) (*http.Response, error) {
+	transport := newTransport(t, defender.Config{Base: roundTripper(func(req *http.Request) (*http.Response, error) {
 		sent++
 		return answer(req, 500, envelope("InternalServerError", ""))
 	})})
@@ -275,7 +293,7 @@ func TestAmbiguousOrderIsNotRetried(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	const want = "steadyhttp: InternalServerError (500) after 1 attempt, not idempotent, target 43f4cb08-8fac-4b65-9db1-745c2ae65f3a"
+	const want = "steadyhttp: InternalServerError (500) after 1 attempt, not idempotent, tracking ID 43f4cb08-8fac-4b65-9db1-745c2ae65f3a"
 	if err := steadyhttp.Check(resp); sent != 1 || err == nil || err.Error() != want {
 		t.Errorf("%d requests, %v", sent, err)
 	}
@@ -285,7 +303,7 @@ func TestAmbiguousOrderIsNotRetried(t *testing.T) {
 func TestAttemptTimeoutLetsAQueryRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		takes := 200 * time.Second
-		transport := defender.New(defender.Config{
+		transport := newTransport(t, defender.Config{
 			Policy: steadyhttp.Policy{MaxAttempts: 1},
 			Base: roundTripper(func(req *http.Request) (*http.Response, error) {
 				select {
@@ -318,7 +336,7 @@ func TestAttemptTimeoutLetsAQueryRun(t *testing.T) {
 func TestBrokenPageIsFetchedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sent := 0
-		transport := defender.New(defender.Config{Base: roundTripper(func(req *http.Request) (*http.Response, error) {
+		transport := newTransport(t, defender.Config{Base: roundTripper(func(req *http.Request) (*http.Response, error) {
 			sent++
 			resp, err := answer(req, 200, `{"value":[]}`)
 			if sent == 1 {
@@ -344,17 +362,53 @@ func (broken) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 
 // What the caller sets stays, and zero is Defender's value.
 func TestConfigDefaults(t *testing.T) {
-	p := defender.New(defender.Config{}).Policy
+	p := newTransport(t, defender.Config{}).Policy
 	if p.MaxThrottled != -1 || p.AttemptTimeout < 200*time.Second || p.IdleTimeout <= 0 || p.MaxRead <= 0 || p.Idempotent == nil {
 		t.Errorf("the zero Config has %+v", p)
 	}
-	p = defender.New(defender.Config{Policy: steadyhttp.Policy{MaxThrottled: 2, AttemptTimeout: -1, IdleTimeout: time.Second, MaxRead: 7}}).Policy
+	p = newTransport(t, defender.Config{Policy: steadyhttp.Policy{MaxThrottled: 2, AttemptTimeout: -1, IdleTimeout: time.Second, MaxRead: 7}}).Policy
 	if p.MaxThrottled != 2 || p.AttemptTimeout != -1 || p.IdleTimeout != time.Second || p.MaxRead != 7 {
 		t.Errorf("the caller's values became %+v", p)
 	}
-	base, ok := defender.New(defender.Config{}).Base.(*http.Transport)
+	base, ok := newTransport(t, defender.Config{}).Base.(*http.Transport)
 	if !ok || base == http.DefaultTransport || base.HTTP2 == nil || base.HTTP2.SendPingTimeout == 0 {
 		t.Errorf("the default base is %+v", base)
+	}
+}
+
+// A job's workers each find their connection again: the default transport would keep two of them.
+func TestWorkersKeepTheirConnections(t *testing.T) {
+	const workers = 32
+	var opened atomic.Int64
+	arrived, release := make(chan struct{}), make(chan struct{})
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		arrived <- struct{}{}
+		<-release
+	}))
+	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			opened.Add(1)
+		}
+	}
+	server.Start()
+	defer server.Close()
+	transport := newTransport(t, defender.Config{})
+	defer transport.CloseIdleConnections()
+	for range 2 {
+		var group sync.WaitGroup
+		for range workers {
+			group.Go(func() { send(t, transport, "GET", server.URL) })
+		}
+		for range workers {
+			<-arrived // all of them are under way at once
+		}
+		for range workers {
+			release <- struct{}{}
+		}
+		group.Wait()
+	}
+	if n := opened.Load(); n != workers {
+		t.Errorf("%d workers opened %d connections for two calls each", workers, n)
 	}
 }
 

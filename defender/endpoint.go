@@ -11,21 +11,21 @@ import (
 	"github.com/steadyhttp/steadyhttp/quota"
 )
 
-// Endpoint is one row of the table of documented methods: which requests it is for, which quota they spend, and whether
-// doing one twice does no harm.
+// Endpoint is one row of the table of documented methods: which requests it is for, which quota
+// they use, and whether they are idempotent.
 type Endpoint struct {
 	// Method is the HTTP method. "": any.
 	Method string
 
-	// Path is what comes behind /api or /api/v1.0, or behind Graph's /v1.0 if it begins with "security" or
-	// "identityProtection". {id} stands for any one segment, {rest...} at the end for any number of them, and a
-	// segment that ends in ")" is a function with any arguments.
+	// Path is what follows /api or /api/v1.0, or Graph's /v1.0 if it begins with "security" or
+	// "identityProtection". {id} stands for any one segment, {rest...} at the end for any number of
+	// them, and a segment that ends in ")" for a function with any arguments.
 	Path string
 
 	// Family names the quota. Endpoints of one family share it.
 	Family string
 
-	// Windows are the documented limits of the family, which all hold at once. nil: none is documented.
+	// Windows are the documented limits of the family. All hold at once. nil: none is documented.
 	Windows []quota.Window
 
 	// PerTenant says that all applications of a tenant share the quota. false: each has its own.
@@ -37,18 +37,20 @@ type Endpoint struct {
 	// MaxBatch is how many items one call may act on. 0: it acts on one, or nothing is documented.
 	MaxBatch int
 
-	// Retry says whether a request may be retried when nobody knows whether it was carried out.
+	// Retry says when a request is idempotent, and may be retried though nobody knows whether the
+	// first attempt was carried out. A request that was refused (429), or provably never sent, may
+	// always be retried.
 	Retry Retry
 }
 
-// Retry says whether doing a request twice does no harm.
+// Retry says when a request is idempotent: doing it twice has the same effect as doing it once.
 type Retry uint8
 
 const (
 	RetryByMethod    Retry = iota // if its method is idempotent (RFC 9110 section 9.2.2): GET, PUT, DELETE
-	RetryAlways                   // it changes nothing, or sets what is then set already
-	RetryNever                    // it acts on a machine, or starts something that does
-	RetryUncommented              // unless its body has a comment: comments are appended
+	RetryAlways                   // always: it changes nothing, or a second time changes nothing more
+	RetryNever                    // never: it acts on a machine, or starts something that does
+	RetryUncommented              // only if its body has no comment: each attempt would add one
 )
 
 // Endpoints returns the whole table, in the order of the documentation. It is the caller's own.
@@ -63,8 +65,8 @@ func Endpoints() []Endpoint {
 	return all
 }
 
-// Match finds the row that is for req, by its method and path alone: what host it is for is not looked at. Letter case, a
-// slash at the end and the API's version make no difference.
+// Match finds the row for req by its method and path, whatever its host. Letter case, a slash at
+// the end and the API's version make no difference.
 func Match(req *http.Request) (Endpoint, bool) {
 	found := find(req)
 	if found == nil {
@@ -75,8 +77,8 @@ func Match(req *http.Request) (Endpoint, bool) {
 	return e, true
 }
 
-// Route returns the template of req's path, such as /api/machines/{id}, and "" for a path that is not in the table. It is
-// what spans may be named by (steadyotel.Config.Route): there are few of them.
+// Route returns the template of req's path, such as /api/machines/{id}, and "" for a path that is
+// not in the table. There are few templates, so spans may be named by them (steadyotel.Config.Route).
 func Route(req *http.Request) string {
 	e := find(req)
 	switch {

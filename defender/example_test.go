@@ -20,7 +20,12 @@ func Example() {
 	server := defendertest.NewServer(defendertest.Config{}) // in the place of https://api.security.microsoft.com
 	defer server.Close()
 
-	client := &http.Client{Transport: defender.New(defender.Config{})}
+	transport, err := defender.New(defender.Config{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	client := &http.Client{Transport: transport}
 	resp, err := client.Post(server.URL+"/api/machines/m0001/runAntiVirusScan", "application/json",
 		strings.NewReader(`{"comment":"check it", "ScanType":"Quick"}`))
 	if err != nil {
@@ -28,9 +33,9 @@ func Example() {
 		return
 	}
 	defer resp.Body.Close()
-	if e, ok := errors.AsType[*steadyhttp.ServiceError](steadyhttp.Check(resp)); ok {
+	if e, ok := errors.AsType[*steadyhttp.Error](steadyhttp.Check(resp)); ok {
 		fmt.Println(e.Code, e.StatusCode, e.Message)
-		fmt.Println("has a tracking ID:", e.Target != "")
+		fmt.Println("has a tracking ID:", e.TrackingID != "")
 	}
 	// Output:
 	// InvalidRequestBody 400 Request body is incorrect (body parameters are case-sensitive)
@@ -54,10 +59,15 @@ func (oauth2TokenSource) Token() (*oauth2Token, error) {
 func ExampleTokenFrom() {
 	source := oauth2TokenSource{} // (&clientcredentials.Config{…, Scopes: []string{defender.Commercial.MDE().Scope}}).TokenSource(ctx)
 
-	client := &http.Client{Transport: defender.New(defender.Config{
+	transport, err := defender.New(defender.Config{
 		Token: defender.TokenFrom(source.Token, func(t *oauth2Token) (string, time.Time) { return t.AccessToken, t.Expiry }),
 		Base:  authorizationEcho{},
-	})}
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	client := &http.Client{Transport: transport}
 	fmt.Println(get(client, defender.Commercial.MDE().Base+"/api/machines"))
 	// Output: Bearer from-oauth2
 }
@@ -82,14 +92,19 @@ func ExampleTokenFunc() {
 	cred := credential{} // azidentity.NewDefaultAzureCredential(nil)
 	options := tokenRequestOptions{Scopes: []string{defender.GCC.MDE().Scope}}
 
-	client := &http.Client{Transport: defender.New(defender.Config{
+	transport, err := defender.New(defender.Config{
 		Cloud: defender.GCC,
 		Token: func(ctx context.Context) (string, time.Time, error) {
 			t, err := cred.GetToken(ctx, options)
 			return t.Token, t.ExpiresOn, err
 		},
 		Base: authorizationEcho{},
-	})}
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	client := &http.Client{Transport: transport}
 	fmt.Println(get(client, defender.GCC.MDE().Base+"/api/machines"))
 	// The token is for Defender alone.
 	fmt.Println(get(client, "https://example.com/"))
@@ -101,7 +116,7 @@ func ExampleTokenFunc() {
 // A program that shares its application with another one takes half of the quota for machines, knows better than the
 // documentation what its tenant may hunt, and keeps a tenth of everything for what is urgent.
 func ExampleConfig() {
-	client := &http.Client{Transport: defender.New(defender.Config{
+	transport, err := defender.New(defender.Config{
 		Policy: steadyhttp.Batch(),
 		Quotas: map[string][]quota.Window{
 			"machines/{id}":       {{N: 50, Per: time.Minute}, {N: 750, Per: time.Hour}},
@@ -109,7 +124,12 @@ func ExampleConfig() {
 		},
 		Reserve: 0.1,
 		Base:    authorizationEcho{},
-	})}
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	client := &http.Client{Transport: transport}
 	urgent := quota.WithPriority(context.Background(), quota.High)
 	req, err := http.NewRequestWithContext(urgent, http.MethodPost, defender.Commercial.MDE().Base+"/api/machines/m1/isolate",
 		strings.NewReader(`{"Comment":"Alert 1234","IsolationType":"Full"}`))

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/steadyhttp/steadyhttp"
+	"github.com/steadyhttp/steadyhttp/internal/retryafter"
 )
 
 // FuzzSentence: no text panics or makes a wait that is negative or longer than the digits allow;
@@ -26,7 +27,7 @@ func FuzzSentence(f *testing.F) {
 		f.Add(s, uint16(8), s)
 	}
 	f.Fuzz(func(t *testing.T, before string, n uint16, after string) {
-		const most = (1<<20 - 1) * time.Second
+		const most = retryafter.Max
 		for _, s := range []string{before, after, before + after} {
 			if wait := sentence(s); wait < 0 || wait > most {
 				t.Fatalf("%q is a wait of %v", s, wait)

@@ -277,7 +277,7 @@ func TestTokenGoesWhereItIsDialled(t *testing.T) {
 		}},
 	} {
 		for target, want := range c.urls {
-			for name, transport := range dialling(c.hosts) {
+			for name, transport := range dialling(t, c.hosts) {
 				u, err := url.Parse(target)
 				if err != nil {
 					if want {
@@ -318,17 +318,17 @@ type diallingTransport struct {
 
 // dialling returns a transport that goes to the URL itself, and those that come to it by a nextLink
 // or a redirect.
-func dialling(hosts []string) map[string]diallingTransport {
+func dialling(t testing.TB, hosts []string) map[string]diallingTransport {
 	all := make(map[string]diallingTransport)
 	w := &wire{}
 	config := secret(hosts...)
 	config.Base = w.transport()
 	config.Policy = steadyhttp.Policy{MaxAttempts: 1}
-	all["direct"] = diallingTransport{defender.New(config), w}
+	all["direct"] = diallingTransport{newTransport(t, config), w}
 
 	w = &wire{}
 	config.Base = w.transport()
-	client := &http.Client{Transport: defender.New(config)}
+	client := &http.Client{Transport: newTransport(t, config)}
 	all["client"] = diallingTransport{roundTripper(func(req *http.Request) (*http.Response, error) {
 		next, err := http.NewRequestWithContext(req.Context(), "GET", req.URL.String(), nil)
 		if err != nil {
@@ -378,7 +378,7 @@ func TestTokenIsNotRedirectedToALookalike(t *testing.T) {
 			}
 			return resp, err
 		})
-		client := &http.Client{Transport: defender.New(config)}
+		client := &http.Client{Transport: newTransport(t, config)}
 		resp, err := client.Get(start)
 		if err == nil {
 			resp.Body.Close()
@@ -419,7 +419,7 @@ func TestHostsThatCannotBeMeant(t *testing.T) {
 		"proxy corp":                      "is not a host",
 		"%70roxy.corp":                    "is not a host",
 	} {
-		_, err := status(t, defender.New(secret("ok.corp", host)), t.Context(), "https://ok.corp/")
+		_, err := defender.New(secret("ok.corp", host))
 		if err == nil || !strings.Contains(err.Error(), "Config.Hosts[1]") || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "hush") {
 			t.Errorf("%q: %v", host, err)
 		}

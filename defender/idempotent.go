@@ -7,9 +7,10 @@ import (
 	"strings"
 )
 
-// Idempotent reports whether doing req twice does no harm. It is Policy.Idempotent for Defender, and goes by the table of
-// Endpoints: reads, PUT and DELETE, hunting queries, indicators and tags are idempotent; whatever acts on a machine or
-// appends a comment is not. A request with an Idempotency-Key is no exception: Defender does not know the field.
+// Idempotent reports whether req is idempotent: whether doing it twice does no harm. It is
+// Policy.Idempotent for Defender, and goes by the table of Endpoints: reads, PUT and DELETE, hunting
+// queries, indicators and tags are idempotent; what acts on a machine or adds a comment is not. An
+// Idempotency-Key changes nothing: Defender does not know the field.
 func Idempotent(req *http.Request) bool {
 	retry := RetryByMethod
 	if e := find(req); e != nil {
@@ -30,9 +31,8 @@ func Idempotent(req *http.Request) bool {
 	return false
 }
 
-// comments reports whether req's body has, or may have, a comment in it. What can't be read again,
-// or is not one object,
-// may.
+// comments reports whether req's body has a comment, or may have one: a body that can't be read
+// again, or that is not one JSON object, may.
 func comments(req *http.Request) bool {
 	if req.GetBody == nil {
 		return true
@@ -47,7 +47,7 @@ func comments(req *http.Request) bool {
 	if decoder.Decode(&fields) != nil || fields == nil {
 		return true
 	}
-	// Which of two objects a service reads is its affair.
+	// Of two objects, nobody knows which one the service reads.
 	if _, err := decoder.Token(); err != io.EOF {
 		return true
 	}

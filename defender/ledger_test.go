@@ -35,7 +35,7 @@ func TestNothingLostNothingTwice(t *testing.T) {
 		Budget:      &steadyhttp.Budget{Max: -1},
 	}
 	base := http.DefaultTransport.(*http.Transport).Clone()
-	client := &http.Client{Transport: defender.New(defender.Config{Base: base, Policy: policy})}
+	client := &http.Client{Transport: newTransport(t, defender.Config{Base: base, Policy: policy})}
 	defer client.CloseIdleConnections()
 
 	var mu sync.Mutex

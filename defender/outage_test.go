@@ -30,7 +30,7 @@ func TestBatchOutlastsAnAuthorityThatIsAway(t *testing.T) {
 		done := make(map[string]int)
 
 		m := &mint{life: time.Hour, takes: time.Second}
-		transport := defender.New(defender.Config{
+		transport := newTransport(t, defender.Config{
 			Policy:   steadyhttp.Batch(),
 			NoQuotas: true,
 			Token: func(ctx context.Context) (string, time.Time, error) {

@@ -14,11 +14,11 @@ import (
 	"github.com/steadyhttp/steadyhttp/quota"
 )
 
-// other is the family of paths on Defender's hosts that the table does not have. They are most likely methods that nobody
-// documented, or that came after it, and nearly every documented one has these limits.
+// other is the family of the paths on Defender's hosts that are not in the table: methods that are
+// undocumented, or newer. They get the limits that nearly every documented one has.
 const other = "other"
 
-// limits are the quotas of one tenant and application. The strings are made once: the key is asked for at every call.
+// limits are the quotas of one tenant and application. The keys are made once: each call asks for one.
 type limits struct {
 	hosts    hosts
 	keys     map[string]string         // by family
@@ -27,7 +27,8 @@ type limits struct {
 	kept     *kept
 }
 
-// kept is the gate that holds a Transport's quotas. It remembers those that it has made, which are never dropped.
+// kept is the gate that holds a Transport's quotas. It remembers those that were made; none is ever
+// dropped.
 type kept struct {
 	steadyhttp.Gate
 
@@ -35,7 +36,7 @@ type kept struct {
 	state map[string]stateReader // by family
 }
 
-// stateReader is what a gate is, besides, if its quota can be looked at. *quota.Quota is one.
+// stateReader is a gate whose quota can be looked at, as a *quota.Quota.
 type stateReader interface{ State() quota.State }
 
 func (k *kept) remember(family string, gate steadyhttp.Gate) {
@@ -46,9 +47,9 @@ func (k *kept) remember(family string, gate steadyhttp.Gate) {
 	}
 }
 
-// Quotas returns the families that t, which New has made, has sent requests of, each with the state of its quota, in the order of
-// their names. A gate of Config.NewGate is among them if it has the method State of *quota.Quota. It is what
-// steadyotel.ObserveQuotas takes.
+// Quotas returns the families of which t, made by New, has had calls, sorted by name, each with the
+// state of its quota. A gate of Config.NewGate is among them if it has the method State of
+// *quota.Quota. steadyotel.ObserveQuotas takes the result.
 func Quotas(t *steadyhttp.Transport) iter.Seq2[string, quota.State] {
 	return func(yield func(string, quota.State) bool) {
 		for _, gate := range t.Gates {
@@ -114,8 +115,9 @@ func (l *limits) add(family, key string, windows []quota.Window) {
 	l.windows[key] = windows
 }
 
-// key names a quota as the service does in its 429, "for the key Destination+TenantID+AppID". That is the method and not the
-// host: the geographic hosts are ways to the same service. A tenant's own quotas are the same for all its applications.
+// key names a quota as the service does in its 429, "for the key Destination+TenantID+AppID". The
+// host is not in it, since the geographic hosts lead to the same service. All applications of a
+// tenant share the quotas that are the tenant's.
 func (c *Config) key(family string, perTenant bool) string {
 	key := family + "+" + url.QueryEscape(c.Tenant)
 	if !perTenant {
@@ -124,8 +126,8 @@ func (c *Config) key(family string, perTenant bool) string {
 	return key
 }
 
-// key returns the key of a request's quota, "" if it spends none of Defender's. Redirects and nextLinks that lead to another
-// host, and downloads from Azure Storage, do not.
+// key returns the key of a request's quota, "" if it uses none of Defender's, as redirects and
+// nextLinks to another host, and downloads from Azure Storage.
 func (l *limits) key(req *http.Request) string {
 	if !l.hosts.have(req.URL) || signed(req.URL) {
 		return ""
@@ -145,10 +147,10 @@ func (l *limits) newGate(c *Config) func(key string) steadyhttp.Gate {
 		case key == "":
 			return nil
 		case len(windows) == 0:
-			// Unlimited as far as is known: but when the service says no to one, the others wait with it.
+			// No limit is known. Still, after a 429 the others wait with the call that met it.
 			return steadyhttp.Limit(nil)
 		}
-		q := &quota.Quota{Windows: slices.Clone(windows), Reserve: reserve}
+		q := &quota.Quota{Windows: windows, Reserve: reserve}
 		var gate steadyhttp.Gate = q
 		if custom != nil {
 			gate = custom(key, q)

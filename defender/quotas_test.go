@@ -73,7 +73,7 @@ func TestDocumentedQuotasMeetNo429(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := defendertest.NewUnstartedServer(defendertest.Config{Machines: 300})
 		defer server.Close()
-		transport := defender.New(defender.Config{
+		transport := newTransport(t, defender.Config{
 			Base:   handler(server),
 			Hosts:  []string{"defender.test"},
 			Policy: steadyhttp.Policy{MaxAttempts: 1},
@@ -144,7 +144,7 @@ func TestEachFamilyHoldsItsCallsBack(t *testing.T) {
 		seen[d.family] = true
 		synctest.Test(t, func(t *testing.T) {
 			var base fine
-			transport := defender.New(defender.Config{Base: &base})
+			transport := newTransport(t, defender.Config{Base: &base})
 			var group sync.WaitGroup
 			for range d.minute + 1 {
 				group.Go(func() { send(t, transport, d.method, security+d.path) })
@@ -161,7 +161,7 @@ func TestEachFamilyHoldsItsCallsBack(t *testing.T) {
 func TestQuotasOverride(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var base fine
-		transport := defender.New(defender.Config{Base: &base, Quotas: map[string][]quota.Window{
+		transport := newTransport(t, defender.Config{Base: &base, Quotas: map[string][]quota.Window{
 			"machines": {{N: 2, Per: 10 * time.Second}},
 			"alerts":   {},
 			"other":    nil,
@@ -185,7 +185,7 @@ func TestQuotasOverride(t *testing.T) {
 }
 
 func TestNoQuotas(t *testing.T) {
-	transport := defender.New(defender.Config{NoQuotas: true})
+	transport := newTransport(t, defender.Config{NoQuotas: true})
 	if len(transport.Gates) > 0 {
 		t.Errorf("%d gates", len(transport.Gates))
 	}
@@ -198,13 +198,13 @@ type recorder struct {
 	entered map[string]int
 }
 
-func (r *recorder) newGate(key string, windows []quota.Window) steadyhttp.Gate {
+func (r *recorder) newGate(key string, q *quota.Quota) steadyhttp.Gate {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.windows == nil {
 		r.windows, r.entered = make(map[string][]quota.Window), make(map[string]int)
 	}
-	r.windows[key] = windows
+	r.windows[key] = q.Windows
 	return gate(func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -215,7 +215,7 @@ func (r *recorder) newGate(key string, windows []quota.Window) steadyhttp.Gate {
 // gate lets everything pass, and tells.
 type gate func()
 
-func (g gate) Enter(context.Context, steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
+func (g gate) Enter(context.Context, steadyhttp.Attempt) (steadyhttp.Pass, error) {
 	g()
 	return nil, nil
 }
@@ -237,7 +237,7 @@ func (r *recorder) keys() []string {
 func TestQuotaKeys(t *testing.T) {
 	var r recorder
 	for _, app := range []string{"a", "b+c"} {
-		transport := defender.New(defender.Config{Base: &fine{}, Tenant: "t", App: app, NewGate: r.newGate})
+		transport := newTransport(t, defender.Config{Base: &fine{}, Tenant: "t", App: app, NewGate: r.newGate})
 		for _, path := range []string{
 			"/api/machines", "/api/v1.0/Machines/", "/api/unheard/of", "/api/machines/m/isolate", "/api/advancedqueries/run",
 			"/api/advancedhunting/run", "/v1.0/security/runHuntingQuery", "/",
@@ -270,18 +270,18 @@ func TestHuntingIsSharedByApplications(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
 		quotas := make(map[string]steadyhttp.Gate)
-		share := func(key string, windows []quota.Window) steadyhttp.Gate {
+		share := func(key string, q *quota.Quota) steadyhttp.Gate {
 			mu.Lock()
 			defer mu.Unlock()
 			if quotas[key] == nil {
-				quotas[key] = &quota.Quota{Windows: windows}
+				quotas[key] = q
 			}
 			return quotas[key]
 		}
 		var base fine
 		var transports []http.RoundTripper
 		for _, app := range []string{"a", "b"} {
-			transports = append(transports, defender.New(defender.Config{Base: &base, Tenant: "t", App: app, NewGate: share}))
+			transports = append(transports, newTransport(t, defender.Config{Base: &base, Tenant: "t", App: app, NewGate: share}))
 		}
 		began := time.Now()
 		for i := range 46 {
@@ -296,7 +296,7 @@ func TestHuntingIsSharedByApplications(t *testing.T) {
 // What is not Defender's spends none of its quotas.
 func TestQuotasAreBypassed(t *testing.T) {
 	var r recorder
-	transport := defender.New(defender.Config{Base: &fine{}, NewGate: r.newGate})
+	transport := newTransport(t, defender.Config{Base: &fine{}, NewGate: r.newGate})
 	for _, target := range []string{
 		"https://example.com/api/machines",
 		"https://graph.microsoft.com/v1.0/security/incidents",
@@ -332,7 +332,7 @@ func TestFamilyWithoutLimitsWaitsTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var sent []time.Time
 		var mu sync.Mutex
-		transport := defender.New(defender.Config{Hosts: []string{"graph.microsoft.com"}, Base: roundTripper(func(req *http.Request) (*http.Response, error) {
+		transport := newTransport(t, defender.Config{Hosts: []string{"graph.microsoft.com"}, Base: roundTripper(func(req *http.Request) (*http.Response, error) {
 			mu.Lock()
 			defer mu.Unlock()
 			if sent = append(sent, time.Now()); len(sent) == 1 {
@@ -357,7 +357,7 @@ func TestFamilyWithoutLimitsWaitsTogether(t *testing.T) {
 // A share of each window is for what can't wait.
 func TestReserve(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		transport := defender.New(defender.Config{Base: &fine{}, Reserve: 0.1})
+		transport := newTransport(t, defender.Config{Base: &fine{}, Reserve: 0.1})
 		began := time.Now()
 		for range 90 {
 			send(t, transport, "GET", security+"/api/machines/m")
@@ -378,14 +378,64 @@ func TestReserve(t *testing.T) {
 	})
 }
 
+// What NewGate is given is the quota as it would have been: it may be changed, and returned.
+func TestNewGateIsGivenTheReadyQuota(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		given := make(map[string]*quota.Quota)
+		transport := newTransport(t, defender.Config{
+			Base: &fine{}, Reserve: 0.1,
+			NewGate: func(key string, q *quota.Quota) steadyhttp.Gate {
+				given[key] = q
+				q.MaxQueue = -1
+				return q
+			},
+		})
+		for range 90 {
+			send(t, transport, "GET", security+"/api/machines/m")
+		}
+		_, err := transport.RoundTrip(request(t, t.Context(), "GET", security+"/api/machines/m"))
+		if e, ok := errors.AsType[*steadyhttp.Error](err); !ok || !strings.Contains(e.Error(), "MaxQueue is -1") || e.Wait <= 0 {
+			t.Errorf("call 91 of 100, 10 of them reserved: %v", err)
+		}
+		q := given["machines/{id}++"]
+		if q == nil || !slices.Equal(q.Windows, windows(100, 1500)) || q.Reserve != 0.1 || len(given) != 1 {
+			t.Fatalf("given: %v", given)
+		}
+		seen := 0
+		for family, state := range defender.Quotas(transport) {
+			if seen++; family != "machines/{id}" || state.Windows[0].Used != 90 {
+				t.Errorf("%s: %+v", family, state)
+			}
+		}
+		if seen != 1 {
+			t.Errorf("%d quotas are seen, want the one that was made", seen)
+		}
+		// It is the function's own: no other Transport sees what it does to it.
+		q.Windows[0].N = 1
+		again := newTransport(t, defender.Config{Base: &fine{}, NewGate: func(_ string, q *quota.Quota) steadyhttp.Gate {
+			if q.Windows[0].N != 100 {
+				t.Errorf("windows are %v", q.Windows)
+			}
+			return nil
+		}})
+		began := time.Now()
+		for range 101 {
+			send(t, again, "GET", security+"/api/machines/m")
+		}
+		if took := time.Since(began); took > 0 {
+			t.Errorf("where NewGate made no gate, 101 calls took %v", took)
+		}
+	})
+}
+
 // The caller's gates are the outer ones: what they wait for holds no place in a quota.
 func TestGatesComeBeforeQuotas(t *testing.T) {
 	var order []string
 	gates := []steadyhttp.Gate{gate(func() { order = append(order, "own") })}
-	transport := defender.New(defender.Config{
+	transport := newTransport(t, defender.Config{
 		Base:  &fine{},
 		Gates: gates,
-		NewGate: func(string, []quota.Window) steadyhttp.Gate {
+		NewGate: func(string, *quota.Quota) steadyhttp.Gate {
 			return gate(func() { order = append(order, "quota") })
 		},
 	})
@@ -395,13 +445,13 @@ func TestGatesComeBeforeQuotas(t *testing.T) {
 	}
 	// Transports made of one slice of gates do not get into each other's way.
 	gates = slices.Grow(gates, 2)
-	first, second := defender.New(defender.Config{Gates: gates}), defender.New(defender.Config{Gates: gates})
+	first, second := newTransport(t, defender.Config{Gates: gates}), newTransport(t, defender.Config{Gates: gates})
 	if first.Gates[1] == second.Gates[1] {
 		t.Error("two Transports have one gate")
 	}
 }
 
-// What can't be meant is told at the first call, by the name of its field.
+// What makes no sense is an error at once, which names the field and the fix.
 func TestConfigRefusesNonsense(t *testing.T) {
 	for _, c := range []struct {
 		config defender.Config
@@ -410,26 +460,23 @@ func TestConfigRefusesNonsense(t *testing.T) {
 		{defender.Config{Quotas: map[string][]quota.Window{"machine": nil}}, `Config.Quotas has the family "machine"`},
 		{defender.Config{Quotas: map[string][]quota.Window{"machines": {{N: 1, Per: time.Second}, {N: -1, Per: time.Second}}}}, `Config.Quotas["machines"][1] is -1 per 1s`},
 		{defender.Config{Quotas: map[string][]quota.Window{"machines": {{N: 1}}}}, `Config.Quotas["machines"][0] is 1 per 0s`},
+		{defender.Config{Quotas: map[string][]quota.Window{"other": {{N: 1, Per: math.MaxInt64}}}}, `Config.Quotas["other"][0] is 1 per 2562047h47m16.854775807s`},
+		{defender.Config{Quotas: map[string][]quota.Window{"machines": {{Per: time.Second}}}, NoQuotas: true}, `Config.Quotas["machines"][0] is 0 per 1s`},
 		{defender.Config{Reserve: 1}, "Config.Reserve is 1"},
 		{defender.Config{Reserve: -0.1}, "Config.Reserve is -0.1"},
 		{defender.Config{Reserve: math.NaN(), NoQuotas: true}, "Config.Reserve is NaN"},
 		{defender.Config{Cloud: "moon"}, `Config.Cloud is "moon"`},
+		{defender.Config{Cloud: "goverment", NoQuotas: true}, `Config.Cloud is "goverment"`},
+		{defender.Config{Cloud: "GCC", Hosts: []string{"proxy.example"}}, `Config.Cloud is "GCC"`},
 		{defender.Config{Hosts: []string{"ok.example", "https://api.security.microsoft.com"}}, "Config.Hosts[1]"},
 		{defender.Config{Hosts: []string{""}}, "Config.Hosts[0]"},
 		{defender.Config{Hosts: []string{"*.microsoft.com"}}, "Config.Hosts[0]"},
 		{defender.Config{Hosts: []string{"user@host"}}, "Config.Hosts[0]"},
 		{defender.Config{Hosts: []string{":443"}}, "Config.Hosts[0]"},
 	} {
-		base := &fine{}
-		c.config.Base = base
-		for range 2 {
-			_, err := defender.New(c.config).RoundTrip(request(t, t.Context(), "GET", security+"/api/machines"))
-			if !errors.Is(err, steadyhttp.ErrRefused) || !strings.Contains(fmt.Sprint(err), c.want) {
-				t.Errorf("%s: %v", c.want, err)
-			}
-		}
-		if len(base.sent) > 0 {
-			t.Errorf("%s: the call was sent", c.want)
+		transport, err := defender.New(c.config)
+		if transport != nil || !strings.HasPrefix(fmt.Sprint(err), "defender: "+c.want) || !strings.Contains(fmt.Sprint(err), "; use ") {
+			t.Errorf("%s: %v, %v", c.want, transport, err)
 		}
 	}
 }
@@ -443,7 +490,7 @@ func BenchmarkQuotas(b *testing.B) {
 		config.Base = roundTripper(func(req *http.Request) (*http.Response, error) {
 			return &http.Response{StatusCode: 200, Header: http.Header{}, Body: http.NoBody, Request: req}, nil
 		})
-		transport := defender.New(config)
+		transport := newTransport(b, config)
 		req := request(b, b.Context(), "GET", security+"/api/machines")
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()

@@ -8,20 +8,22 @@ import (
 
 	"github.com/steadyhttp/steadyhttp"
 	"github.com/steadyhttp/steadyhttp/internal/envelope"
+	"github.com/steadyhttp/steadyhttp/internal/retryafter"
 )
 
-// Rules returns the error codes that Defender documents, and those that were seen, with what they mean for a retry. The
-// codes are the English ones of the wire; the translated pages translate them as well.
+// Rules returns the error codes that Defender documents, and others that were seen, with what they
+// mean for a retry. The codes are those on the wire; translated pages of the documentation translate
+// them too, wrongly.
 //
-// On top of the class, the wait is read from where a 429 tells it: the Retry-After header, the sentence "You can send
-// requests again in 8 seconds." in its body, the longer of the two, or nowhere.
+// A 429 names its wait in the header Retry-After, or in the sentence "You can send requests again in
+// 8 seconds." in its body: the longer of the two counts. Some name none.
 func Rules() *steadyhttp.Rules {
 	codes := classes()
 	return &steadyhttp.Rules{ByCode: codes, Parse: func(a steadyhttp.Attempt) steadyhttp.Verdict { return parse(a, codes) }}
 }
 
-// classes lists the codes in the order of the documentation's table ("Common REST API error codes"), and below them those
-// that other pages and clients name.
+// classes lists the codes in the order of the documentation's table ("Common REST API error codes"),
+// and then those that other pages and clients name.
 func classes() map[string]steadyhttp.Class {
 	return map[string]steadyhttp.Class{
 		"BadRequest":                steadyhttp.Permanent,
@@ -47,7 +49,7 @@ func classes() map[string]steadyhttp.Class {
 
 		// What a 429 of Defender really carries as its code.
 		"429": steadyhttp.Throttled,
-		// The action is under way already: ask for it, do not order it again.
+		// The action is under way already: poll it, and do not order it again.
 		"ActiveRequestAlreadyExists": steadyhttp.Permanent,
 		// Graph's words for a tenant or an application that lacks something.
 		"Authentication_MSGraphPermissionMissing":               steadyhttp.Permanent,
@@ -55,11 +57,12 @@ func classes() map[string]steadyhttp.Class {
 	}
 }
 
-// caseHint is what the documentation says of two codes, and what those who meet them need to know.
+// caseHint is the documentation's usual reason for two of the codes.
 const caseHint = "body parameters are case-sensitive"
 
-// parse reads the envelope as the root package does, but for its target, which is Defender's tracking ID whatever it
-// looks like ("|3f2a9c1d."), and adds what only Defender means by it. The class is left to the codes.
+// parse reads the envelope as the root package does, with two differences: its target is Defender's
+// tracking ID whatever it looks like ("|3f2a9c1d."), and the message tells more. It leaves the class
+// to the codes, and to Rules.Classify whatever it does not find.
 func parse(a steadyhttp.Attempt, codes map[string]steadyhttp.Class) steadyhttp.Verdict {
 	if a.Response == nil {
 		return steadyhttp.Verdict{}
@@ -72,7 +75,7 @@ func parse(a steadyhttp.Attempt, codes map[string]steadyhttp.Class) steadyhttp.V
 	v := steadyhttp.Verdict{Code: e.Code, Message: e.Message, TrackingID: e.ID}
 	switch {
 	case a.Response.StatusCode == http.StatusTooManyRequests || v.Code == "429" || v.Code == "TooManyRequests":
-		v.RetryAfter = max(v.RetryAfter, sentence(v.Message))
+		v.RetryAfter = sentence(v.Message)
 	case v.Code == "InvalidRequestBody" || v.Code == "MissingRequiredParameter":
 		v.Message = withHint(v.Message, caseHint)
 	case a.Response.StatusCode == http.StatusUnauthorized && licence(v.Message):
@@ -88,15 +91,14 @@ func withHint(message, hint string) string {
 	return message + " (" + hint + ")"
 }
 
-// licence finds a 401 that no new token helps against: the tenant lacks a licence.
+// licence reports whether a 401 comes from a tenant without a licence. No new token helps then.
 func licence(message string) bool {
 	return indexFold(message, "no tvm license") >= 0 ||
 		indexFold(message, "account mode is inactive") >= 0
 }
 
 // sentence reads the wait out of "You can send requests again in 8 seconds.", the longest if there
-// are several. The message is free text that may change, so that every other wording is no wait,
-// and leads to a back-off.
+// are several. The text may change: any other wording is no wait, and the back-off decides.
 func sentence(message string) time.Duration {
 	const before, unit = "again in ", " second"
 	var longest time.Duration
@@ -111,17 +113,16 @@ func sentence(message string) time.Duration {
 		if len(after) < len(unit) || !equalFold(after[:len(unit)], unit) {
 			continue
 		}
-		// No window of Defender's is longer than a day; more digits than that has are no wait of
-		// its.
-		if seconds, err := strconv.ParseUint(number, 10, 20); err == nil {
-			longest = max(longest, time.Duration(seconds)*time.Second)
+		if seconds, err := strconv.ParseUint(number, 10, 32); err == nil {
+			if wait := time.Duration(seconds) * time.Second; wait <= retryafter.Max {
+				longest = max(longest, wait)
+			}
 		}
 	}
 }
 
-// indexFold finds a text of ASCII in lower case, whatever the case of the ASCII letters in s. An
-// index into strings.ToLower(s) would be none into s: of some letters the other case has another
-// length.
+// indexFold finds an ASCII text in lower case in s, whatever the case of the ASCII letters there. An
+// index into strings.ToLower(s) would not fit s: some letters have another length in lower case.
 func indexFold(s, lower string) int {
 	for at := range len(s) - len(lower) + 1 {
 		if equalFold(s[at:at+len(lower)], lower) {

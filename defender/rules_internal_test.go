@@ -61,6 +61,8 @@ func TestWaitIsReadWhateverLettersStandBefore(t *testing.T) {
 		"again in 8 seconds, no, again in 3 seconds":      8 * time.Second,
 		"again in 99999999999999999999 seconds":           0,
 		"again in 9223372037 seconds":                     0,
+		"again in 31622400 seconds":                       366 * 24 * time.Hour, // as much as a field may name
+		"again in 31622401 seconds":                       0,
 		"again in 18446744073709551617 seconds":           0,
 		"again in 0000000000000000000000000000008 second": 8 * time.Second,
 	} {

@@ -14,29 +14,30 @@ import (
 	"github.com/steadyhttp/steadyhttp"
 )
 
-// TokenFunc fetches a token, and says when it expires; zero if that is not known. It is called for one token at a time,
-// which all calls then share, so it need not keep any: one that does brings a refused token again.
+// TokenFunc fetches a token, and says when it expires; zero if that is not known. It is called for
+// one token at a time, which all calls then share. It should not cache tokens itself: it would
+// return one again that the service has refused.
 //
-// ctx is that of no call, since the token is for all of them. It ends after a minute: then the fetch is given up on, and
-// the next may begin although the function has not returned.
+// ctx is not that of a call, since the token is for all of them. It ends after a minute: the fetch
+// has then failed, and the next may begin although the function has not returned.
 //
 // # Errors
 //
-// Nothing has been sent yet, so that a call whose fetch failed is retried as after a failed
-// connection: with back-off, and within the Policy's attempts and its budget. All who wait share
-// the failure, and the next fetch begins 1 s after it, then 2 s and so on up to 30 s, until one
-// succeeds: an authority that is away is asked by one call at a time. Nothing is remembered for
-// longer than that.
+// Nothing has been sent yet when a fetch fails, so the call is retried as after a failed
+// connection: with back-off, and within the Policy's attempts and its budget. All calls that wait
+// share the failure. The next fetch begins 1 s after it, then 2 s and so on up to 30 s, until one
+// succeeds, so that an authority that is down is asked by one call at a time.
 //
 // An error is final, and ends the calls that waited for it, if in its chain there is a
 // *backoff.PermanentError, one with a method NonRetriable(), one whose HTTPStatusCode() int is a
-// 4xx, or steadyhttp.Check's *steadyhttp.Error with such a status; 408 and 429 are not final. Errors of net, timeouts, 5xx and 429 are retried; one of which nothing is known is
-// retried once. So return the authority's own errors, wrapped with %w or not at all, and
+// 4xx, or steadyhttp.Check's *steadyhttp.Error with such a status; 408 and 429 are not final.
+// Errors of net, timeouts, 5xx and 429 are retried; one of which nothing is known is retried once.
+// So return the authority's own errors, wrapped with %w or not at all, and
 //
 //	return "", time.Time{}, backoff.Permanent(err)
 //
-// where a retry can't help. Azure's azidentity calls all its failures NonRetriable, those without
-// an answer too. To have a job outlast an authority that is away, tell them apart:
+// where a retry can't help. Azure's azidentity calls all its failures NonRetriable, even those
+// without an answer. To let a job outlast an authority that is down, tell them apart:
 //
 //	var failed *azidentity.AuthenticationFailedError
 //	if errors.As(err, &failed) && failed.RawResponse == nil {
@@ -87,16 +88,16 @@ type tokens struct {
 
 // fetch is a token under way, or one that will be once the pause is over.
 type fetch struct {
-	done chan struct{} // closed when there is an outcome
-	outcome
+	done chan struct{} // closed when there is a result
+	fetched
 
 	begun   bool          // guarded by tokens.mu, as is waiting
 	waiting int           // callers
 	left    chan struct{} // closed if all of them have gone before it has begun
 }
 
-// outcome is what a fetch came to.
-type outcome struct {
+// fetched is the result of a fetch.
+type fetched struct {
 	token    string
 	expires  time.Time
 	err      error
@@ -252,21 +253,21 @@ func (t *tokens) run(f *fetch, wait time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), fetchTimeout)
 	defer cancel()
 	// Sources without a context may hang for longer: they are given up on, and what they bring then is too late.
-	stop := context.AfterFunc(ctx, func() { t.end(f, outcome{err: errFetchTimeout}) })
+	stop := context.AfterFunc(ctx, func() { t.end(f, fetched{err: errFetchTimeout}) })
 	defer stop()
 
-	o := outcome{err: errNoReturn}
+	o := fetched{err: errNoReturn}
 	defer func() {
 		if value := recover(); value != nil {
-			o = outcome{err: errPanicked, panicked: &panicError{value, debug.Stack()}}
+			o = fetched{err: errPanicked, panicked: &panicError{value, debug.Stack()}}
 		}
 		t.end(f, o)
 	}()
 	o.token, o.expires, o.err = t.get(ctx)
 }
 
-// end keeps what a fetch came to, and lets those go who wait for it.
-func (t *tokens) end(f *fetch, o outcome) {
+// end keeps the result of a fetch, and lets those go who wait for it.
+func (t *tokens) end(f *fetch, o fetched) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.fetching != f {
@@ -288,7 +289,7 @@ func (t *tokens) end(f *fetch, o outcome) {
 		t.failures = 0
 		t.keep(o.token, o.expires, now)
 	}
-	f.outcome = o
+	f.fetched = o
 	close(f.done)
 }
 

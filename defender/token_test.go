@@ -92,7 +92,7 @@ func status(t testing.TB, transport http.RoundTripper, ctx context.Context, targ
 func TestTokenIsFetchedOnceForAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, g := &mint{life: time.Hour, takes: time.Second}, &guard{}
-		transport := defender.New(unlimited(g, m.token))
+		transport := newTransport(t, unlimited(g, m.token))
 		var group sync.WaitGroup
 		for range 100 {
 			group.Go(func() { send(t, transport, "GET", machines) })
@@ -113,7 +113,7 @@ func TestTokenIsFetchedOnceForAll(t *testing.T) {
 func TestTokenIsRenewedEarly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, g := &mint{life: time.Hour}, &guard{}
-		transport := defender.New(unlimited(g, m.token))
+		transport := newTransport(t, unlimited(g, m.token))
 		send(t, transport, "GET", machines)
 		time.Sleep(55*time.Minute - time.Second)
 		send(t, transport, "GET", machines)
@@ -158,7 +158,7 @@ func TestTokenLives(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			m := &mint{life: c.life}
-			transport := defender.New(unlimited(&guard{}, m.token))
+			transport := newTransport(t, unlimited(&guard{}, m.token))
 			for range 600 {
 				send(t, transport, "GET", machines)
 				time.Sleep(time.Second)
@@ -170,7 +170,7 @@ func TestTokenLives(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		asked := 0
-		transport := defender.New(unlimited(&guard{}, func(context.Context) (string, time.Time, error) {
+		transport := newTransport(t, unlimited(&guard{}, func(context.Context) (string, time.Time, error) {
 			asked++
 			return "x", time.Now().Add(-time.Hour), nil
 		}))
@@ -188,7 +188,7 @@ func TestTokenOfASourceThatKeepsIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		asked := 0
 		expires := time.Now().Add(time.Hour)
-		transport := defender.New(unlimited(&guard{}, func(context.Context) (string, time.Time, error) {
+		transport := newTransport(t, unlimited(&guard{}, func(context.Context) (string, time.Time, error) {
 			asked++
 			if !time.Now().Before(expires) {
 				expires = time.Now().Add(time.Hour)
@@ -217,7 +217,7 @@ func TestTokenIsReplacedAfterA401(t *testing.T) {
 			time.Sleep(time.Duration(n.Add(1)) * 50 * time.Millisecond)
 			return resp, err
 		})
-		transport := defender.New(unlimited(slow, m.token))
+		transport := newTransport(t, unlimited(slow, m.token))
 		var group sync.WaitGroup
 		for range 50 {
 			group.Go(func() {
@@ -244,7 +244,7 @@ func TestTokensThatAreAllRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &mint{life: time.Hour}
 		g := &guard{takes: func(string) bool { return false }, deny: "wrong audience"}
-		transport := defender.New(unlimited(g, m.token))
+		transport := newTransport(t, unlimited(g, m.token))
 		began := time.Now()
 		for i := range 20 {
 			resp, err := transport.RoundTrip(request(t, t.Context(), "GET", machines))
@@ -270,7 +270,7 @@ func TestTokensThatAreAllRefused(t *testing.T) {
 func TestLicenceRefusalFetchesNothing(t *testing.T) {
 	m := &mint{life: time.Hour}
 	g := &guard{takes: func(string) bool { return false }, deny: "Unauthorized request - reason of failure: No Tvm license"}
-	if got, err := status(t, defender.New(unlimited(g, m.token)), t.Context(), machines); got != http.StatusUnauthorized {
+	if got, err := status(t, newTransport(t, unlimited(g, m.token)), t.Context(), machines); got != http.StatusUnauthorized {
 		t.Errorf("%d, %v", got, err)
 	}
 	if tokens, sent := m.made.Load(), len(g.requests()); tokens != 1 || sent != 1 {
@@ -299,7 +299,7 @@ func TestTokenStaysAtHome(t *testing.T) {
 		"http://127.0.0.1/api/machines":                               false,
 	} {
 		g := &guard{}
-		send(t, defender.New(unlimited(g, m.token)), "GET", target)
+		send(t, newTransport(t, unlimited(g, m.token)), "GET", target)
 		if shown := g.requests()[0]; strings.Contains(shown, "token-") != want {
 			t.Errorf("%s was shown %q", target, shown)
 		}
@@ -321,7 +321,7 @@ func TestTokenStaysAtHome(t *testing.T) {
 			g := &guard{}
 			config := unlimited(g, m.token)
 			config.Hosts = []string{host}
-			send(t, defender.New(config), "GET", target)
+			send(t, newTransport(t, config), "GET", target)
 			if shown := g.requests()[0]; strings.Contains(shown, "token-") != want {
 				t.Errorf("with the host %s, %s was shown %q", host, target, shown)
 			}
@@ -362,7 +362,7 @@ func TestTokenDoesNotFollowRedirects(t *testing.T) {
 			}
 			return resp, err
 		})
-		client := &http.Client{Transport: defender.New(unlimited(base, (&mint{}).token))}
+		client := &http.Client{Transport: newTransport(t, unlimited(base, (&mint{}).token))}
 		resp, err := client.Get(start)
 		if err != nil {
 			t.Fatal(err)
@@ -378,7 +378,7 @@ func TestTokenDoesNotFollowRedirects(t *testing.T) {
 func TestForeign401IsFinal(t *testing.T) {
 	for _, target := range []string{"https://example.com/", "https://x.blob.core.windows.net/c/f?sig=s"} {
 		m, g := &mint{}, &guard{takes: func(string) bool { return false }}
-		if got, err := status(t, defender.New(unlimited(g, m.token)), t.Context(), target); got != http.StatusUnauthorized {
+		if got, err := status(t, newTransport(t, unlimited(g, m.token)), t.Context(), target); got != http.StatusUnauthorized {
 			t.Errorf("%d, %v", got, err)
 		}
 		if tokens, sent := m.made.Load(), len(g.requests()); tokens != 0 || sent != 1 {
@@ -394,7 +394,7 @@ func TestForeign401IsFinal(t *testing.T) {
 		}
 		return nil
 	}
-	if got, err := status(t, defender.New(config), t.Context(), "https://example.com/"); got != http.StatusOK {
+	if got, err := status(t, newTransport(t, config), t.Context(), "https://example.com/"); got != http.StatusOK {
 		t.Errorf("%d, %v", got, err)
 	}
 }
@@ -402,7 +402,7 @@ func TestForeign401IsFinal(t *testing.T) {
 // Authorization that the caller brings stays, and his Prepare has the last word.
 func TestTokenGivesWay(t *testing.T) {
 	m, g := &mint{}, &guard{}
-	transport := defender.New(unlimited(g, m.token))
+	transport := newTransport(t, unlimited(g, m.token))
 	req := request(t, t.Context(), "GET", machines)
 	req.Header.Set("Authorization", "Basic mine")
 	resp, err := transport.RoundTrip(req)
@@ -419,7 +419,7 @@ func TestTokenGivesWay(t *testing.T) {
 		req.Header.Set("Authorization", req.Header.Get("Authorization")+" and more")
 		return nil
 	}
-	send(t, defender.New(config), "GET", machines)
+	send(t, newTransport(t, config), "GET", machines)
 	if got := g.requests(); got[1] != "api.security.microsoft.com Bearer token-1 and more" {
 		t.Errorf("shown %q", got[1])
 	}
@@ -446,7 +446,7 @@ func TestTokenFailureIsShared(t *testing.T) {
 		broken := errors.New("authority is down")
 		asked := 0
 		g := &guard{}
-		transport := defender.New(once(g, func(context.Context) (string, time.Time, error) {
+		transport := newTransport(t, once(g, func(context.Context) (string, time.Time, error) {
 			asked++
 			time.Sleep(100 * time.Millisecond)
 			if asked <= 2 {
@@ -485,7 +485,7 @@ func TestTokenRenewalMayFail(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &mint{life: time.Hour}
 		asked, down := 0, false
-		transport := defender.New(unlimited(&guard{}, func(ctx context.Context) (string, time.Time, error) {
+		transport := newTransport(t, unlimited(&guard{}, func(ctx context.Context) (string, time.Time, error) {
 			asked++
 			if down {
 				return "", time.Time{}, errors.New("authority is down")
@@ -517,7 +517,7 @@ func TestTokenSurvivesItsFirstCaller(t *testing.T) {
 		g := &guard{}
 		var fetching context.Context
 		m := &mint{takes: 10 * time.Second}
-		transport := defender.New(unlimited(g, func(ctx context.Context) (string, time.Time, error) {
+		transport := newTransport(t, unlimited(g, func(ctx context.Context) (string, time.Time, error) {
 			fetching = ctx
 			return m.token(ctx)
 		}))
@@ -559,7 +559,7 @@ func TestTokenSurvivesItsFirstCaller(t *testing.T) {
 func TestTokenFetchHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var asked atomic.Int64 // the two overlap
-		transport := defender.New(once(&guard{}, func(ctx context.Context) (string, time.Time, error) {
+		transport := newTransport(t, once(&guard{}, func(ctx context.Context) (string, time.Time, error) {
 			if asked.Add(1) == 1 {
 				time.Sleep(10 * time.Minute)
 				return "late", time.Time{}, nil
@@ -588,7 +588,7 @@ func TestTokenFetchHangs(t *testing.T) {
 func TestTokenPanics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		asked := 0
-		transport := defender.New(once(&guard{}, func(context.Context) (string, time.Time, error) {
+		transport := newTransport(t, once(&guard{}, func(context.Context) (string, time.Time, error) {
 			asked++
 			time.Sleep(time.Second)
 			switch asked {
@@ -636,7 +636,7 @@ func TestTokenIsUnsound(t *testing.T) {
 		"hush\x00\u00e9": "another byte",
 	} {
 		g := &guard{}
-		_, err := status(t, defender.New(unlimited(g, func(context.Context) (string, time.Time, error) { return token, time.Time{}, nil })), t.Context(), machines)
+		_, err := status(t, newTransport(t, unlimited(g, func(context.Context) (string, time.Time, error) { return token, time.Time{}, nil })), t.Context(), machines)
 		if err == nil || !strings.Contains(err.Error(), "Config.Token") || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "hush") {
 			t.Errorf("%q: %v", token, err)
 		}
@@ -649,7 +649,7 @@ func TestTokenIsUnsound(t *testing.T) {
 // Nothing that is printed has the token in it.
 func TestTokenIsNotPrinted(t *testing.T) {
 	const secret = "eyJ0eXAi.hush.hush"
-	transport := defender.New(unlimited(roundTripper(func(req *http.Request) (*http.Response, error) {
+	transport := newTransport(t, unlimited(roundTripper(func(req *http.Request) (*http.Response, error) {
 		return nil, errors.New("connection lost")
 	}), func(context.Context) (string, time.Time, error) { return secret, time.Time{}, nil }))
 	_, err := transport.RoundTrip(order(t))
@@ -681,7 +681,7 @@ func TestTokenAgainstAServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	config := defender.Config{Hosts: []string{u.Host}, Token: (&mint{life: time.Hour}).token}
-	client := &http.Client{Transport: defender.New(config)}
+	client := &http.Client{Transport: newTransport(t, config)}
 	defer client.CloseIdleConnections()
 	for range 3 {
 		if err := call(client, http.MethodGet, server.URL+"/api/machines", ""); err != nil {
@@ -694,7 +694,7 @@ func TestTokenAgainstAServer(t *testing.T) {
 }
 
 func BenchmarkToken(b *testing.B) {
-	prepare := defender.New(unlimited(nil, func(context.Context) (string, time.Time, error) {
+	prepare := newTransport(b, unlimited(nil, func(context.Context) (string, time.Time, error) {
 		return "token", time.Now().Add(time.Hour), nil
 	})).Prepare
 	b.RunParallel(func(pb *testing.PB) {
@@ -730,7 +730,7 @@ func TestTokenAuthorityIsNotHammeredWhileItIsAway(t *testing.T) {
 			return m.token(ctx)
 		})
 		config.Policy = steadyhttp.Policy{MaxAttempts: 1}
-		transport := defender.New(config)
+		transport := newTransport(t, config)
 		var group sync.WaitGroup
 		for range 20 {
 			group.Go(func() {
@@ -791,7 +791,7 @@ func TestTokenErrorKeepsItsChain(t *testing.T) {
 		"permanent":     {backoff.Permanent(io.ErrNoProgress), isA[*backoff.PermanentError]},
 		"not retriable": {notRetriable{}, isA[notRetriable]},
 		"status":        {statusError(400), isA[statusError]},
-		"service's":     {&steadyhttp.ServiceError{StatusCode: 401}, isA[*steadyhttp.ServiceError]},
+		"service's":     {&steadyhttp.Error{StatusCode: 401}, isA[*steadyhttp.Error]},
 		"joined":        {errors.Join(io.ErrNoProgress, statusError(503)), isA[statusError]},
 		"deadline": {context.DeadlineExceeded,
 			func(err error) bool { return errors.Is(err, context.DeadlineExceeded) }},
@@ -800,14 +800,14 @@ func TestTokenErrorKeepsItsChain(t *testing.T) {
 			return "", time.Time{}, fmt.Errorf("token: %w", c.err)
 		})
 		config.Policy = steadyhttp.Policy{MaxAttempts: 1}
-		if _, err := status(t, defender.New(config), t.Context(), machines); !c.has(err) {
+		if _, err := status(t, newTransport(t, config), t.Context(), machines); !c.has(err) {
 			t.Errorf("%s: got %v", name, err)
 		}
 	}
 	// A token that nothing can send is the function's mistake, and will be again.
 	config := unlimited(&guard{}, func(context.Context) (string, time.Time, error) { return "a b", time.Time{}, nil })
 	config.Policy = steadyhttp.Policy{MaxAttempts: 1}
-	if _, err := status(t, defender.New(config), t.Context(), machines); !isA[interface {
+	if _, err := status(t, newTransport(t, config), t.Context(), machines); !isA[interface {
 		error
 		NonRetriable()
 	}](err) {
@@ -835,7 +835,7 @@ func (e statusError) HTTPStatusCode() int { return int(e) }
 func TestTokenRefusalIsForgottenAfterThePause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		asked := 0
-		transport := defender.New(unlimited(&guard{}, func(context.Context) (string, time.Time, error) {
+		transport := newTransport(t, unlimited(&guard{}, func(context.Context) (string, time.Time, error) {
 			if asked++; asked <= 2 {
 				return "", time.Time{}, backoff.Permanent(errors.New("invalid_client"))
 			}
@@ -857,7 +857,7 @@ func TestTokenRefusalIsForgottenAfterThePause(t *testing.T) {
 func TestTokenFetchThatNobodyWaitsForIsCalledOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var asked []time.Time
-		transport := defender.New(unlimited(&guard{}, func(context.Context) (string, time.Time, error) {
+		transport := newTransport(t, unlimited(&guard{}, func(context.Context) (string, time.Time, error) {
 			if asked = append(asked, time.Now()); len(asked) == 1 {
 				return "", time.Time{}, backoff.Permanent(errors.New("no"))
 			}

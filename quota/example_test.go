@@ -41,12 +41,12 @@ func ExampleWithPriority() {
 	urgent := quota.WithPriority(nightly, quota.High)
 
 	for range 90 {
-		leave, err := gate.Enter(nightly, steadyhttp.Attempt{})
+		pass, err := gate.Enter(nightly, steadyhttp.Attempt{})
 		if err != nil {
 			fmt.Println(err)
 			return
 		}
-		leave(steadyhttp.Attempt{Response: &http.Response{StatusCode: 200}})
+		pass.Leave(steadyhttp.Attempt{Response: &http.Response{StatusCode: 200}})
 	}
 	soon, cancel := context.WithTimeout(nightly, time.Second)
 	defer cancel()

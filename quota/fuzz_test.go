@@ -95,27 +95,27 @@ func restored(t *testing.T, s Snapshot, full bool) {
 	if got := count(next); got != before {
 		t.Errorf("%s before, %s after\n%s", before, got, written)
 	}
-	const most = time.Hour + arrival + edge
+	const most = time.Hour + usualTransit + edge
 	for _, p := range []Priority{Normal, High} {
 		ctx, cancel := context.WithTimeout(WithPriority(t.Context(), p), 1)
-		leave, err := q.Enter(ctx, steadyhttp.Attempt{})
+		pass, err := q.Enter(ctx, steadyhttp.Attempt{})
 		cancel()
-		if d, ok := errors.AsType[*DeadlineError](err); ok && (d.Wait() <= 0 || d.Wait() > most) {
-			t.Errorf("priority %v has to wait for %v", p, d.Wait())
+		if d, ok := errors.AsType[*steadyhttp.Refusal](err); ok && (d.Wait <= 0 || d.Wait > most) {
+			t.Errorf("priority %v has to wait for %v", p, d.Wait)
 		} else if !ok && err != nil {
 			t.Error(err)
 		}
 		if err == nil {
-			leave(steadyhttp.Attempt{})
+			pass.Leave(steadyhttp.Attempt{})
 		}
 	}
 	// And it really goes.
 	began := time.Now()
-	leave, err := q.Enter(t.Context(), steadyhttp.Attempt{})
+	pass, err := q.Enter(t.Context(), steadyhttp.Attempt{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	leave(steadyhttp.Attempt{})
+	pass.Leave(steadyhttp.Attempt{})
 	if took := time.Since(began); took > most {
 		t.Errorf("the next call went after %v", took)
 	}

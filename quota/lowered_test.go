@@ -59,7 +59,7 @@ func TestNamedLimitRunsOut(t *testing.T) {
 					defer cancel()
 					normal := 0
 					for i := 0; i < tt.window.N; i++ {
-						leave, err := q.Enter(ctx, steadyhttp.Attempt{})
+						pass, err := q.Enter(ctx, steadyhttp.Attempt{})
 						if err != nil && normal == 0 {
 							normal, i = i, i-1
 							ctx = quota.WithPriority(ctx, quota.High)
@@ -68,7 +68,7 @@ func TestNamedLimitRunsOut(t *testing.T) {
 						if err != nil {
 							t.Fatalf("call %d: %v", i+1, err)
 						}
-						leave(answered())
+						pass.Leave(answered())
 					}
 					kept := min(int(math.Round(reserve*float64(tt.window.N))), tt.window.N-1)
 					if kept > 0 && normal != tt.window.N-kept || kept == 0 && normal != 0 {
@@ -115,12 +115,12 @@ func TestNamedLimitIsRenewed(t *testing.T) {
 					lowest = min(lowest, s.n)
 					ctx := quota.WithPriority(t.Context(), quota.High)
 					time.Sleep(time.Until(began.Add(at)))
-					leave, err := q.Enter(ctx, steadyhttp.Attempt{})
+					pass, err := q.Enter(ctx, steadyhttp.Attempt{})
 					if err != nil {
 						t.Fatal(err)
 					}
 					at = time.Since(began)
-					leave(names(s.n, "00:01:00"))
+					pass.Leave(names(s.n, "00:01:00"))
 					if i < len(steps)-1 && steps[i+1].after < s.holds {
 						continue
 					}
@@ -179,8 +179,8 @@ func TestDeadlineBeyondALoweredLimit(t *testing.T) {
 		defer cancel()
 		for range 200 { // 200 minutes at 1 a minute
 			go func() {
-				if leave, err := q.Enter(ctx, steadyhttp.Attempt{}); err == nil {
-					leave(answered())
+				if pass, err := q.Enter(ctx, steadyhttp.Attempt{}); err == nil {
+					pass.Leave(answered())
 				}
 			}()
 		}
@@ -191,11 +191,11 @@ func TestDeadlineBeyondALoweredLimit(t *testing.T) {
 		soon, stop := context.WithTimeout(ctx, 100*time.Minute)
 		defer stop()
 		began := time.Now()
-		leave, err := q.Enter(soon, steadyhttp.Attempt{})
+		pass, err := q.Enter(soon, steadyhttp.Attempt{})
 		if err != nil {
 			t.Fatalf("refused: %v", err)
 		}
-		leave(answered())
+		pass.Leave(answered())
 		if took := time.Since(began); took < time.Hour {
 			t.Errorf("went after %v", took)
 		}
@@ -225,7 +225,7 @@ func TestDeadlineCountsThoseAheadInAPause(t *testing.T) {
 			}
 			synctest.Wait()
 			err := refuses(t, q, 10*time.Minute)
-			if d, ok := errors.AsType[*quota.DeadlineError](err); !ok || d.Wait().Round(10*time.Second) != tt.needs {
+			if d, ok := errors.AsType[*steadyhttp.Refusal](err); !ok || d.Wait.Round(10*time.Second) != tt.needs {
 				t.Errorf("%d used, %d ahead: %v, want %v", tt.used, tt.ahead, err, tt.needs)
 			}
 			cancel()
@@ -241,11 +241,11 @@ func TestRandomNamedLimits(t *testing.T) {
 			dice := rand.New(rand.NewPCG(seed, 5))
 			q := &quota.Quota{Windows: minuteAndHour(), Reserve: 0.5}
 			for range 100 {
-				leave, err := q.Enter(t.Context(), steadyhttp.Attempt{})
+				pass, err := q.Enter(t.Context(), steadyhttp.Attempt{})
 				if err != nil {
 					t.Fatal(err)
 				}
-				leave(names(dice.IntN(200)-20, []string{"00:01:00", "01:00:00", "00:00:60"}[dice.IntN(3)]))
+				pass.Leave(names(dice.IntN(200)-20, []string{"00:01:00", "01:00:00", "00:00:60"}[dice.IntN(3)]))
 				for i, w := range q.State().Windows {
 					if w.Limit < 1 || w.Limit > minuteAndHour()[i].N || w.Free < 0 {
 						t.Fatalf("seed %d: %+v", seed, w)
@@ -273,7 +273,7 @@ func TestRestoreNamesTheField(t *testing.T) {
 			"Snapshot.Normal[0].N is":  {At: now, Normal: []quota.Calls{{Age: 1, N: -1}}},
 			"Snapshot.Normal[1].N is":  {At: now, Normal: []quota.Calls{{Age: 2, N: math.MaxInt / 4}, {Age: 1, N: 1}}},
 			"Snapshot.High[0].N is":    {At: now, Normal: []quota.Calls{{Age: 2, N: 1}}, High: []quota.Calls{{Age: 1, N: math.MaxInt / 4}}},
-			"Snapshot.High[0].Age is":  {At: now, High: []quota.Calls{{Age: -3 * time.Second, N: 1}}},
+			"Snapshot.High[0].Age is":  {At: now, High: []quota.Calls{{Age: -time.Hour - 1, N: 1}}},
 			"Snapshot.High[2].Age is":  {At: now, High: []quota.Calls{{Age: 3, N: 1}, {Age: 3, N: 1}, {Age: 4, N: 1}}},
 		} {
 			q := &quota.Quota{Windows: minuteAndHour()}

@@ -59,7 +59,7 @@ func (c *heldCall) counted(now instant, span time.Duration) (until instant, unkn
 	if limit := c.granted.add(unsentFor); c.sent < 0 && limit <= now && (end < 0 || limit < end) {
 		end = limit
 	}
-	if limit := c.sent.add(arrival); c.sent >= 0 && limit <= now && (end < 0 || limit < end) {
+	if limit := c.sent.add(usualTransit); c.sent >= 0 && limit <= now && (end < 0 || limit < end) {
 		end = limit
 	}
 	return end.add(span), end < 0
@@ -261,7 +261,7 @@ func (o *oracle) next(limit instant) instant {
 		}
 		consider(call.granted.add(unsentFor))
 		if call.sent >= 0 {
-			consider(call.sent.add(arrival))
+			consider(call.sent.add(usualTransit))
 		}
 	}
 	return first

@@ -45,6 +45,20 @@ func (q *queue) insert(w *caller) {
 	}
 }
 
+// before returns how many are before w. It searches from w to both ends at once, for the same reason.
+func (q *queue) before(w *caller) int {
+	back, front := w.prev, w.next
+	for n := 0; ; n++ {
+		switch {
+		case back == nil:
+			return n
+		case front == nil:
+			return q.length - 1 - n
+		}
+		back, front = back.prev, front.next
+	}
+}
+
 // after puts w behind another, or in front of all if that is nil.
 func (q *queue) after(other, w *caller) {
 	w.prev = other
@@ -138,16 +152,16 @@ func (q *Quota) await(ctx context.Context, w *caller, a steadyhttp.Attempt) (*ti
 	return nil, &endedError{ctx}
 }
 
-// expected returns how long w has to wait as things are now.
+// expected returns how long w has to wait as things are now; 0: no longer.
 func (q *Quota) expected(w *caller) time.Duration {
 	q.lock()
 	defer q.unlock()
+	if w.ticket != nil || w.err != nil {
+		return 0
+	}
 	now := q.now()
 	q.advance(now)
-	ahead := 0
-	for before := w.prev; before != nil; before = before.prev {
-		ahead++
-	}
+	ahead := q.queues[w.class].before(w)
 	if w.class == normal {
 		ahead += q.queues[high].length
 	}

@@ -8,10 +8,12 @@
 //
 // # How it counts
 //
-// A server counts a call when it arrives, some time between its sending and its answer. A place in a window is therefore
-// taken when the call is let go, and is free again W after its answer, or after two seconds from its sending, whichever
-// comes first; a request that provably never left gives its place back. All windows are entered or none. A token bucket
-// can't do that: with a burst of N it lets 2N calls through in the first window, with a smaller one it wastes the rest.
+// A server counts a call when it arrives, some time between its sending and its answer. So a call
+// takes its place in a window when it is let go. W after its answer the place is free again, or W
+// after two seconds from its sending (MaxTransit) if the answer takes longer. A request that
+// provably never left gives its place back. A call enters all windows or none. A token bucket can't
+// do that: with a burst of N it lets 2N calls through in the first window, and a smaller burst
+// wastes the rest.
 //
 // # Order
 //
@@ -35,9 +37,10 @@
 //
 // # What it does not know
 //
-// A new process does not know what the one before has sent. An empty start (the default) may cost as many 429s as there
-// were calls in the last window; see ColdStart, Snapshot and Restore. Two processes with the same credentials share one
-// quota without knowing of each other, which the Quota treats like any other sharing.
+// A new process does not know what the one before has sent. A Fresh start (the default) may cost as
+// many 429s as there were calls in the last window; see ColdStart, Snapshot and Restore. Two
+// processes with the same credentials share one quota without knowing of each other; to the Quota
+// that is like any other sharing.
 package quota
 
 import (
@@ -88,7 +91,7 @@ type Quota struct {
 	invalid error
 	base    time.Time // all times are measured from it, by the monotonic clock
 	windows []window
-	calls   [classes]calls
+	calls   [classes]history
 	transit time.Duration // MaxTransit, or what 0 stands for
 	unsent  list          // in flight, not sent yet as far as we know, in the order of their grants
 	sent    list          // in flight, in the order of their sending
@@ -153,7 +156,12 @@ func (q *Quota) Enter(ctx context.Context, a steadyhttp.Attempt) (steadyhttp.Pas
 	if err != nil {
 		return nil, err
 	}
-	t.told = a.Observe(t)
+	told := a.Observe(t)
+	if t.narrow {
+		q.lock() // others look, for whom a probe may wait
+		defer q.unlock()
+	}
+	t.told = told
 	return t, nil
 }
 
@@ -204,7 +212,7 @@ func (q *Quota) begin() error {
 	return nil
 }
 
-// check refuses what can't be meant, naming the field and the fix.
+// check refuses fields that make no sense, naming the field and the fix.
 func (q *Quota) check() error {
 	refuse := func(format string, args ...any) error {
 		return &steadyhttp.Refusal{Err: fmt.Errorf("quota: "+format, args...)}

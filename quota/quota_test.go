@@ -36,11 +36,11 @@ func enter(t testing.TB, q *quota.Quota) (leave func(steadyhttp.Attempt)) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	leave, err := q.Enter(ctx, steadyhttp.Attempt{})
+	pass, err := q.Enter(ctx, steadyhttp.Attempt{})
 	if err != nil {
 		t.Fatalf("not let go at once: %v", err)
 	}
-	return leave
+	return pass.Leave
 }
 
 // refuses fails the test if a call is let go at once.
@@ -48,12 +48,17 @@ func refuses(t testing.TB, q *quota.Quota, left time.Duration) error {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), left)
 	defer cancel()
-	leave, err := q.Enter(ctx, steadyhttp.Attempt{})
+	pass, err := q.Enter(ctx, steadyhttp.Attempt{})
 	if err == nil {
-		leave(steadyhttp.Attempt{})
+		pass.Leave(steadyhttp.Attempt{})
 		t.Fatal("let go")
 	}
 	return err
+}
+
+func isRefusal(err error) bool {
+	_, ok := errors.AsType[*steadyhttp.Refusal](err)
+	return ok
 }
 
 // fill uses up a window.
@@ -78,12 +83,12 @@ func TestDeadline(t *testing.T) {
 		if want := "quota: needs 41s of quota, context has 10s"; err.Error() != want {
 			t.Errorf("said %q, want %q", err, want)
 		}
-		if !errors.Is(err, quota.ErrDeadline) || !errors.Is(err, steadyhttp.ErrRefused) || errors.Is(err, context.DeadlineExceeded) {
+		if !errors.Is(err, quota.ErrDeadline) || !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, steadyhttp.ErrNotSent) {
 			t.Errorf("%v matches the wrong errors", err)
 		}
-		deadline, ok := errors.AsType[*quota.DeadlineError](err)
-		if !ok || deadline.Wait().Round(time.Second) != 41*time.Second {
-			t.Errorf("the wait is %v", deadline.Wait())
+		deadline, ok := errors.AsType[*steadyhttp.Refusal](err)
+		if !ok || deadline.Wait.Round(time.Second) != 41*time.Second {
+			t.Errorf("the wait is %v", deadline.Wait)
 		}
 		if s := q.State(); s.Windows[0].Used != 3 || s.Waiting != 0 {
 			t.Errorf("a refusal left %+v", s)
@@ -91,11 +96,11 @@ func TestDeadline(t *testing.T) {
 		// One that can end in time is begun, and ends when it said.
 		ctx, cancel := context.WithTimeout(t.Context(), 42*time.Second)
 		defer cancel()
-		leave, err := q.Enter(ctx, steadyhttp.Attempt{})
+		pass, err := q.Enter(ctx, steadyhttp.Attempt{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		leave(answered())
+		pass.Leave(answered())
 		if took := time.Since(began); took < 41*time.Second || took > 41*time.Second+100*time.Millisecond {
 			t.Errorf("waited %v", took)
 		}
@@ -115,7 +120,7 @@ func TestDeadlineThroughTransport(t *testing.T) {
 				continue
 			}
 			e, ok := errors.AsType[*steadyhttp.Error](err)
-			if !ok || e.Stop != "refused" || e.Wait < 59*time.Second || e.Wait > 61*time.Second || !errors.Is(err, quota.ErrDeadline) {
+			if !ok || e.Stop != steadyhttp.StopRefused || e.Wait < 59*time.Second || e.Wait > 61*time.Second || !errors.Is(err, quota.ErrDeadline) {
 				t.Errorf("got %v (%+v)", err, e)
 			}
 		}
@@ -134,15 +139,15 @@ func TestDeadlineCountsThoseAhead(t *testing.T) {
 		var group sync.WaitGroup
 		for range 25 {
 			group.Go(func() {
-				if leave, err := q.Enter(ctx, steadyhttp.Attempt{}); err == nil {
-					leave(answered())
+				if pass, err := q.Enter(ctx, steadyhttp.Attempt{}); err == nil {
+					pass.Leave(answered())
 				}
 			})
 		}
 		synctest.Wait()
 		err := refuses(t, q, time.Minute)
-		deadline, _ := errors.AsType[*quota.DeadlineError](err)
-		if deadline == nil || deadline.Wait().Round(time.Minute) != 3*time.Minute {
+		deadline, _ := errors.AsType[*steadyhttp.Refusal](err)
+		if deadline == nil || deadline.Wait.Round(time.Minute) != 3*time.Minute {
 			t.Errorf("25 before it, 10 a minute: %v, want 3 minutes", err)
 		}
 		cancel()
@@ -162,7 +167,7 @@ func TestMaxQueue(t *testing.T) {
 			}
 			synctest.Wait()
 			_, err := q.Enter(t.Context(), steadyhttp.Attempt{})
-			if !errors.Is(err, steadyhttp.ErrRefused) || !strings.Contains(err.Error(), fmt.Sprintf("MaxQueue is %d", limit)) {
+			if !isRefusal(err) || !strings.Contains(err.Error(), fmt.Sprintf("MaxQueue is %d", limit)) {
 				t.Errorf("MaxQueue %d: %v", limit, err)
 			}
 			cancel()
@@ -190,7 +195,7 @@ func TestBadFields(t *testing.T) {
 		{&quota.Quota{Windows: one, Start: 7}, "Quota.Start is 7"},
 	} {
 		for range 2 { // not only the first time
-			if _, err := c.q.Enter(t.Context(), steadyhttp.Attempt{}); !errors.Is(err, steadyhttp.ErrRefused) || !strings.Contains(err.Error(), c.says) {
+			if _, err := c.q.Enter(t.Context(), steadyhttp.Attempt{}); !isRefusal(err) || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("got %v, want %q", err, c.says)
 			}
 		}
@@ -207,8 +212,8 @@ func TestUrgentCallsDoNotWait(t *testing.T) {
 		var group sync.WaitGroup
 		for range 10_000 {
 			group.Go(func() {
-				if leave, err := q.Enter(ctx, steadyhttp.Attempt{}); err == nil {
-					leave(answered())
+				if pass, err := q.Enter(ctx, steadyhttp.Attempt{}); err == nil {
+					pass.Leave(answered())
 				}
 			})
 		}
@@ -217,11 +222,11 @@ func TestUrgentCallsDoNotWait(t *testing.T) {
 		urgent, stop := context.WithTimeout(quota.WithPriority(t.Context(), quota.High), time.Millisecond)
 		defer stop()
 		for i := range 10 {
-			leave, err := q.Enter(urgent, steadyhttp.Attempt{})
+			pass, err := q.Enter(urgent, steadyhttp.Attempt{})
 			if err != nil {
 				t.Fatalf("urgent call %d: %v", i, err)
 			}
-			leave(answered())
+			pass.Leave(answered())
 		}
 		if _, err := q.Enter(urgent, steadyhttp.Attempt{}); !errors.Is(err, quota.ErrDeadline) {
 			t.Errorf("an eleventh call in the minute: %v, want a refusal: the reserve is 10", err)
@@ -257,7 +262,7 @@ func TestOrder(t *testing.T) {
 			{"urgent retry", -time.Second, quota.High},
 		} {
 			group.Go(func() {
-				leave, err := q.Enter(quota.WithPriority(t.Context(), c.priority), steadyhttp.Attempt{N: i, Began: base.Add(c.began)})
+				pass, err := q.Enter(quota.WithPriority(t.Context(), c.priority), steadyhttp.Attempt{N: i, Began: base.Add(c.began)})
 				if err != nil {
 					t.Error(err)
 					return
@@ -265,7 +270,7 @@ func TestOrder(t *testing.T) {
 				mu.Lock()
 				order = append(order, c.name)
 				mu.Unlock()
-				leave(answered())
+				pass.Leave(answered())
 			})
 			synctest.Wait()
 		}
@@ -357,7 +362,7 @@ func TestRestoreRefusesNonsense(t *testing.T) {
 			t.Fatal(err)
 		}
 		err := refuses(t, q, time.Second)
-		if d, ok := errors.AsType[*quota.DeadlineError](err); !ok || d.Wait().Round(time.Second) != 50*time.Second {
+		if d, ok := errors.AsType[*steadyhttp.Refusal](err); !ok || d.Wait.Round(time.Second) != 50*time.Second {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -379,7 +384,7 @@ func TestPushback(t *testing.T) {
 		var group sync.WaitGroup
 		for range 20 {
 			group.Go(func() {
-				leave, err := q.Enter(t.Context(), steadyhttp.Attempt{})
+				pass, err := q.Enter(t.Context(), steadyhttp.Attempt{})
 				if err != nil {
 					t.Error(err)
 					return
@@ -388,7 +393,7 @@ func TestPushback(t *testing.T) {
 				at = append(at, time.Since(began))
 				mu.Unlock()
 				time.Sleep(100 * time.Millisecond)
-				leave(answered())
+				pass.Leave(answered())
 			})
 		}
 		group.Wait()
@@ -422,11 +427,11 @@ func TestPushbackWithoutATime(t *testing.T) {
 		q := &quota.Quota{Windows: []quota.Window{{N: 1000, Per: time.Hour}}}
 		var waits []time.Duration
 		for range 5 {
-			leave, err := q.Enter(t.Context(), steadyhttp.Attempt{})
+			pass, err := q.Enter(t.Context(), steadyhttp.Attempt{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			leave(throttled(0, ""))
+			pass.Leave(throttled(0, ""))
 			waits = append(waits, q.State().PausedFor.Round(time.Millisecond))
 		}
 		if got := fmt.Sprint(waits); got != "[1s 2s 4s 8s 16s]" {
@@ -555,10 +560,10 @@ func TestDeadlineOfARetry(t *testing.T) {
 			synctest.Wait()
 			soon, stop := context.WithTimeout(ctx, 90*time.Second)
 			defer stop()
-			if leave, err := q.Enter(soon, steadyhttp.Attempt{N: 2, Began: began}); err != nil {
+			if pass, err := q.Enter(soon, steadyhttp.Attempt{N: 2, Began: began}); err != nil {
 				t.Errorf("priority %v: %v", priority, err)
 			} else {
-				leave(answered())
+				pass.Leave(answered())
 			}
 			cancel()
 			group.Wait()
@@ -579,8 +584,8 @@ func TestDeadlineInASharedWindow(t *testing.T) {
 		var group sync.WaitGroup
 		for range 1500 {
 			group.Go(func() {
-				if leave, err := q.Enter(ctx, steadyhttp.Attempt{}); err == nil {
-					leave(answered())
+				if pass, err := q.Enter(ctx, steadyhttp.Attempt{}); err == nil {
+					pass.Leave(answered())
 				}
 			})
 		}
@@ -588,11 +593,11 @@ func TestDeadlineInASharedWindow(t *testing.T) {
 		began := time.Now()
 		soon, stop := context.WithTimeout(ctx, 14*time.Minute)
 		defer stop()
-		leave, err := q.Enter(soon, steadyhttp.Attempt{})
+		pass, err := q.Enter(soon, steadyhttp.Attempt{})
 		if err != nil {
 			t.Fatalf("refused: %v", err)
 		}
-		leave(answered())
+		pass.Leave(answered())
 		t.Logf("waited %v behind 1500", time.Since(began))
 		cancel()
 		group.Wait()
@@ -608,12 +613,12 @@ func TestLargeLimit(t *testing.T) {
 		var times []time.Time
 		began := time.Now()
 		for time.Since(began) < 5*time.Minute {
-			leave, err := q.Enter(t.Context(), steadyhttp.Attempt{})
+			pass, err := q.Enter(t.Context(), steadyhttp.Attempt{})
 			if err != nil {
 				t.Fatal(err)
 			}
 			times = append(times, time.Now())
-			leave(answered())
+			pass.Leave(answered())
 			if len(times)%10 == 0 {
 				time.Sleep(time.Millisecond)
 			}
@@ -690,11 +695,11 @@ func TestDecisionAllocates(t *testing.T) {
 	q := &quota.Quota{Windows: []quota.Window{{N: 1 << 30, Per: time.Minute}, {N: 1 << 30, Per: time.Hour}}}
 	ok := answered()
 	if n := testing.AllocsPerRun(1000, func() {
-		leave, err := q.Enter(t.Context(), steadyhttp.Attempt{})
+		pass, err := q.Enter(t.Context(), steadyhttp.Attempt{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		leave(ok)
+		pass.Leave(ok)
 	}); n > 1 {
 		t.Errorf("%v allocations", n)
 	}
@@ -718,11 +723,11 @@ func BenchmarkDecision(b *testing.B) {
 		q := &quota.Quota{Windows: windows}
 		b.ReportAllocs()
 		for b.Loop() {
-			leave, err := q.Enter(b.Context(), steadyhttp.Attempt{})
+			pass, err := q.Enter(b.Context(), steadyhttp.Attempt{})
 			if err != nil {
 				b.Fatal(err)
 			}
-			leave(ok)
+			pass.Leave(ok)
 		}
 	})
 	b.Run("parallel", func(b *testing.B) {
@@ -730,12 +735,12 @@ func BenchmarkDecision(b *testing.B) {
 		b.ReportAllocs()
 		b.RunParallel(func(pb *testing.PB) {
 			for pb.Next() {
-				leave, err := q.Enter(b.Context(), steadyhttp.Attempt{})
+				pass, err := q.Enter(b.Context(), steadyhttp.Attempt{})
 				if err != nil {
 					b.Error(err)
 					return
 				}
-				leave(ok)
+				pass.Leave(ok)
 			}
 		})
 	})

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/steadyhttp/steadyhttp"
+	"github.com/steadyhttp/steadyhttp/internal/durations"
 )
 
 // pause closes the quota for everyone after a 429, and opens it again gently.
@@ -23,15 +24,10 @@ type pause struct {
 }
 
 const (
-	// patience is how long a call without an answer keeps its place in a narrow door, and how long
-	// the reading of a 429 may keep it shut. Nearly all APIs answer within it, and one more call in
-	// 5 s is 12 a minute: a service that is still throttling bears that. Without an end, one hung
-	// probe would stop everybody.
-	patience = 5 * time.Second
-
-	maxPause   = 75 * time.Minute // longer than any documented window; what asks for more is a mistake or an attack
-	firstPause = time.Second      // where no time is named, doubled per failed probe
-	wideEnough = 64
+	patience   = durations.Patience // also how long the reading of a 429 may keep the door shut
+	maxPause   = durations.MaxPause
+	firstPause = durations.FirstPause
+	wideEnough = 64 // calls that may be unanswered at once, from which on any number may
 )
 
 func (p *pause) open(now instant) bool { return now >= p.opens() }

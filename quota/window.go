@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// class is a priority as an index; classes counts them, and stands for all of them together.
+// class is a priority as an index. classes is how many there are, and stands for all of them.
 type class uint8
 
 const (
@@ -39,9 +39,10 @@ const (
 	minPad = time.Millisecond
 	// Clocks that are 200 parts in a million apart put an hour's window off by 0.7 s. The pad covers twice that.
 	padShare = 500e-6
-	// wide is the pad after a 429 that only the server's way of counting explains, as whole seconds do.
+	// widePad is the pad after a 429 that came though we were within the limit, and near to it. A
+	// server that counts in whole seconds lets a call go up to a second later than we do.
 	widePad = 1050 * time.Millisecond
-	// edge is how much longer than the window we look back for such an explanation.
+	// edge is how much further back than the window we look for the calls that explain such a 429.
 	edge = 3 * time.Second
 )
 
@@ -68,7 +69,8 @@ func longest(windows []window) (at int) {
 	return at
 }
 
-// admits says whether the window has a place for one more call of a class, with so many of it, and of all, in flight.
+// admits says whether the window has a place for one more call of a class; inFlight calls of that
+// class, and allInFlight of all, are under way.
 func (w *window) admits(c class, inFlight, allInFlight int, now instant) bool {
 	limit := w.limit(now)
 	if w.all()+allInFlight >= limit {
@@ -90,7 +92,8 @@ func (w *window) limit(now instant) int {
 	if !w.shared {
 		return w.n
 	}
-	// From nothing to everything in 10 windows, or in 2000 calls' worth of them: small limits must probe less often.
+	// The share grows from nothing to all in 10 windows, or in as many as let 2000 calls pass: each
+	// try for more may cost a 429, and of a small limit that is a large part.
 	full := max(10, 2000/float64(w.n)) * float64(w.per)
 	w.share += float64(w.n) * float64(now-w.grownAt) / full
 	w.grownAt = max(w.grownAt, now)
@@ -101,7 +104,8 @@ func (w *window) limit(now instant) int {
 	return max(1, int(w.share))
 }
 
-// interval is the pace at which our share lasts for the whole window. Bursts of ours meet the others' bursts.
+// interval is the pace at which our share lasts for the whole window. Were it sent in bursts, these
+// would meet the bursts of others.
 func (w *window) interval() time.Duration { return time.Duration(float64(w.per) / max(1, w.share)) }
 
 func (w *window) burst() time.Duration {
@@ -114,15 +118,16 @@ func (w *window) pace(now instant) {
 	}
 }
 
-// run is a number of calls that are counted as one: exactly at the same time, or, where limits are large, so near to each
-// other that taking all for the last of them wastes next to nothing.
+// run is a number of calls that are logged as one: they came at the same time, or, where limits are
+// large, so close together that taking all for the last of them wastes next to nothing.
 type run struct {
 	first, at instant
 	n         int
 }
 
-// calls is what is known of one class's calls: those in flight, and a log of the others, shared by all windows.
-type calls struct {
+// history is what is known of one class's calls: those in flight, and a log of the others, which all
+// windows share.
+type history struct {
 	inFlight   int // places
 	unanswered int // calls
 	log        []run
@@ -130,7 +135,8 @@ type calls struct {
 	heads      []int // by window: the number of the first run that it still counts
 }
 
-// exactUpTo is the largest limit for which every call is remembered. Above, runs of a 1024th of the shortest window are.
+// exactUpTo is the largest limit of which every call is remembered by itself. Of larger ones, runs
+// are that are as long as a 1024th of the shortest window.
 const exactUpTo = 10_000
 
 func granularity(windows []window) time.Duration {
@@ -146,7 +152,7 @@ func granularity(windows []window) time.Duration {
 }
 
 // push logs n calls that the server has counted by the given time. Times never go back.
-func (c *calls) push(at instant, n int, granularity time.Duration) {
+func (c *history) push(at instant, n int, granularity time.Duration) {
 	if len(c.log) > 0 {
 		last := &c.log[len(c.log)-1]
 		at = max(at, last.at)
@@ -160,7 +166,7 @@ func (c *calls) push(at instant, n int, granularity time.Duration) {
 }
 
 // counted reports whether every window still counts a run. One that some window has let go can't grow any more.
-func (c *calls) counted(number int) bool {
+func (c *history) counted(number int) bool {
 	for _, head := range c.heads {
 		if head > number {
 			return false
@@ -170,7 +176,7 @@ func (c *calls) counted(number int) bool {
 }
 
 // expire lets the windows forget what is old enough.
-func (c *calls) expire(windows []window, cl class, now instant) {
+func (c *history) expire(windows []window, cl class, now instant) {
 	if c.heads == nil {
 		c.heads = make([]int, len(windows))
 	}
@@ -192,7 +198,7 @@ func (c *calls) expire(windows []window, cl class, now instant) {
 
 // drop takes runs off the front that no window counts, and that no 429 at the edge could be explained by. The rest is moved
 // only when that pays.
-func (c *calls) drop(before int, since instant) {
+func (c *history) drop(before int, since instant) {
 	n := 0
 	for c.dropped+n < before && c.log[n].at < since {
 		n++
@@ -204,7 +210,7 @@ func (c *calls) drop(before int, since instant) {
 }
 
 // remove takes one call that was logged at a time out again.
-func (c *calls) remove(at instant, windows []window, cl class) {
+func (c *history) remove(at instant, windows []window, cl class) {
 	i, found := slices.BinarySearchFunc(c.log, at, func(r run, at instant) int {
 		switch {
 		case r.at < at:
@@ -229,7 +235,7 @@ func (c *calls) remove(at instant, windows []window, cl class) {
 }
 
 // within counts the logged calls since a time.
-func (c *calls) within(since instant) int {
+func (c *history) within(since instant) int {
 	n := 0
 	for i := len(c.log) - 1; i >= 0 && c.log[i].at > since; i-- {
 		n += c.log[i].n
@@ -237,9 +243,10 @@ func (c *calls) within(since instant) int {
 	return n
 }
 
-// freed returns when a window will have forgotten the k-th oldest of the calls that it counts, of one class or of all, of which
-// it lets limit through. A call in flight can be forgotten no sooner than if it were logged now, and a call that is yet to come
-// takes the place of the one that is forgotten limit calls before it. The answer is never too late.
+// freed returns when a window will have forgotten the k-th oldest of the calls that it counts, of one
+// class or of all; limit is how many of those it lets pass. A call in flight is forgotten no sooner
+// than if it were logged now, and a call that is yet to come takes the place of the one that came
+// limit calls before it. The answer is never too late.
 func (q *Quota) freed(w int, c class, k, limit int, now instant) instant {
 	win := &q.windows[w]
 	span := win.per + win.pad
@@ -297,12 +304,14 @@ func (q *Quota) logged(w int, c class, k int) instant {
 	}
 }
 
-// bound returns the time before which a call can't go that has so many before it, as things are now.
+// bound returns the time before which a call can't go that has ahead others before it, as things are
+// now.
 func (q *Quota) bound(c class, ahead int, now instant) instant {
 	return q.earliest(c, ahead, now, func(w *window) (int, time.Duration) { return w.limit(now), w.interval() })
 }
 
-// atBest is bound if what others take of a shared window were all ours again: a refusal must not be too early.
+// atBest is bound as it would be if nobody else used a shared window: no call is refused that may
+// still go in time.
 func (q *Quota) atBest(c class, ahead int, now instant) instant {
 	at := func(n func(*window) int) instant {
 		return q.earliest(c, ahead, now, func(w *window) (int, time.Duration) {

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"fmt"
 	"time"
+
+	"github.com/steadyhttp/steadyhttp/quota"
 )
 
 // Config describes the simulated tenant. Its zero value is a tenant of 50
@@ -31,9 +33,10 @@ type Config struct {
 	// phase of hunting's CPU cycle too. 0: they begin with the server.
 	Phase time.Duration
 
-	// Quotas replaces single rows of DefaultQuotas, by endpoint family.
-	// Nil: none. A zero Quota lifts the family's limits.
-	Quotas map[string]Quota
+	// Quotas replaces single rows of DefaultQuotas, by endpoint family. The
+	// type is that of defender.Config.Quotas, so that a test can give both the
+	// same. No window at all lifts the family's limits. Nil: none is replaced.
+	Quotas map[string][]quota.Window
 
 	// NoQuotas lifts all limits on the number of calls. False: they hold.
 	NoQuotas bool
@@ -91,7 +94,7 @@ type Config struct {
 	StorageAddr string
 }
 
-// check panics on a value that can't be meant.
+// check panics on a value that makes no sense.
 func (c *Config) check() {
 	for name, d := range map[string]time.Duration{
 		"Minute": c.Minute, "Hour": c.Hour, "ActionTime": c.ActionTime, "Phase": c.Phase,
@@ -115,12 +118,15 @@ func (c *Config) check() {
 	}
 	// A misspelt family would silently leave the documented limit in force.
 	known := DefaultQuotas()
-	for family, quota := range c.Quotas {
+	for family, windows := range c.Quotas {
 		if _, ok := known[family]; !ok {
 			panic(fmt.Sprintf("defendertest: Config.Quotas has no family %q: use a key of DefaultQuotas", family))
 		}
-		if quota.PerMinute < 0 || quota.PerHour < 0 {
-			panic(fmt.Sprintf("defendertest: Config.Quotas[%q] is negative: use 0 for no limit", family))
+		for i, w := range windows {
+			if w.N < 1 || w.Per <= 0 {
+				panic(fmt.Sprintf("defendertest: Config.Quotas[%q][%d] is %d per %v: use at least 1 in a positive time, "+
+					"and no window at all for no limit", family, i, w.N, w.Per))
+			}
 		}
 	}
 	c.Faults.check("Config.Faults")

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/steadyhttp/steadyhttp/defender/defendertest"
+	"github.com/steadyhttp/steadyhttp/quota"
 )
 
 // An oracle counts calls as plainly as can be: it keeps all of them, and knows
@@ -150,20 +151,23 @@ func TestCountingAgainstBruteForce(t *testing.T) {
 
 func compareCounting(t *testing.T, counting defendertest.Counting, seed uint64) {
 	dice := rand.New(rand.NewPCG(seed, 7))
-	quota := defendertest.Quota{PerMinute: dice.IntN(6), PerHour: dice.IntN(20)}
+	perMinute, perHour := dice.IntN(6), dice.IntN(20)
 	minute, hour := 7*time.Second, time.Duration(20+dice.IntN(40))*time.Second
 	phase := time.Duration(dice.IntN(60_000)) * time.Millisecond
+	var oracles []oracle
+	var windows []quota.Window
+	if perMinute > 0 {
+		windows = append(windows, quota.Window{N: perMinute, Per: time.Minute})
+		oracles = append(oracles, newOracle(counting, perMinute, minute, time.Now(), phase))
+	}
+	if perHour > 0 {
+		windows = append(windows, quota.Window{N: perHour, Per: time.Hour})
+		oracles = append(oracles, newOracle(counting, perHour, hour, time.Now(), phase))
+	}
 	s := defendertest.NewUnstartedServer(defendertest.Config{
 		Machines: 1, Minute: minute, Hour: hour, Counting: counting, Phase: phase,
-		Quotas: map[string]defendertest.Quota{"machines": quota},
+		Quotas: map[string][]quota.Window{"machines": windows},
 	})
-	var oracles []oracle
-	if quota.PerMinute > 0 {
-		oracles = append(oracles, newOracle(counting, quota.PerMinute, minute, time.Now(), phase))
-	}
-	if quota.PerHour > 0 {
-		oracles = append(oracles, newOracle(counting, quota.PerHour, hour, time.Now(), phase))
-	}
 	longest := func(now time.Time) (wait time.Duration) {
 		for _, o := range oracles {
 			wait = max(wait, o.wait(now))
@@ -225,7 +229,7 @@ func TestCountingFixedPhase(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := defendertest.NewUnstartedServer(defendertest.Config{
 			Counting: defendertest.Fixed, Phase: 37*time.Minute + 20*time.Second,
-			Quotas: map[string]defendertest.Quota{"machines": {PerMinute: 10, PerHour: 25}},
+			Quotas: map[string][]quota.Window{"machines": {{N: 10, Per: time.Minute}, {N: 25, Per: time.Hour}}},
 		})
 		for _, step := range []struct {
 			sleep time.Duration
@@ -246,7 +250,7 @@ func TestCountingFixedPhase(t *testing.T) {
 func TestCountingBucketRefills(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := defendertest.NewUnstartedServer(defendertest.Config{
-			Counting: defendertest.Bucket, Quotas: map[string]defendertest.Quota{"machines": {PerMinute: 10}},
+			Counting: defendertest.Bucket, Quotas: map[string][]quota.Window{"machines": {{N: 10, Per: time.Minute}}},
 		})
 		for _, step := range []struct {
 			sleep time.Duration
@@ -263,7 +267,7 @@ func TestCountingBucketRefills(t *testing.T) {
 // Who retries before a strict window has room stays out for as long as he does so.
 func TestCountingStrictPunishesEarlyRetries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		quotas := map[string]defendertest.Quota{"machines": {PerMinute: 1}}
+		quotas := map[string][]quota.Window{"machines": {{N: 1, Per: time.Minute}}}
 		strict := defendertest.NewUnstartedServer(defendertest.Config{Counting: defendertest.Strict, Quotas: quotas})
 		direct(strict, "GET", "/api/machines", "").want(t, 200, "")
 		for range 10 {
@@ -281,7 +285,7 @@ func TestCountingStrictPunishesEarlyRetries(t *testing.T) {
 // A call without a token isn't the application's, and so not counted even here.
 func TestCountingStrictIgnoresStrangers(t *testing.T) {
 	s := defendertest.NewUnstartedServer(defendertest.Config{
-		Token: "secret", Counting: defendertest.Strict, Quotas: map[string]defendertest.Quota{"machines": {PerMinute: 1}},
+		Token: "secret", Counting: defendertest.Strict, Quotas: map[string][]quota.Window{"machines": {{N: 1, Per: time.Minute}}},
 	})
 	for range 5 {
 		direct(s, "GET", "/api/machines", "").want(t, 401, "Unauthorized")

@@ -142,7 +142,7 @@
 //
 // # Resets
 //
-// When a kept-alive connection is reset, net/http retries by itself what is
+// When a kept-alive connection is reset, net/http replays by itself what is
 // idempotent by method. The ledger then has calls that the client under test
 // never made. Set DisableKeepAlives on its http.Transport where that matters.
 //

@@ -56,7 +56,7 @@ func (f Faults) shares() []share {
 	}
 }
 
-// check panics on shares that can't be meant; prefix says where they come from.
+// check panics on shares that make no sense; prefix says where they come from.
 func (f Faults) check(prefix string) {
 	sum := 0.0
 	for _, s := range f.shares() {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/steadyhttp/steadyhttp/defender/defendertest"
+	"github.com/steadyhttp/steadyhttp/quota"
 )
 
 const isolate = "/api/machines/m0007/isolate"
@@ -196,7 +197,7 @@ func TestFaultSharesAndSeed(t *testing.T) {
 	run := func(seed uint64, pause time.Duration) (faults []string) {
 		synctest.Test(t, func(t *testing.T) {
 			s := defendertest.NewUnstartedServer(defendertest.Config{
-				Machines: 1, Faults: f, Seed: seed, Quotas: map[string]defendertest.Quota{"machines": {PerMinute: 2000}},
+				Machines: 1, Faults: f, Seed: seed, Quotas: map[string][]quota.Window{"machines": {{N: 2000, Per: time.Minute}}},
 			})
 			for range 2000 {
 				direct(s, "GET", "/api/machines", "")
@@ -237,7 +238,7 @@ func TestFaultSharesAndSeed(t *testing.T) {
 func TestFaultsDependOnNumberAlone(t *testing.T) {
 	f := defendertest.Faults{Error503: 0.5}
 	free := defendertest.NewUnstartedServer(defendertest.Config{Faults: f, NoQuotas: true})
-	tight := defendertest.NewUnstartedServer(defendertest.Config{Faults: f, Quotas: map[string]defendertest.Quota{"machines": {PerMinute: 10}}})
+	tight := defendertest.NewUnstartedServer(defendertest.Config{Faults: f, Quotas: map[string][]quota.Window{"machines": {{N: 10, Per: time.Minute}}}})
 	for range 30 {
 		direct(free, "GET", "/api/machines", "")
 		direct(tight, "GET", "/api/machines", "")

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/steadyhttp/steadyhttp/defender/defendertest"
+	"github.com/steadyhttp/steadyhttp/quota"
 )
 
 func TestHunting(t *testing.T) {
@@ -103,7 +104,7 @@ func TestHuntingCPUScaled(t *testing.T) {
 func TestHuntingCPUAndQuota(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := defendertest.NewUnstartedServer(defendertest.Config{
-			HuntingCPU: 3 * time.Second, Quotas: map[string]defendertest.Quota{"advancedqueries/run": {PerMinute: 2}},
+			HuntingCPU: 3 * time.Second, Quotas: map[string][]quota.Window{"advancedqueries/run": {{N: 2, Per: time.Minute}}},
 		})
 		for _, test := range []struct {
 			sleep  time.Duration

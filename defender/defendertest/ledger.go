@@ -119,7 +119,7 @@ func (l *ledger) answered(seq int, family string, a answer) {
 
 // Calls returns a copy of the ledger: every call that arrived, or the latest
 // Config.KeepCalls, in order of arrival, refused ones included. It may hold more
-// calls than the client knows of: net/http retries by itself what it may retry
+// calls than the client knows of: net/http replays by itself what it may
 // when a kept-alive connection is reset.
 func (s *Server) Calls() []Call {
 	s.mu.Lock()

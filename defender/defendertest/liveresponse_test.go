@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/steadyhttp/steadyhttp/defender/defendertest"
+	"github.com/steadyhttp/steadyhttp/quota"
 )
 
 const session = `{"Comment":"c","Commands":[
@@ -31,7 +32,7 @@ type single struct{ Value string }
 func TestLiveResponseSessions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := defendertest.NewUnstartedServer(defendertest.Config{
-			ActionTime: time.Minute, Quotas: map[string]defendertest.Quota{"machines/{id}/runliveresponse": {}},
+			ActionTime: time.Minute, Quotas: map[string][]quota.Window{"machines/{id}/runliveresponse": {}},
 		})
 		run := func(i int) reply {
 			if i == 24 {

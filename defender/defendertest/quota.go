@@ -2,22 +2,18 @@ package defendertest
 
 import (
 	"fmt"
-	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
+
+	"github.com/steadyhttp/steadyhttp/quota"
 )
 
-// A Quota is how many calls an endpoint family lets pass in any minute and in
-// any hour, both at once. 0: no such window.
-type Quota struct {
-	PerMinute int
-	PerHour   int
-}
-
-// DefaultQuotas returns the documented numbers by endpoint family. The map is the
-// caller's own. A family is one row of the documented table, named by the path
-// its calls share; calls of one family share one quota:
+// DefaultQuotas returns the documented limits by endpoint family; the windows of
+// a family all hold at once. The map and the windows are the caller's own. A
+// family is one row of the documented table, named by the path its calls share;
+// calls of one family share one quota:
 //
 //	alerts                              the list
 //	alerts/{id}                         GET, PATCH, and what belongs to the alert
@@ -56,55 +52,60 @@ type Quota struct {
 //	incidents                           the list
 //	incidents/{id}                      GET
 //	PATCH incidents/{id}
-func DefaultQuotas() map[string]Quota {
-	// Most rows have these two. Where one of the numbers is missing below, the
-	// documentation has none either: an import is limited by the minute alone.
-	usual := Quota{PerMinute: 100, PerHour: 1500}
-	// A page of an export can have 200,000 records, and a list of files stands
-	// for the whole tenant.
-	export, files := Quota{PerMinute: 30, PerHour: 1000}, Quota{PerMinute: 5, PerHour: 20}
-	// One page says 100 a minute for a single incident, a newer one says 50
-	// for all their calls.
-	incident := Quota{PerMinute: 50, PerHour: 1500}
-	return map[string]Quota{
-		"alerts":                        usual,
-		"alerts/{id}":                   usual,
-		"alerts/batchUpdate":            {PerMinute: 10, PerHour: 500},
-		"alerts/CreateAlertByReference": {PerMinute: 15},
-		"machines":                      usual,
-		"machines/{id}":                 usual,
-		"machines/AddOrRemoveTagForMultipleMachines":            usual,
-		"machines/{id}/vulnerabilities":                         {PerMinute: 50, PerHour: 1500},
-		"machines/{id}/action":                                  usual,
-		"machines/{id}/startInvestigation":                      {PerHour: 50},
-		"machines/{id}/runliveresponse":                         {PerMinute: 10},
-		"machines/SoftwareInventoryByMachine":                   export,
-		"machines/SoftwareInventoryExport":                      files,
-		"machines/SoftwareVulnerabilitiesByMachine":             export,
-		"machines/SoftwareVulnerabilitiesExport":                files,
-		"machines/SoftwareVulnerabilityChangesByMachine":        export,
-		"machines/SecureConfigurationsAssessmentByMachine":      export,
-		"machines/SecureConfigurationsAssessmentExport":         files,
-		"machineactions":                                        usual,
-		"machineactions/{id}/cancel":                            usual,
-		"machineactions/{id}/getPackageUri":                     {PerMinute: 2, PerHour: 120},
-		"machineactions/{id}/GetLiveResponseResultDownloadLink": usual,
-		"libraryfiles":           usual,
-		"investigations":         usual,
-		"domains/{id}":           usual,
-		"files/{id}":             usual,
-		"ips/{id}":               usual,
-		"users/{id}":             usual,
-		"indicators":             usual,
-		"indicators/{id}":        usual,
-		"indicators/import":      {PerMinute: 30},
-		"indicators/BatchDelete": {PerMinute: 30, PerHour: 1500},
-		"advancedqueries/run":    {PerMinute: 45, PerHour: 1500},
-		"advancedhunting/run":    {PerMinute: 45},
-		"incidents":              incident,
-		"incidents/{id}":         incident,
-		"PATCH incidents/{id}":   incident,
+func DefaultQuotas() map[string][]quota.Window {
+	// Where a number is 0, the documentation has none: an import is limited by
+	// the minute alone. Exports have low ones since a page can have 200,000
+	// records, and a list of files stands for the whole tenant. Of a single
+	// incident one page says 100 a minute, and a newer one 50 for all their calls.
+	return map[string][]quota.Window{
+		"alerts":                        per(100, 1500),
+		"alerts/{id}":                   per(100, 1500),
+		"alerts/batchUpdate":            per(10, 500),
+		"alerts/CreateAlertByReference": per(15, 0),
+		"machines":                      per(100, 1500),
+		"machines/{id}":                 per(100, 1500),
+		"machines/AddOrRemoveTagForMultipleMachines":            per(100, 1500),
+		"machines/{id}/vulnerabilities":                         per(50, 1500),
+		"machines/{id}/action":                                  per(100, 1500),
+		"machines/{id}/startInvestigation":                      per(0, 50),
+		"machines/{id}/runliveresponse":                         per(10, 0),
+		"machines/SoftwareInventoryByMachine":                   per(30, 1000),
+		"machines/SoftwareInventoryExport":                      per(5, 20),
+		"machines/SoftwareVulnerabilitiesByMachine":             per(30, 1000),
+		"machines/SoftwareVulnerabilitiesExport":                per(5, 20),
+		"machines/SoftwareVulnerabilityChangesByMachine":        per(30, 1000),
+		"machines/SecureConfigurationsAssessmentByMachine":      per(30, 1000),
+		"machines/SecureConfigurationsAssessmentExport":         per(5, 20),
+		"machineactions":                                        per(100, 1500),
+		"machineactions/{id}/cancel":                            per(100, 1500),
+		"machineactions/{id}/getPackageUri":                     per(2, 120),
+		"machineactions/{id}/GetLiveResponseResultDownloadLink": per(100, 1500),
+		"libraryfiles":           per(100, 1500),
+		"investigations":         per(100, 1500),
+		"domains/{id}":           per(100, 1500),
+		"files/{id}":             per(100, 1500),
+		"ips/{id}":               per(100, 1500),
+		"users/{id}":             per(100, 1500),
+		"indicators":             per(100, 1500),
+		"indicators/{id}":        per(100, 1500),
+		"indicators/import":      per(30, 0),
+		"indicators/BatchDelete": per(30, 1500),
+		"advancedqueries/run":    per(45, 1500),
+		"advancedhunting/run":    per(45, 0),
+		"incidents":              per(50, 1500),
+		"incidents/{id}":         per(50, 1500),
+		"PATCH incidents/{id}":   per(50, 1500),
 	}
+}
+
+// per returns the limits for a minute and for an hour; 0 is none.
+func per(minute, hour int) (windows []quota.Window) {
+	for _, w := range [...]quota.Window{{N: minute, Per: time.Minute}, {N: hour, Per: time.Hour}} {
+		if w.N > 0 {
+			windows = append(windows, w)
+		}
+	}
+	return windows
 }
 
 // WaitForm says how a 429 tells its wait. Its flags may be joined by |. Zero
@@ -132,9 +133,9 @@ func (f WaitForm) has(form WaitForm) bool {
 type quotas struct {
 	counting     Counting
 	minute, hour time.Duration
-	start        time.Time        // of fixed windows
-	families     map[string]Quota // nil: no limits
-	cpu          *limit           // of all hunting; nil: none
+	start        time.Time                 // of fixed windows
+	families     map[string][]quota.Window // nil: no limits
+	cpu          *limit                    // of all hunting; nil: none
 	limits       map[quotaKey][]limit
 }
 
@@ -157,7 +158,9 @@ func newQuotas(c Config, now time.Time) *quotas {
 	}
 	if !c.NoQuotas {
 		q.families = DefaultQuotas()
-		maps.Copy(q.families, c.Quotas)
+		for family, windows := range c.Quotas {
+			q.families[family] = slices.Clone(windows)
+		}
 	}
 	if c.HuntingCPU > 0 {
 		q.cpu = &limit{
@@ -186,22 +189,31 @@ func (q *quotas) of(application, family string) []limit {
 		return limits
 	}
 	// An unknown path has no family, and so no limit.
-	quota := q.families[family]
-	for _, w := range []struct {
-		n      int
-		length time.Duration
-		name   string // as documented, whatever it is scaled to
-	}{{quota.PerMinute, q.minute, "00:01:00"}, {quota.PerHour, q.hour, "01:00:00"}} {
-		if w.n > 0 {
-			reason := fmt.Sprintf("API calls quota exceeded! Maximum allowed %d per %s for the key Destination+TenantID+AppID.", w.n, w.name)
-			limits = append(limits, limit{newMeter(q.counting, w.n, w.length, q.start), reason})
-		}
+	for _, w := range q.families[family] {
+		reason := fmt.Sprintf("API calls quota exceeded! Maximum allowed %d per %s for the key Destination+TenantID+AppID.", w.N, clockOf(w.Per))
+		limits = append(limits, limit{newMeter(q.counting, w.N, q.scaled(w.Per), q.start), reason})
 	}
 	if q.cpu != nil && hunts(family) {
 		limits = append(limits, *q.cpu)
 	}
 	q.limits[key] = limits
 	return limits
+}
+
+// scaled is how long a window lasts here. From an hour on it goes by Config.Hour,
+// and below by Config.Minute.
+func (q *quotas) scaled(per time.Duration) time.Duration {
+	unit, lasts := time.Minute, q.minute
+	if per >= time.Hour {
+		unit, lasts = time.Hour, q.hour
+	}
+	part := float64(per%unit) / float64(unit)
+	return max(1, per/unit*lasts+time.Duration(part*float64(lasts)))
+}
+
+// clockOf spells a window as a 429 does, whatever it is scaled to.
+func clockOf(per time.Duration) string {
+	return fmt.Sprintf("%02d:%02d:%02d", per/time.Hour, per%time.Hour/time.Minute, per%time.Minute/time.Second)
 }
 
 // A refusal is why the quota doesn't let a call pass.

@@ -4,39 +4,46 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"regexp"
+	"slices"
 	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/steadyhttp/steadyhttp/defender/defendertest"
+	"github.com/steadyhttp/steadyhttp/quota"
 )
 
 func newRecorder() *httptest.ResponseRecorder { return httptest.NewRecorder() }
 
 func TestDefaultQuotas(t *testing.T) {
-	for family, want := range map[string]defendertest.Quota{
-		"machines":                                      {PerMinute: 100, PerHour: 1500},
-		"machines/{id}/vulnerabilities":                 {PerMinute: 50, PerHour: 1500},
-		"machines/{id}/startInvestigation":              {PerHour: 50},
-		"machines/{id}/runliveresponse":                 {PerMinute: 10},
-		"alerts/batchUpdate":                            {PerMinute: 10, PerHour: 500},
-		"indicators/import":                             {PerMinute: 30},
-		"indicators/BatchDelete":                        {PerMinute: 30, PerHour: 1500},
-		"advancedqueries/run":                           {PerMinute: 45, PerHour: 1500},
-		"alerts/CreateAlertByReference":                 {PerMinute: 15},
-		"machineactions/{id}/getPackageUri":             {PerMinute: 2, PerHour: 120},
-		"machines/SoftwareVulnerabilitiesByMachine":     {PerMinute: 30, PerHour: 1000},
-		"machines/SoftwareVulnerabilitiesExport":        {PerMinute: 5, PerHour: 20},
-		"machines/SecureConfigurationsAssessmentExport": {PerMinute: 5, PerHour: 20},
-		"incidents": {PerMinute: 50, PerHour: 1500},
+	for family, want := range map[string][]quota.Window{
+		"machines":                                      {{N: 100, Per: time.Minute}, {N: 1500, Per: time.Hour}},
+		"machines/{id}/vulnerabilities":                 {{N: 50, Per: time.Minute}, {N: 1500, Per: time.Hour}},
+		"machines/{id}/startInvestigation":              {{N: 50, Per: time.Hour}},
+		"machines/{id}/runliveresponse":                 {{N: 10, Per: time.Minute}},
+		"alerts/batchUpdate":                            {{N: 10, Per: time.Minute}, {N: 500, Per: time.Hour}},
+		"indicators/import":                             {{N: 30, Per: time.Minute}},
+		"indicators/BatchDelete":                        {{N: 30, Per: time.Minute}, {N: 1500, Per: time.Hour}},
+		"advancedqueries/run":                           {{N: 45, Per: time.Minute}, {N: 1500, Per: time.Hour}},
+		"alerts/CreateAlertByReference":                 {{N: 15, Per: time.Minute}},
+		"machineactions/{id}/getPackageUri":             {{N: 2, Per: time.Minute}, {N: 120, Per: time.Hour}},
+		"machines/SoftwareVulnerabilitiesByMachine":     {{N: 30, Per: time.Minute}, {N: 1000, Per: time.Hour}},
+		"machines/SoftwareVulnerabilitiesExport":        {{N: 5, Per: time.Minute}, {N: 20, Per: time.Hour}},
+		"machines/SecureConfigurationsAssessmentExport": {{N: 5, Per: time.Minute}, {N: 20, Per: time.Hour}},
+		"incidents": {{N: 50, Per: time.Minute}, {N: 1500, Per: time.Hour}},
 	} {
-		if got := defendertest.DefaultQuotas()[family]; got != want {
+		if got := defendertest.DefaultQuotas()[family]; !slices.Equal(got, want) {
 			t.Errorf("%s: got %+v, want %+v", family, got, want)
 		}
 	}
-	defendertest.DefaultQuotas()["machines"] = defendertest.Quota{}
-	if defendertest.DefaultQuotas()["machines"] == (defendertest.Quota{}) {
+	defendertest.DefaultQuotas()["machines"] = nil
+	changed := defendertest.DefaultQuotas()
+	changed["machines/{id}"][0].N = 1
+	if got := changed["alerts"][0].N; got != 100 {
+		t.Errorf("families share their windows: %d", got)
+	}
+	if got := defendertest.DefaultQuotas(); got["machines"] == nil || got["machines/{id}"][0].N != 100 {
 		t.Error("DefaultQuotas isn't a copy")
 	}
 }
@@ -141,7 +148,7 @@ func TestQuotaScaled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := defendertest.NewUnstartedServer(defendertest.Config{
 			Minute: 150 * time.Millisecond, Hour: 10 * time.Second,
-			Quotas: map[string]defendertest.Quota{"machines": {PerMinute: 2, PerHour: 3}},
+			Quotas: map[string][]quota.Window{"machines": {{N: 2, Per: time.Minute}, {N: 3, Per: time.Hour}}},
 		})
 		for range 2 {
 			direct(s, "GET", "/api/machines", "").want(t, 200, "")
@@ -155,9 +162,40 @@ func TestQuotaScaled(t *testing.T) {
 	})
 }
 
+// Windows of any length are scaled: from an hour on by Hour, and below by Minute.
+func TestQuotaOfAnyWindow(t *testing.T) {
+	for _, c := range []struct {
+		per, lasts time.Duration
+		text       string
+	}{
+		{30 * time.Second, time.Second, "00:00:30"},
+		{time.Minute, 2 * time.Second, "00:01:00"},
+		{90 * time.Second, 3 * time.Second, "00:01:30"},
+		{59 * time.Minute, 118 * time.Second, "00:59:00"},
+		{time.Hour, 20 * time.Second, "01:00:00"},
+		{90 * time.Minute, 30 * time.Second, "01:30:00"},
+		{24 * time.Hour, 480 * time.Second, "24:00:00"},
+		{1, 1, "00:00:00"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := defendertest.NewUnstartedServer(defendertest.Config{
+				Minute: 2 * time.Second, Hour: 20 * time.Second,
+				Quotas: map[string][]quota.Window{"machines": {{N: 1, Per: c.per}}},
+			})
+			direct(s, "GET", "/api/machines", "").want(t, 200, "")
+			time.Sleep(c.lasts - 1)
+			direct(s, "GET", "/api/machines", "").want(t, 429, "429").wantMessage(t,
+				"API calls quota exceeded! Maximum allowed 1 per "+c.text+
+					" for the key Destination+TenantID+AppID. You can send requests again in 1 seconds.")
+			time.Sleep(1)
+			direct(s, "GET", "/api/machines", "").want(t, 200, "")
+		})
+	}
+}
+
 func TestNoQuotas(t *testing.T) {
-	one := map[string]defendertest.Quota{"machines": {PerMinute: 1}}
-	none := map[string]defendertest.Quota{"machines": {}}
+	one := map[string][]quota.Window{"machines": {{N: 1, Per: time.Minute}}}
+	none := map[string][]quota.Window{"machines": {}}
 	for _, c := range []defendertest.Config{{NoQuotas: true, Quotas: one}, {Quotas: none}} {
 		s := defendertest.NewUnstartedServer(c)
 		for range 200 {
@@ -185,7 +223,7 @@ func TestWaitForms(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			s := defendertest.NewUnstartedServer(defendertest.Config{
-				Wait: test.form, Quotas: map[string]defendertest.Quota{"machines": {PerMinute: 1}},
+				Wait: test.form, Quotas: map[string][]quota.Window{"machines": {{N: 1, Per: time.Minute}}},
 			})
 			time.Sleep(300 * time.Millisecond)
 			direct(s, "GET", "/api/machines", "").want(t, 200, "")
@@ -234,7 +272,7 @@ func wantDate(t *testing.T, header http.Header, value string) {
 func TestWaitDateOnTheSecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := defendertest.NewUnstartedServer(defendertest.Config{
-			Wait: defendertest.WaitDate, Quotas: map[string]defendertest.Quota{"machines": {PerMinute: 1}},
+			Wait: defendertest.WaitDate, Quotas: map[string][]quota.Window{"machines": {{N: 1, Per: time.Minute}}},
 		})
 		direct(s, "GET", "/api/machines", "").want(t, 200, "")
 		want := time.Now().Add(time.Minute)
@@ -249,7 +287,7 @@ func TestWaitDateOnTheSecond(t *testing.T) {
 // Over a socket net/http must leave the Date alone.
 func TestWaitDateOverHTTP(t *testing.T) {
 	s := start(t, defendertest.Config{
-		Wait: defendertest.WaitDate, Quotas: map[string]defendertest.Quota{"machines": {PerMinute: 1}},
+		Wait: defendertest.WaitDate, Quotas: map[string][]quota.Window{"machines": {{N: 1, Per: time.Minute}}},
 	})
 	call(t, s, "GET", "/api/machines", "").want(t, 200, "")
 	r := call(t, s, "GET", "/api/machines", "").want(t, 429, "429")
@@ -265,7 +303,7 @@ func TestWaitDateOverHTTP(t *testing.T) {
 
 func TestFaultedCallsCount(t *testing.T) {
 	s := start(t, defendertest.Config{
-		Quotas: map[string]defendertest.Quota{"machines": {PerMinute: 3}},
+		Quotas: map[string][]quota.Window{"machines": {{N: 3, Per: time.Minute}}},
 		Faults: defendertest.Faults{Error503: 1},
 	})
 	for range 3 {

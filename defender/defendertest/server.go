@@ -55,7 +55,7 @@ type Server struct {
 }
 
 // NewServer returns a server that listens on Config.Addr. Call Close when done.
-// NewServer panics on a Config that can't be meant, such as Faults whose shares
+// NewServer panics on a Config that makes no sense, such as Faults whose shares
 // exceed 1 in sum, since that is an error of the program.
 func NewServer(c Config) *Server {
 	s := NewUnstartedServer(c)

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/steadyhttp/steadyhttp/defender/defendertest"
+	"github.com/steadyhttp/steadyhttp/quota"
 )
 
 func TestZeroConfig(t *testing.T) {
@@ -71,7 +72,7 @@ func TestUnknownMethod(t *testing.T) {
 func TestToken(t *testing.T) {
 	s := start(t, defendertest.Config{
 		Token:  "secret",
-		Quotas: map[string]defendertest.Quota{"machines/{id}": {PerMinute: 1}},
+		Quotas: map[string][]quota.Window{"machines/{id}": {{N: 1, Per: time.Minute}}},
 	})
 	for _, header := range []string{"", "Bearer other", "Basic secret", "secret"} {
 		call(t, s, "GET", "/api/machines/m0001", "", "Authorization", header).want(t, 401, "Unauthorized")
@@ -224,7 +225,7 @@ func TestAddrEverywhere(t *testing.T) {
 func TestCounts(t *testing.T) {
 	s := start(t, defendertest.Config{
 		KeepCalls: 2,
-		Quotas:    map[string]defendertest.Quota{"machines/{id}": {PerMinute: 3}},
+		Quotas:    map[string][]quota.Window{"machines/{id}": {{N: 3, Per: time.Minute}}},
 	})
 	for range 4 {
 		call(t, s, "GET", "/api/machines/m0001", "")
@@ -387,8 +388,8 @@ func TestConfigPanics(t *testing.T) {
 		{"Config.KeepCalls", defendertest.Config{KeepCalls: -1}},
 		{"Config.Faults.Token429", defendertest.Config{Faults: defendertest.Faults{Token429: 1.1}}},
 		{"Config.PageSize", defendertest.Config{PageSize: -1}},
-		{`no family "machine"`, defendertest.Config{Quotas: map[string]defendertest.Quota{"machine": {}}}},
-		{`Quotas["machines"]`, defendertest.Config{Quotas: map[string]defendertest.Quota{"machines": {PerHour: -1}}}},
+		{`no family "machine"`, defendertest.Config{Quotas: map[string][]quota.Window{"machine": {}}}},
+		{`Quotas["machines"]`, defendertest.Config{Quotas: map[string][]quota.Window{"machines": {{N: -1, Per: time.Hour}}}}},
 		{"Config.Faults.Error500", defendertest.Config{Faults: defendertest.Faults{Error500: 1.5}}},
 		{"Config.Faults.Slow ", defendertest.Config{Faults: defendertest.Faults{Slow: -0.1}}},
 		{"Config.Faults.Bare500", defendertest.Config{Faults: defendertest.Faults{Bare500: math.NaN()}}},

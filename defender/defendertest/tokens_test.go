@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/steadyhttp/steadyhttp/defender/defendertest"
+	"github.com/steadyhttp/steadyhttp/quota"
 )
 
 const (
@@ -172,7 +173,7 @@ func TestTokenForEverybody(t *testing.T) {
 func TestTokenApplicationsHaveQuotasOfTheirOwn(t *testing.T) {
 	s := defendertest.NewUnstartedServer(defendertest.Config{
 		Clients: clients(),
-		Quotas:  map[string]defendertest.Quota{"machines": {PerMinute: 1}, "advancedqueries/run": {PerMinute: 1}},
+		Quotas:  map[string][]quota.Window{"machines": {{N: 1, Per: time.Minute}}, "advancedqueries/run": {{N: 1, Per: time.Minute}}},
 	})
 	one, two := fetch(t, s).AccessToken, fetch(t, s, "client_id", "other", "client_secret", "secret").AccessToken
 	authorized(s, one, "GET", "/api/machines", "").want(t, 200, "")

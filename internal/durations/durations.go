@@ -12,6 +12,22 @@ import (
 // an event of steadyotel.
 const Noticed = 100 * time.Millisecond
 
+// What the gates of steadyhttp and quota.Quota have in common after a 429. They share no code: one
+// waits for times, the other for windows.
+const (
+	// MaxPause is the longest pause. No documented window is longer than an hour, and a server may
+	// round up: what asks for more is a mistake or an attack, and is asked again after this.
+	MaxPause = 75 * time.Minute
+
+	// FirstPause is that after a 429 that names no time. It is doubled for each probe that fails.
+	FirstPause = time.Second
+
+	// Patience is how long a call without an answer keeps its place while few may be under way at
+	// once. Nearly all APIs answer within it, and one more call in 5 s is 12 a minute: a service that
+	// is still throttling bears that. Without an end, one hung probe would stop everybody.
+	Patience = 5 * time.Second
+)
+
 // Round returns d as it reads best in a message: seconds from ten seconds on, milliseconds below.
 func Round(d time.Duration) time.Duration {
 	if d >= 10*time.Second {
