@@ -21,7 +21,8 @@ import (
 	"github.com/steadyhttp/steadyhttp/otel"
 )
 
-// The event of a retry tells which it follows, how it failed, how long the wait is and whose choice that was.
+// The event of a retry tells which it follows, how it failed, how long the wait is and whose choice
+// that was.
 func TestRetryingEvent(t *testing.T) {
 	for _, caller := range []bool{false, true} {
 		t.Run(fmt.Sprintf("caller's span %v", caller), func(t *testing.T) {
@@ -55,7 +56,8 @@ func TestRetryingEvent(t *testing.T) {
 	}
 }
 
-// Where the server named the time, the event says so, and the time is the one that is really waited.
+// Where the server named the time, the event says so, and the time is the one that is really
+// waited.
 func TestRetryingEventServersTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSDK(t)
@@ -79,7 +81,8 @@ func TestRetryingEventServersTime(t *testing.T) {
 	})
 }
 
-// A code that the Rules list is the event's error.type too; the counts go on over redirects as on the spans.
+// A code that the Rules list is the event's error.type too; the counts go on over redirects as on
+// the spans.
 func TestRetryingEventErrorType(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rules := &steadyhttp.Rules{ByCode: map[string]steadyhttp.Class{"Busy": steadyhttp.Transient}}
@@ -149,7 +152,8 @@ func TestWaitedEvent(t *testing.T) {
 	}
 }
 
-// A call that has failed tells so on a caller's span, where it has no status of its own to tell it with, and only there.
+// A call that has failed tells so on a caller's span, where it has no status of its own to tell it
+// with, and only there.
 func TestGivingUpEvent(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -240,7 +244,8 @@ type record struct {
 	Wait                                        time.Duration
 }
 
-// Spans and events have the words of steadyhttp.Log: who finds a line in one of the two finds its like in the other.
+// Spans and events have the words of steadyhttp.Log: who finds a line in one of the two finds its
+// like in the other.
 func TestSameWordsAsLog(t *testing.T) {
 	for _, tt := range []struct {
 		name  string

@@ -20,8 +20,8 @@ import (
 	"github.com/steadyhttp/steadyhttp/quota"
 )
 
-// Programs set the global providers up; here the spans stay in memory. The tracking ID is on the attempt's span, and on that
-// of the call.
+// Programs set the global providers up; here the spans stay in memory. The tracking ID is on the
+// attempt's span, and on that of the call.
 func ExampleNew() {
 	exporter := tracetest.NewInMemoryExporter()
 	provider := trace.NewTracerProvider(trace.WithSyncer(exporter))
@@ -46,9 +46,10 @@ func ExampleNew() {
 		}
 	}
 	// Output:
-	// level=WARN msg="giving up" method=GET url=https://api.security.microsoft.com/api/machines/123123123 attempt=1 status=404 code=ResourceNotFound target=43f4cb08-8fac-4b65-9db1-745c2ae65f3a stop=permanent
-	// GET: 43f4cb08-8fac-4b65-9db1-745c2ae65f3a
-	// call GET: 43f4cb08-8fac-4b65-9db1-745c2ae65f3a
+	// level=WARN msg="giving up" method=GET
+	// url=https://api.security.microsoft.com/api/machines/123123123 attempt=1 status=404
+	// code=ResourceNotFound target=43f4cb08-8fac-4b65-9db1-745c2ae65f3a stop=permanent GET:
+	// 43f4cb08-8fac-4b65-9db1-745c2ae65f3a call GET: 43f4cb08-8fac-4b65-9db1-745c2ae65f3a
 }
 
 type notFound struct{}

@@ -40,7 +40,8 @@ import (
 // faultsCanary begins every secret of this file. None of them may be seen anywhere.
 const faultsCanary = "canary"
 
-// What spans, events and metrics may say, in full. A key that is not here is one whose values nobody has thought about.
+// What spans, events and metrics may say, in full. A key that is not here is one whose values
+// nobody has thought about.
 const (
 	faultsSpanKeys = " http.request.method http.request.method_original server.address server.port url.full url.template" +
 		" http.request.resend_count http.response.status_code network.protocol.version error.type" +
@@ -52,7 +53,8 @@ const (
 	faultsMetricKeys = " http.request.method steadyhttp.outcome error.type steadyhttp.delay.source steadyhttp.quota.name steadyhttp.quota.window "
 )
 
-// faultsSeries is the most that all instruments together may come to, whatever servers and callers do.
+// faultsSeries is the most that all instruments together may come to, whatever servers and callers
+// do.
 const faultsSeries = 200
 
 func faultsListed(list, name string) bool { return strings.Contains(list, " "+name+" ") }
@@ -77,7 +79,8 @@ type faultsWatch struct {
 	stops map[string]int // on the spans of calls
 }
 
-// text fails the test for what must not leave the process: a secret, or what a collector would refuse.
+// text fails the test for what must not leave the process: a secret, or what a collector would
+// refuse.
 func (w *faultsWatch) text(where, s string) {
 	if strings.Contains(s, faultsCanary) {
 		w.t.Errorf("a secret in %s: %q", where, s)
@@ -180,8 +183,8 @@ func (w *faultsWatch) error(err error) {
 	}
 }
 
-// faultsProvider is the SDK's, and sees how often each span is ended, which the SDK hides: it passes over a second End, and over
-// what is said of a span that has ended.
+// faultsProvider is the SDK's, and sees how often each span is ended, which the SDK hides: it
+// passes over a second End, and over what is said of a span that has ended.
 type faultsProvider struct {
 	embedded.TracerProvider
 	sdk   trace.TracerProvider
@@ -213,7 +216,8 @@ type faultsSpan struct {
 }
 
 func (s *faultsSpan) live(what string) {
-	// otelhttp's may be ended by a Close while the body is read: what Annotate says then is lost, and does no harm.
+	// otelhttp's may be ended by a Close while the body is read: what Annotate says then is lost,
+	// and does no harm.
 	if s.over.Load() && s.name != "otelhttp" {
 		s.watch.t.Errorf("%s of the span %q after its end", what, s.name)
 	}
@@ -264,7 +268,8 @@ func (d faultsDice) upTo(most time.Duration) time.Duration {
 
 func faultsOneOf[T any](d faultsDice, of ...T) T { return of[d.IntN(len(of))] }
 
-// junk is what a hostile service puts where a code or an ID is expected. It is remote data that is shown, so that it has no secret.
+// junk is what a hostile service puts where a code or an ID is expected. It is remote data that is
+// shown, so that it has no secret.
 func (d faultsDice) junk() string {
 	switch d.IntN(6) {
 	case 0:
@@ -299,8 +304,8 @@ func (d faultsDice) secretError() error {
 	return &url.Error{Op: "Get", URL: faultsURL, Err: cause}
 }
 
-// faultsBase is a service that does everything wrong, but for what no http.RoundTripper may do to its callers: it closes the
-// request's body.
+// faultsBase is a service that does everything wrong, but for what no http.RoundTripper may do to
+// its callers: it closes the request's body.
 type faultsBase struct{ faultsDice }
 
 func (b faultsBase) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -474,7 +479,8 @@ type faultsTraced struct {
 
 func (t *faultsTraced) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx, span := t.tracer.Start(req.Context(), "otelhttp", trace.WithSpanKind(trace.SpanKindClient))
-	// As otelhttp does, but also in a panic; called by defer itself, the SDK would record what it was.
+	// As otelhttp does, but also in a panic; called by defer itself, the SDK would record what it
+	// was.
 	open := false
 	defer func() {
 		if !open {
@@ -523,8 +529,8 @@ const faultsKinds = 6
 func newFaultsWorker(n int, w *faultsWatch, c steadyotel.Config, limit *quota.Quota) *faultsWorker {
 	dice := faultsDice{rand.New(rand.NewPCG(7, uint64(n)))}
 	k := &faultsWorker{faultsDice: dice, watch: w, program: c.TracerProvider.Tracer("program")}
-	// net/http may call a base from several goroutines, and the bodies are read on those of the Transport. Each attempt has its own
-	// dice, so that they need no lock.
+	// net/http may call a base from several goroutines, and the bodies are read on those of the
+	// Transport. Each attempt has its own dice, so that they need no lock.
 	var base http.RoundTripper = faultsFunc(func(req *http.Request) (*http.Response, error) {
 		return faultsBase{faultsDice{rand.New(rand.NewPCG(dice.Uint64(), 0))}}.RoundTrip(req)
 	})
@@ -747,8 +753,8 @@ func (w *faultsWatch) collect(reader sdkmetric.Reader) (series map[string]int, d
 	return series, durations, attempts
 }
 
-// Whatever a service and its callers do: every span ends, exactly once; nothing secret is told; and nothing that is told has more
-// values than a collector can bear.
+// Whatever a service and its callers do: every span ends, exactly once; nothing secret is told; and
+// nothing that is told has more values than a collector can bear.
 func TestFaultedCalls(t *testing.T) {
 	calls := 100_000
 	if testing.Short() || faultsRace {
@@ -798,7 +804,8 @@ func TestFaultedCalls(t *testing.T) {
 		if begun < int64(calls)*95/100 || w.done.Load() != begun || int64(durations) != begun || int64(attempts) != begun {
 			t.Errorf("%d calls, of which %d were done; the metrics have %d and %d", begun, w.done.Load(), durations, attempts)
 		}
-		// Eleven methods, with a template or without, of calls and of attempts; and the spans of the program and of otelhttp.
+		// Eleven methods, with a template or without, of calls and of attempts; and the spans of
+		// the program and of otelhttp.
 		if len(w.names) > 11*2*2+2 {
 			t.Errorf("%d names of spans: %v", len(w.names), w.names)
 		}

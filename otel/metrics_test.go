@@ -32,7 +32,8 @@ func provoke(t *testing.T, s *sdk, c steadyotel.Config) {
 	call(t, t.Context(), rt)
 }
 
-// Names, units and bounds are the contract with those who draw dashboards. All times may be as long as an hourly quota asks.
+// Names, units and bounds are the contract with those who draw dashboards. All times may be as long
+// as an hourly quota asks.
 func TestInstruments(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSDK(t)
@@ -183,7 +184,8 @@ func TestGateWait(t *testing.T) {
 	}
 }
 
-// A wait for anything but a gate is none of gate.wait.duration's, and has no event steadyhttp.waited.
+// A wait for anything but a gate is none of gate.wait.duration's, and has no event
+// steadyhttp.waited.
 func TestOnlyGateWaitsAreMeasured(t *testing.T) {
 	slowly := func(*http.Request, *steadyhttp.Attempt) error {
 		time.Sleep(2 * time.Second)
@@ -291,7 +293,8 @@ func TestEveryEndOfAGateWait(t *testing.T) {
 	}
 }
 
-// retry.delay tells what a back-off costs from what the server asks for. A call that is not retried has none.
+// retry.delay tells what a back-off costs from what the server asks for. A call that is not retried
+// has none.
 func TestRetryDelay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSDK(t)
@@ -316,7 +319,8 @@ func TestRetryDelay(t *testing.T) {
 	})
 }
 
-// budget.refusals counts the retries that the Budget refused, and not the calls that ended otherwise.
+// budget.refusals counts the retries that the Budget refused, and not the calls that ended
+// otherwise.
 func TestBudgetRefusals(t *testing.T) {
 	s := newSDK(t)
 	policy := every(0)
@@ -334,7 +338,8 @@ func TestBudgetRefusals(t *testing.T) {
 	assertLines(t, "attempts", points(t, s.collect(t)["steadyhttp.call.attempts"]), "error.type=404 n=1 sum=1", "error.type=503 n=3 sum=5")
 }
 
-// Whatever servers and callers come up with, the labels stay a closed set, and no tracking ID is ever one.
+// Whatever servers and callers come up with, the labels stay a closed set, and no tracking ID is
+// ever one.
 func TestLabelsAreClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSDK(t)
@@ -468,7 +473,8 @@ func states(all map[string]quota.State) iter.Seq2[string, quota.State] {
 	}
 }
 
-// The gauges say what the quotas do, at the time of each collection, until they are no longer asked to.
+// The gauges say what the quotas do, at the time of each collection, until they are no longer asked
+// to.
 func TestObserveQuotas(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSDK(t)

@@ -117,7 +117,8 @@ func TestPortOutOfRange(t *testing.T) {
 	assertText(t, "port", pick(s.attempts()[0].Attributes(), "server.port"), "server.port=0")
 }
 
-// The same hooks for the Transport and in the context are one: the SDK's helper fails if a span stays open.
+// The same hooks for the Transport and in the context are one: the SDK's helper fails if a span
+// stays open.
 func TestSameHooksTwice(t *testing.T) {
 	s := newSDK(t)
 	hooks := s.trace(steadyotel.Config{})
@@ -186,7 +187,8 @@ func TestTypeOfACallThatCouldNotGoOn(t *testing.T) {
 	}
 }
 
-// What ended an inner Transport's call has not ended the outer one's: a layer between the two has a deadline of its own.
+// What ended an inner Transport's call has not ended the outer one's: a layer between the two has a
+// deadline of its own.
 func TestNestedTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSDK(t)
@@ -201,7 +203,8 @@ func TestNestedTimeout(t *testing.T) {
 	})
 }
 
-// The caller's span may end before the body is closed, as otelhttp's does: it is told of a failure as soon as that is certain.
+// The caller's span may end before the body is closed, as otelhttp's does: it is told of a failure
+// as soon as that is certain.
 func TestGivingUpIsToldAtOnce(t *testing.T) {
 	s := newSDK(t)
 	ctx, end := s.caller(t.Context())
@@ -268,7 +271,8 @@ func TestBaggageWithoutProviders(t *testing.T) {
 	}
 }
 
-// Annotate reads nothing by itself: an answer whose body hangs is returned in the time that it would be without.
+// Annotate reads nothing by itself: an answer whose body hangs is returned in the time that it
+// would be without.
 func TestAnnotateTakesNoTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSDK(t)

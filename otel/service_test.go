@@ -45,9 +45,10 @@ type serviceCase struct {
 	faults       defendertest.Faults // of the service, for this call
 }
 
-// serviceCases are the codes of the documentation's table, in its order. The service itself answers 15 of them, each to what a
-// caller can really get wrong, or for what can really go wrong. The five that it never sends, because its machines are all alike
-// and its tenant may do everything, come from the middleware: see serviceRefusals.
+// serviceCases are the codes of the documentation's table, in its order. The service itself answers
+// 15 of them, each to what a caller can really get wrong, or for what can really go wrong. The five
+// that it never sends, because its machines are all alike and its tenant may do everything, come
+// from the middleware: see serviceRefusals.
 func serviceCases() []serviceCase {
 	const get, post = http.MethodGet, http.MethodPost
 	indicator := func(kind, value string) string {
@@ -286,7 +287,8 @@ func serviceWants(t *testing.T, what string, attrs []attribute.KeyValue, answer 
 	}
 }
 
-// split returns the spans of the attempts, in order, and that of the call or the caller, which is the last to end.
+// split returns the spans of the attempts, in order, and that of the call or the caller, which is
+// the last to end.
 func (c *serviceClient) split(t *testing.T, attempts int) (tracetest.SpanStubs, tracetest.SpanStub) {
 	t.Helper()
 	spans := c.spans.GetSpans()
@@ -302,8 +304,8 @@ func (c *serviceClient) split(t *testing.T, attempts int) (tracetest.SpanStubs, 
 	return spans[:attempts], outer
 }
 
-// Each of the documented codes leaves the service's tracking ID where an operator looks for it: on the attempt's span, and on that
-// of the call, or of the caller if he has one.
+// Each of the documented codes leaves the service's tracking ID where an operator looks for it: on
+// the attempt's span, and on that of the call, or of the caller if he has one.
 func TestEveryCodeLeavesItsTarget(t *testing.T) {
 	front := newServiceFront(t)
 	for n := range serviceSessions {
@@ -389,7 +391,8 @@ func TestEveryCodeLeavesItsTarget(t *testing.T) {
 	}
 }
 
-// A call that was refused at first and then came to a good end keeps the tracking ID of the refusal, and is no error.
+// A call that was refused at first and then came to a good end keeps the tracking ID of the
+// refusal, and is no error.
 func TestRetriedRefusalLeavesItsTarget(t *testing.T) {
 	front := newServiceFront(t)
 	var oldest string

@@ -93,17 +93,18 @@ type Config struct {
 	// CallSpan says when a call has a span around its attempts. "": CallSpanAuto.
 	CallSpan CallSpan
 
-	// NoAttemptSpans leaves the attempts' spans, and their propagation, to an otelhttp.Transport below
-	// the steadyhttp.Transport. false: steadyotel makes them.
+	// NoAttemptSpans leaves the attempts' spans, and their propagation, to an otelhttp.Transport
+	// below the steadyhttp.Transport. false: steadyotel makes them.
 	NoAttemptSpans bool
 
-	// Route returns the template of a request's path, such as /api/machines/{id}, for the spans' names
-	// and url.template; "" if it knows none. It must not return the path itself: there would be as
-	// many names as machines. nil: no template is known.
+	// Route returns the template of a request's path, such as /api/machines/{id}, for the spans'
+	// names and url.template; "" if it knows none. It must not return the path itself: there would
+	// be as many names as machines. nil: no template is known.
 	Route func(req *http.Request) string
 
-	// Rules lists, in ByCode, the service's error codes that may be an error.type; for any other code
-	// it is the status. Set what the Transport classifies by, such as defender.Rules(). nil: none may.
+	// Rules lists, in ByCode, the service's error codes that may be an error.type; for any other
+	// code it is the status. Set what the Transport classifies by, such as defender.Rules(). nil:
+	// none may.
 	Rules *steadyhttp.Rules
 
 	// TargetKey and CodeKey name the attributes for the service's tracking ID and error code.

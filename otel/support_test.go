@@ -32,7 +32,8 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
-// script returns a base transport that answers each attempt by the next of its steps, and the last one for ever.
+// script returns a base transport that answers each attempt by the next of its steps, and the last
+// one for ever.
 func script(steps ...roundTripper) roundTripper {
 	var sent atomic.Int64
 	return func(req *http.Request) (*http.Response, error) {
@@ -174,7 +175,8 @@ type sdk struct {
 	reader   *sdkmetric.ManualReader
 }
 
-// newSDK returns an SDK that records everything. A test that leaves one of its spans open, or has one ended twice, fails.
+// newSDK returns an SDK that records everything. A test that leaves one of its spans open, or has
+// one ended twice, fails.
 func newSDK(t testing.TB, options ...sdktrace.TracerProviderOption) *sdk {
 	s := &sdk{recorder: tracetest.NewSpanRecorder(), reader: sdkmetric.NewManualReader()}
 	s.tracers = &endCounter{TracerProvider: sdktrace.NewTracerProvider(append(options, sdktrace.WithSpanProcessor(s.recorder))...)}
@@ -372,8 +374,8 @@ func points(t testing.TB, m metricdata.Metrics) []string {
 	return all
 }
 
-// alone reports whether the test has a process of its own, for what is global and can't be set back. If not, it runs the test
-// in one.
+// alone reports whether the test has a process of its own, for what is global and can't be set
+// back. If not, it runs the test in one.
 func alone(t *testing.T) bool {
 	t.Helper()
 	const variable = "STEADYOTEL_ALONE"

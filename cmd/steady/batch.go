@@ -41,7 +41,8 @@ type outcome struct {
 	err   error  // nil: answered
 }
 
-// run makes the calls in a connector's order. A failed one does not end it: what can be done is done.
+// run makes the calls in a connector's order. A failed one does not end it: what can be done is
+// done.
 func (b *batch) run(ctx context.Context) {
 	b.progress.expect(2*len(b.machines) + len(b.machines)/pageSize + indicators/batchSize + 10)
 	b.listMachines(ctx)

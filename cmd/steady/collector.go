@@ -117,7 +117,8 @@ func (c *collector) tell(w io.Writer, within time.Duration, spans, metrics error
 	}
 }
 
-// spanSender and metricSender keep errors from the SDK, which would hand them to the error handler of the whole process.
+// spanSender and metricSender keep errors from the SDK, which would hand them to the error handler
+// of the whole process.
 type spanSender struct {
 	sdktrace.SpanExporter
 	to *collector

@@ -61,7 +61,8 @@ func parseDemo(args []string, out io.Writer) (demoOptions, error) {
 	return o, nil
 }
 
-// given reports whether a flag was on the command line. An empty value of a script's variable is not the same as none.
+// given reports whether a flag was on the command line. An empty value of a script's variable is
+// not the same as none.
 func given(flags *flag.FlagSet, name string) bool {
 	found := false
 	flags.Visit(func(f *flag.Flag) { found = found || f.Name == name })

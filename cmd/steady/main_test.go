@@ -26,7 +26,8 @@ func cells(t *testing.T, out, label string) (plain, steady string) {
 	return found[1], found[2]
 }
 
-// The main job on a small tenant: what a plain client loses, steadyhttp gets, and nothing is done twice.
+// The main job on a small tenant: what a plain client loses, steadyhttp gets, and nothing is done
+// twice.
 func TestDemo(t *testing.T) {
 	code, out, progress := steady(t, "demo", "-machines", "60", "-all")
 	if code != 0 {
@@ -59,7 +60,8 @@ func TestDemo(t *testing.T) {
 	}
 }
 
-// The seed's faults fall on other calls with another seed, an order to isolate among them; the ledger stays clean.
+// The seed's faults fall on other calls with another seed, an order to isolate among them; the
+// ledger stays clean.
 func TestDemoWithManyFaults(t *testing.T) {
 	for _, seed := range []string{"4", "5"} {
 		t.Run(seed, func(t *testing.T) {

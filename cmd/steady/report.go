@@ -46,8 +46,8 @@ func (r *result) refused() int {
 
 func (r *result) answered() int { return len(r.outcomes) - len(r.failed(true)) - len(r.failed(false)) }
 
-// count returns how many of the calls in the server's ledger are like that. The ledger also has what
-// net/http has replayed on its own.
+// count returns how many of the calls in the server's ledger are like that. The ledger also has
+// what net/http has replayed on its own.
 func (r *result) count(like func(defendertest.Call) bool) int {
 	n := 0
 	for _, c := range r.server.Calls() {

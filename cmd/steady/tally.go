@@ -7,7 +7,8 @@ import (
 	"github.com/steadyhttp/steadyhttp"
 )
 
-// tally counts what steadyhttp does about a call. What was sent and what came back is in the server's ledger.
+// tally counts what steadyhttp does about a call. What was sent and what came back is in the
+// server's ledger.
 type tally struct {
 	retries         atomic.Int64
 	backOffs, quota atomic.Int64 // nanoseconds of waits, summed over all calls

@@ -64,7 +64,8 @@ func newTelemetry(ctx context.Context, o demoOptions) (*telemetry, error) {
 	return t, nil
 }
 
-// describe says who sends the spans and metrics. OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES go before our own words.
+// describe says who sends the spans and metrics. OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES go
+// before our own words.
 func (t *telemetry) describe(ctx context.Context) *resource.Resource {
 	about, err := resource.New(ctx,
 		resource.WithTelemetrySDK(),

@@ -50,8 +50,8 @@ func failedOutcomes(t *testing.T, out string) []failedOutcome {
 	return failures
 }
 
-// The tree is of the call that the report lists last, with its tracking ID on the call and on its last attempt. A
-// collector that isn't there costs a line, and nothing else.
+// The tree is of the call that the report lists last, with its tracking ID on the call and on its
+// last attempt. A collector that isn't there costs a line, and nothing else.
 func TestDemoTrace(t *testing.T) {
 	t.Parallel() // it waits for quotas more than it works
 	closed := httptest.NewServer(nil)
@@ -90,7 +90,8 @@ func TestDemoTrace(t *testing.T) {
 	}
 }
 
-// A call that waited for its quota and was retried, in the order of time. The clock is a false one, so that all of it is known.
+// A call that waited for its quota and was retried, in the order of time. The clock is a false one,
+// so that all of it is known.
 func TestTreeOfRetriedCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tracer, kept := newKeeper()
@@ -134,7 +135,8 @@ func TestTreeOfRetriedCall(t *testing.T) {
 	})
 }
 
-// Nothing that came from elsewhere may speak to the terminal, and a long text is broken at spaces only.
+// Nothing that came from elsewhere may speak to the terminal, and a long text is broken at spaces
+// only.
 func TestTreeOfStrangeText(t *testing.T) {
 	tracer, kept := newKeeper()
 	_, call := tracer.Start(t.Context(), "call GET \x1b[2J\u202e", trace.WithAttributes(

@@ -28,7 +28,8 @@ import (
 	"github.com/steadyhttp/steadyhttp/otel"
 )
 
-// received is what the OpenTelemetry Collector's own receiver made of the protobuf that came over HTTP.
+// received is what the OpenTelemetry Collector's own receiver made of the protobuf that came over
+// HTTP.
 type received struct {
 	mu    sync.Mutex // guards spans
 	spans []ptrace.Span
@@ -64,7 +65,8 @@ func newCollector(t *testing.T, r *received) string {
 			Resource: pcommon.NewResource(),
 		},
 	}
-	// The receiver does not tell its port, so that one is looked for. Somebody else may take it in between.
+	// The receiver does not tell its port, so that one is looked for. Somebody else may take it in
+	// between.
 	for range 5 {
 		address := freeAddress(t)
 		config := factory.CreateDefaultConfig()

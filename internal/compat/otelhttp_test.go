@@ -35,7 +35,8 @@ func below(r *recorder) *steadyhttp.Transport {
 	}
 }
 
-// otelhttp's spans are the only ones of the attempts, and have what only we know: a 429 twice, then an answer.
+// otelhttp's spans are the only ones of the attempts, and have what only we know: a 429 twice, then
+// an answer.
 func TestAnnotateBelowOtelhttp(t *testing.T) {
 	service := newService(t, answer{429, refused}, answer{429, refused}, answer{200, "fine"})
 	r := newRecorder(t)
@@ -84,7 +85,8 @@ func TestAnnotateBelowOtelhttp(t *testing.T) {
 	}
 }
 
-// What Annotate has read of an error answer, the layers above read again: the caller gets every byte, and the verdict.
+// What Annotate has read of an error answer, the layers above read again: the caller gets every
+// byte, and the verdict.
 func TestAnnotateLeavesTheAnswer(t *testing.T) {
 	long := strings.TrimSuffix(notFound, "}") + `,"rest":"` + strings.Repeat("x", 200<<10) + `"}`
 	for name, body := range map[string]string{"short": notFound, "long": long, "empty": "", "not JSON": "<html>"} {
@@ -115,8 +117,8 @@ func TestAnnotateLeavesTheAnswer(t *testing.T) {
 	}
 }
 
-// Around the Transport, otelhttp's span is the caller's: it gets the target and the events, and each attempt has a span and
-// a context of its own below it.
+// Around the Transport, otelhttp's span is the caller's: it gets the target and the events, and
+// each attempt has a span and a context of its own below it.
 func TestOtelhttpAround(t *testing.T) {
 	service := newService(t, answer{429, refused}, answer{404, notFound})
 	r := newRecorder(t)
@@ -151,7 +153,8 @@ func TestOtelhttpAround(t *testing.T) {
 	}
 }
 
-// A request that otelhttp's filter leaves out has no span of its own: nothing is put on that of the call instead.
+// A request that otelhttp's filter leaves out has no span of its own: nothing is put on that of the
+// call instead.
 func TestAnnotateBelowAFilter(t *testing.T) {
 	service := newService(t, answer{429, refused}, answer{200, "fine"})
 	r := newRecorder(t)
