@@ -38,8 +38,8 @@
 // They tell what nobody else knows; otelhttp has the duration of each attempt. The labels are
 // closed sets, so that neither a server nor a caller can make new series.
 //
-//	steadyhttp.call.duration       s          from a call's begin to the end of its body, waits
-//	                                          included; by http.request.method, steadyhttp.outcome
+//	steadyhttp.call.duration       s          of a call to the end of its body, waits included; by
+//	                                          http.request.method and steadyhttp.outcome
 //	steadyhttp.call.attempts       {attempt}  of each call; of a failed one by error.type
 //	steadyhttp.gate.wait.duration  s          each wait for a gate of a millisecond or more, also one
 //	                                          that was refused or cancelled in the end
