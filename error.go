@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/steadyhttp/steadyhttp/internal/durations"
+	"github.com/steadyhttp/steadyhttp/internal/ended"
 )
 
 // ErrNotSent is matched by the errors of calls of which nothing was ever sent: a Gate refused the first attempt, the call ended
@@ -255,18 +256,10 @@ func cancelCause(ctx context.Context) error {
 	switch {
 	case ctx.Err() != nil:
 		return &cancelled{cause: context.Cause(ctx), ctx: ctx.Err()}
-	case overdue(ctx):
+	case ended.Overdue(ctx):
 		return &cancelled{cause: context.DeadlineExceeded, ctx: context.DeadlineExceeded}
 	}
 	return &cancelled{cause: errRequestCancel, ctx: context.Canceled}
-}
-
-// overdue reports whether ctx's deadline has passed, also if that has not ended it yet.
-func overdue(ctx context.Context) bool {
-	if err := ctx.Err(); err != nil {
-		return err == context.DeadlineExceeded
-	}
-	return untilDeadline(ctx) == 0
 }
 
 var errRequestCancel = errors.New("request cancelled by its Cancel channel")

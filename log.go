@@ -5,12 +5,13 @@ import (
 	"log/slog"
 	"net/http"
 	"time"
+
+	"github.com/steadyhttp/steadyhttp/internal/durations"
+	"github.com/steadyhttp/steadyhttp/internal/ended"
 )
 
-const (
-	longWait    = 10 * time.Second       // a wait that somebody who watches the log wants to know of as it begins
-	noticedWait = 100 * time.Millisecond // a wait at a gate that is worth a word when it is over
-)
+// longWait is a wait that somebody who watches the log wants to know of as it begins.
+const longWait = 10 * time.Second
 
 // Log returns a Trace that logs each retry, and each wait at a gate longer than 100 ms, at Debug; a wait of 10 s and more at
 // Info, as it begins, with its length; and each call that ends without success at Warn. nil stands for slog.Default, looked
@@ -24,7 +25,7 @@ func Log(logger *slog.Logger) *Trace {
 			}
 		},
 		Waited: func(ctx context.Context, a Attempt, w Wait) {
-			if w.Cause == WaitGate && w.For > noticedWait {
+			if w.Cause == WaitGate && w.For > durations.Noticed {
 				log(ctx, logger, slog.LevelDebug, "waited", a, causeAttr(w), slog.Duration("wait", w.For))
 			}
 		},
@@ -34,7 +35,7 @@ func Log(logger *slog.Logger) *Trace {
 			switch {
 			case a.late:
 				logAttempt(ctx, logger, a)
-			case a.Stop == StopDone && a.Err != nil && !(ctx.Err() == context.Canceled || cancelClosed(a.Request) && !overdue(ctx)):
+			case a.Stop == StopDone && a.Err != nil && !cancelledBy(ctx, a.Request):
 				log(ctx, logger, slog.LevelWarn, "giving up", a, stopAttr(a)) // its body has failed
 			}
 		},
@@ -54,15 +55,9 @@ func logAttempt(ctx context.Context, logger *slog.Logger, a Attempt) {
 	}
 }
 
-// cancelClosed reports whether a request was cancelled in the old way.
-func cancelClosed(req *http.Request) bool {
-	select {
-	//lint:ignore SA1019 a RoundTripper must obey it as long as http.Client sets it
-	case <-req.Cancel:
-		return true
-	default:
-		return false
-	}
+// cancelledBy reports whether the caller has ended the call, and not a deadline.
+func cancelledBy(ctx context.Context, req *http.Request) bool {
+	return ctx.Err() == context.Canceled || ended.CancelClosed(req) && !ended.Overdue(ctx)
 }
 
 func causeAttr(w Wait) slog.Attr { return slog.String("cause", string(w.Cause)) }

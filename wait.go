@@ -79,6 +79,9 @@ func (w *watch) begin(length time.Duration) {
 // end tells that the wait is over, if its beginning was told.
 func (w *watch) end() {
 	w.timer.Stop()
+	if time.Since(w.began) >= noticeable {
+		w.begin(0) // the timer is late, or would have been at this very instant
+	}
 	w.mu.Lock()
 	w.over = true
 	told, panicked := w.told, w.panicked

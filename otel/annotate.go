@@ -11,19 +11,19 @@ import (
 	"github.com/steadyhttp/steadyhttp"
 )
 
-// Annotate returns a RoundTripper to put below an otelhttp.Transport, which is itself below a steadyhttp.Transport:
+// Annotate returns a RoundTripper to put below an otelhttp.Transport that is itself below a
+// steadyhttp.Transport:
 //
-//	&steadyhttp.Transport{
-//		Base:  otelhttp.NewTransport(steadyotel.Annotate(base)),
-//		Trace: steadyotel.New(steadyotel.Config{NoAttemptSpans: true}),
+//	config := steadyotel.Config{NoAttemptSpans: true}
+//	transport := &steadyhttp.Transport{
+//		Base:  otelhttp.NewTransport(config.Annotate(http.DefaultTransport)),
+//		Trace: steadyotel.New(config),
 //	}
 //
-// It puts the service's tracking ID and code on otelhttp's span, and from the first retry on how often the request was sent
-// before: from above, that span is out of reach. nil stands for http.DefaultTransport. It reads nothing by itself: it looks at
-// what the Transport above, or the caller, reads of an error answer, up to 64 KiB.
-func Annotate(base http.RoundTripper) http.RoundTripper { return Config{}.Annotate(base) }
-
-// Annotate is the function Annotate with c's TargetKey and CodeKey.
+// It puts the service's tracking ID and code on otelhttp's span, under TargetKey and CodeKey, and
+// on a retry http.request.resend_count. A Trace can't do that: otelhttp's span begins below it.
+// Annotate reads nothing of an answer by itself. It looks at what the Transport above, or the
+// caller, reads of an error answer, up to 64 KiB. A nil base is http.DefaultTransport.
 func (c Config) Annotate(base http.RoundTripper) http.RoundTripper {
 	if base == nil {
 		base = http.DefaultTransport
@@ -31,10 +31,10 @@ func (c Config) Annotate(base http.RoundTripper) http.RoundTripper {
 	return &annotator{base: base, attributes: newAttributes(c)}
 }
 
-// sending is what the hooks tell Annotate of an attempt, in its context.
+// sending is what the hooks tell Annotate of an attempt, in the attempt's context.
 type sending struct {
-	resends int               // before it
-	parent  trace.SpanContext // of the span that otelhttp's will be below
+	resends int               // attempts and redirects before it
+	parent  trace.SpanContext // the parent that otelhttp's span will have
 }
 
 type sendingKey struct{}
@@ -48,7 +48,7 @@ func (t *annotator) RoundTrip(req *http.Request) (*http.Response, error) {
 	span := trace.SpanFromContext(req.Context())
 	s, told := req.Context().Value(sendingKey{}).(sending)
 	if !span.IsRecording() || told && span.SpanContext().Equal(s.parent) {
-		return t.base.RoundTrip(req) // otelhttp has a filter that left the request out
+		return t.base.RoundTrip(req) // otelhttp's filter left the request out
 	}
 	if s.resends > 0 {
 		span.SetAttributes(resendCount(s.resends))
@@ -60,18 +60,18 @@ func (t *annotator) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// annotatedBody is an error answer's body as it is read. Reading it beforehand would take a time that the attempt may not
-// have, and keep the answer's headers from the gates.
+// annotatedBody looks at the body of an error answer while others read it. To read it first would
+// take time that the attempt may not have, and delay the gates' look at the headers.
 type annotatedBody struct {
 	io.ReadCloser
 	annotator *annotator
 	span      trace.Span
 	resp      http.Response // as it came
-	seen      []byte        // of the body; no more once told
+	seen      []byte        // of the body, until told
 	told      bool
 }
 
-// maxSeen is as much as steadyhttp looks at.
+// maxSeen is how much of an error answer steadyhttp looks at.
 const maxSeen = 64 << 10
 
 func (b *annotatedBody) Read(p []byte) (int, error) {
@@ -79,24 +79,24 @@ func (b *annotatedBody) Read(p []byte) (int, error) {
 	if b.told {
 		return n, err
 	}
-	// A Reader may say more than it has read.
+	// A broken Reader may report more than it has read.
 	b.seen = append(b.seen, p[:max(0, min(n, len(p), maxSeen-len(b.seen)))]...)
-	// otelhttp ends its span as soon as it sees the body's end, and before it closes the body.
+	// otelhttp ends its span when it sees the body's end, before it closes the body.
 	if err != nil || len(b.seen) == maxSeen || int64(len(b.seen)) == b.resp.ContentLength {
 		b.tell()
 	}
 	return n, err
 }
 
-// tell puts the verdict on the span. What Check makes of the bytes is what it would have made of the answer.
+// tell puts the verdict on the span. Check makes of the bytes what it makes of the whole answer.
 func (b *annotatedBody) tell() {
 	b.told = true
 	if !b.span.IsRecording() {
 		return // closed meanwhile
 	}
 	b.resp.Body = io.NopCloser(bytes.NewReader(b.seen))
-	if e, ok := errors.AsType[*steadyhttp.ServiceError](steadyhttp.Check(&b.resp)); ok {
-		b.annotator.attributes.setVerdict(b.span, steadyhttp.Verdict{Code: e.Code, TrackingID: e.Target})
+	if e, ok := errors.AsType[*steadyhttp.Error](steadyhttp.Check(&b.resp)); ok {
+		b.annotator.attributes.setVerdict(b.span, e.Verdict)
 	}
 	b.seen, b.resp = nil, http.Response{}
 }

@@ -14,9 +14,10 @@ import (
 	"github.com/steadyhttp/steadyhttp"
 )
 
-// attributes makes the attributes of spans and events. Names and meanings are those of the semantic conventions 1.43 (docs/http,
-// docs/general) where they have any, and begin with steadyhttp where they have none: names under a foreign namespace may be
-// given another meaning there (docs/general/naming.md).
+// attributes makes the attributes of spans and events. Names and meanings are those of the semantic
+// conventions 1.43 (docs/http, docs/general). Where these have none, the names begin with
+// steadyhttp: a name in somebody else's namespace may get another meaning there
+// (docs/general/naming.md).
 type attributes struct {
 	route        func(*http.Request) string
 	codes        map[string]steadyhttp.Class
@@ -37,7 +38,8 @@ func newAttributes(c Config) attributes {
 	return a
 }
 
-// attemptName is "GET" or "GET /api/machines/{id}", never the path itself: backends group by it.
+// attemptName is "GET" or "GET /api/machines/{id}". It never has the path itself: backends group
+// spans by name.
 func (a *attributes) attemptName(req *http.Request) string {
 	name := methodName(req.Method)
 	if template := a.template(req); template != "" {
@@ -46,10 +48,12 @@ func (a *attributes) attemptName(req *http.Request) string {
 	return name
 }
 
-// callName must not look like an attempt's. A call's span is not one of HTTP: it has no status, and may have no request.
+// callName must not look like an attempt's name. A call's span is no HTTP span: it has no status,
+// and there may have been no request.
 func (a *attributes) callName(req *http.Request) string { return "call " + a.attemptName(req) }
 
-// template returns what the caller knows of the path. The conventions have url.template opt-in: a Route opts in.
+// template returns the path's template, "" if it is not known. In the conventions url.template is
+// opt-in: who sets a Route opts in.
 func (a *attributes) template(req *http.Request) string {
 	if a.route == nil {
 		return ""
@@ -57,7 +61,7 @@ func (a *attributes) template(req *http.Request) string {
 	return text(a.route(req))
 }
 
-// ofRequest returns what is known before a request is sent, for the sampler to see.
+// ofRequest returns what is known before the request is sent, so that the sampler sees it.
 func (a *attributes) ofRequest(req *http.Request, resends int) []attribute.KeyValue {
 	template := a.template(req)
 	n := 4
@@ -71,7 +75,7 @@ func (a *attributes) ofRequest(req *http.Request, resends int) []attribute.KeyVa
 		semconv.ServerPort(port(req)),
 		semconv.URLFull(text(steadyhttp.RedactURL(req.URL))))
 	if methodName(req.Method) == "HTTP" {
-		// A span may have it as it is; only metrics must be safe from those who make methods up.
+		// Spans may have any method; only a metric's labels must be a closed set.
 		attrs = append(attrs, semconv.HTTPRequestMethodOriginal(text(req.Method)))
 	}
 	if template != "" {
@@ -83,7 +87,8 @@ func (a *attributes) ofRequest(req *http.Request, resends int) []attribute.KeyVa
 	return attrs
 }
 
-// ofResponse returns what is known once the answer's headers are there. Of these themselves it takes none: they may be secrets.
+// ofResponse returns what is known once the response headers are there. It copies none of them:
+// they may be secrets.
 func (a *attributes) ofResponse(attempt steadyhttp.Attempt) []attribute.KeyValue {
 	attrs := make([]attribute.KeyValue, 0, 2)
 	attrs = append(attrs, semconv.HTTPResponseStatusCode(attempt.Response.StatusCode))
@@ -91,37 +96,41 @@ func (a *attributes) ofResponse(attempt steadyhttp.Attempt) []attribute.KeyValue
 		attrs = append(attrs, semconv.NetworkProtocolVersion(version))
 	}
 	if attempt.Sends > 1 {
-		// net/http has retried it on its own, within the attempt.
+		// net/http has replayed it within the attempt.
 		attrs = append(attrs, attribute.Int("steadyhttp.sends", attempt.Sends))
 	}
 	return attrs
 }
 
-// ofRetry returns what the event of a retry says.
+// ofRetry returns the attributes of the event steadyhttp.retrying.
 func (a *attributes) ofRetry(resends int, attempt steadyhttp.Attempt) []attribute.KeyValue {
 	attrs := make([]attribute.KeyValue, 0, 6)
-	attrs = append(attrs, resendCount(resends), wait(attempt.Wait), delaySource(source(attempt)), semconv.ErrorTypeKey.String(a.errorType(attempt)))
+	attrs = append(attrs, resendCount(resends), wait(attempt.Wait), delaySource(source(attempt)),
+		semconv.ErrorTypeKey.String(a.errorType(attempt)))
 	return a.appendVerdict(attrs, attempt.Verdict)
 }
 
-// ofEnd returns what the event of a failed call says.
+// ofEnd returns the attributes of the event steadyhttp.giving_up.
 func (a *attributes) ofEnd(errorType string, attempt steadyhttp.Attempt) []attribute.KeyValue {
 	attrs := make([]attribute.KeyValue, 0, 5)
-	attrs = append(attrs, attempts(attempt.N), stop(attempt.Stop), semconv.ErrorTypeKey.String(errorType))
+	attrs = append(attrs, attempts(attempt.N), stop(attempt.Stop),
+		semconv.ErrorTypeKey.String(errorType))
 	return a.appendVerdict(attrs, attempt.Verdict)
 }
 
 // told reports whether the service has said what went wrong.
 func told(v steadyhttp.Verdict) bool { return v.Code != "" || v.TrackingID != "" }
 
-// setVerdict puts the service's own words on a span, but not its message: that may name a machine or a user.
+// setVerdict puts the service's code and tracking ID on a span. Its message stays away: that may
+// name a machine or a user.
 func (a *attributes) setVerdict(span trace.Span, v steadyhttp.Verdict) {
 	if told(v) {
 		span.SetAttributes(a.appendVerdict(nil, v)...)
 	}
 }
 
-// replaceVerdict is setVerdict for a span that may have those of a failure before: the two must not be mixed.
+// replaceVerdict is setVerdict for a span that may have an earlier failure's: the code of one must
+// not stand beside the tracking ID of another.
 func (a *attributes) replaceVerdict(span trace.Span, v steadyhttp.Verdict) {
 	if told(v) && span.IsRecording() {
 		span.SetAttributes(a.code.String(text(v.Code)), a.target.String(text(v.TrackingID)))
@@ -138,8 +147,8 @@ func (a *attributes) appendVerdict(attrs []attribute.KeyValue, v steadyhttp.Verd
 	return attrs
 }
 
-// errorType returns how an attempt failed, "" if it did not: the service's code if the Rules list it, else the status, else
-// what steadyhttp.Error.ErrorType calls it.
+// errorType returns how an attempt failed, "" if it did not: the service's code if the Rules list
+// it, else the status, else what steadyhttp.Error.ErrorType calls it.
 func (a *attributes) errorType(attempt steadyhttp.Attempt) string {
 	switch {
 	case attempt.Err != nil:
@@ -150,39 +159,40 @@ func (a *attributes) errorType(attempt steadyhttp.Attempt) string {
 	if _, known := a.codes[attempt.Verdict.Code]; known && attempt.Verdict.Code != "" {
 		return attempt.Verdict.Code
 	}
-	return (&steadyhttp.ServiceError{StatusCode: attempt.Response.StatusCode}).ErrorType()
+	return (&steadyhttp.Error{StatusCode: attempt.Response.StatusCode}).ErrorType()
 }
 
-// resendCount is left out on a first sending, by the conventions. Events have it also there: 0 is the attempt that they are of.
+// resendCount is how often the request was sent before. By the conventions a span has it from 1 on;
+// an event has also the 0, to say which attempt it is about.
 func resendCount(n int) attribute.KeyValue { return semconv.HTTPRequestResendCount(n) }
 func attempts(n int) attribute.KeyValue    { return attribute.Int("steadyhttp.attempts", n) }
 
-// stop has Stop's own words, which may have spaces: who searches for one finds it in the log, in the error and here.
+// stop has the words of Stop's constants, as the log has them.
 func stop(s steadyhttp.Stop) attribute.KeyValue {
 	return attribute.String("steadyhttp.stop", string(s))
 }
 
-// wait is in seconds, as OpenTelemetry wants all durations.
+// wait is in seconds, as all durations in OpenTelemetry.
 func wait(d time.Duration) attribute.KeyValue {
 	return attribute.Float64("steadyhttp.wait", d.Seconds())
 }
 
-// source says where the wait before a retry comes from.
+// source says where the wait before a retry comes from: in the words of a WaitCause, but for a 401.
 func source(a steadyhttp.Attempt) string {
 	switch {
 	case a.Verdict.Class == steadyhttp.Unauthorized:
 		return "credentials" // new ones need no wait
-	case a.Asked:
-		return "server"
+	case a.ServerAsked:
+		return string(steadyhttp.WaitServer)
 	}
-	return "backoff"
+	return string(steadyhttp.WaitBackOff)
 }
 
 func delaySource(source string) attribute.KeyValue {
 	return attribute.String("steadyhttp.delay.source", source)
 }
 
-// method returns the method if it is a known one, else _OTHER: a caller can make them up.
+// method returns a known method as it is, any other as _OTHER: a label must be one of a closed set.
 func method(name string) attribute.KeyValue {
 	switch name {
 	case "", http.MethodGet:
@@ -209,7 +219,7 @@ func method(name string) attribute.KeyValue {
 	return semconv.HTTPRequestMethodOther
 }
 
-// methodName returns the method for a span's name; the conventions want HTTP in place of an unknown one.
+// methodName returns the method for a span's name. The conventions want HTTP for an unknown one.
 func methodName(name string) string {
 	known := method(name).Value.AsString()
 	if known == semconv.HTTPRequestMethodOther.Value.AsString() {
@@ -218,7 +228,7 @@ func methodName(name string) string {
 	return known
 }
 
-// port is there also if it is the scheme's own: server.port is required of a client's span.
+// port returns the scheme's own where the URL names none: a client's span must have server.port.
 func port(req *http.Request) int {
 	if written := req.URL.Port(); written != "" {
 		n, err := strconv.Atoi(written)
@@ -244,14 +254,15 @@ func protocolVersion(resp *http.Response) string {
 	return ""
 }
 
-// maxText bounds what comes from elsewhere.
+// maxText bounds, in bytes, each text that comes from a caller or a server.
 const maxText = 2048
 
-// text makes a string fit to be exported: one that is not UTF-8 would make protobuf refuse the whole batch of spans.
+// text bounds a string and makes it UTF-8. A string that is not would make protobuf refuse the
+// whole batch of spans.
 func text(s string) string {
 	if len(s) > maxText {
 		s = s[:maxText]
-		for range utf8.UTFMax - 1 { // what is left of a rune
+		for range utf8.UTFMax - 1 { // drop the rest of a cut rune
 			if r, size := utf8.DecodeLastRuneInString(s); r != utf8.RuneError || size != 1 {
 				break
 			}

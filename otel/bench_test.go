@@ -21,7 +21,8 @@ func (constant) RoundTrip(req *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: 200, Body: http.NoBody, Request: req, Header: http.Header{}, ProtoMajor: 1, ProtoMinor: 1}, nil
 }
 
-// BenchmarkCall puts a call without hooks beside the same call with them. internal/bench has otelhttp on the same work.
+// BenchmarkCall puts a call without hooks beside the same call with them. internal/bench has
+// otelhttp on the same work.
 func BenchmarkCall(b *testing.B) {
 	recording := sdktrace.NewTracerProvider()
 	reader := sdkmetric.NewMeterProvider(sdkmetric.WithReader(sdkmetric.NewManualReader()))

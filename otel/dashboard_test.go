@@ -195,7 +195,8 @@ func (d *dashboardFile) panels() []dashboardPanel {
 	return all
 }
 
-// exprs returns all that is PromQL. Of label_values(selector, label), it makes "group by (label) (selector)".
+// exprs returns all that is PromQL. Of label_values(selector, label), it makes "group by (label)
+// (selector)".
 func (d *dashboardFile) exprs() []dashboardExpr {
 	var all []dashboardExpr
 	for _, p := range d.panels() {
@@ -254,8 +255,8 @@ var (
 	dashboardWords    = []string{"and", "or", "unless", "bool"}
 )
 
-// dashboardUse reads as much of PromQL as the dashboard has. What it takes for a metric and isn't one is found not to be
-// emitted, so that it errs on the safe side.
+// dashboardUse reads as much of PromQL as the dashboard has. What it takes for a metric and isn't
+// one is found not to be emitted, so that it errs on the safe side.
 func dashboardUse(expr string) (u dashboardUsed, err error) {
 	rest := dashboardDuration.ReplaceAllString(expr, "")
 	for _, m := range dashboardGrouping.FindAllStringSubmatch(rest, -1) {
@@ -330,7 +331,8 @@ type (
 	}
 )
 
-// dashboardEmitted makes calls until every instrument has something to tell, and returns what they told.
+// dashboardEmitted makes calls until every instrument has something to tell, and returns what they
+// told.
 func dashboardEmitted(t *testing.T) dashboardNames {
 	t.Helper()
 	reader, spans := sdkmetric.NewManualReader(), tracetest.NewSpanRecorder()
@@ -387,9 +389,9 @@ func dashboardEmitted(t *testing.T) dashboardNames {
 	return names
 }
 
-// add translates as https://prometheus.io/docs/guides/opentelemetry and the specification's "Prometheus and OpenMetrics
-// Compatibility" say: what is not a letter or a digit becomes one _, a unit is appended but for an annotation in braces, and
-// _total to a counter.
+// add translates as https://prometheus.io/docs/guides/opentelemetry and the specification's
+// "Prometheus and OpenMetrics Compatibility" say: what is not a letter or a digit becomes one _, a
+// unit is appended but for an annotation in braces, and _total to a counter.
 func (n *dashboardNames) add(t *testing.T, m metricdata.Metrics) {
 	t.Helper()
 	family := dashboardIdentifier(m.Name)

@@ -21,7 +21,8 @@ import (
 	"github.com/steadyhttp/steadyhttp/otel"
 )
 
-// The event of a retry tells which it follows, how it failed, how long the wait is and whose choice that was.
+// The event of a retry tells which it follows, how it failed, how long the wait is and whose choice
+// that was.
 func TestRetryingEvent(t *testing.T) {
 	for _, caller := range []bool{false, true} {
 		t.Run(fmt.Sprintf("caller's span %v", caller), func(t *testing.T) {
@@ -55,7 +56,8 @@ func TestRetryingEvent(t *testing.T) {
 	}
 }
 
-// Where the server named the time, the event says so, and the time is the one that is really waited.
+// Where the server named the time, the event says so, and the time is the one that is really
+// waited.
 func TestRetryingEventServersTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSDK(t)
@@ -79,7 +81,8 @@ func TestRetryingEventServersTime(t *testing.T) {
 	})
 }
 
-// A code that the Rules list is the event's error.type too; the counts go on over redirects as on the spans.
+// A code that the Rules list is the event's error.type too; the counts go on over redirects as on
+// the spans.
 func TestRetryingEventErrorType(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rules := &steadyhttp.Rules{ByCode: map[string]steadyhttp.Class{"Busy": steadyhttp.Transient}}
@@ -98,8 +101,9 @@ func TestRetryingEventErrorType(t *testing.T) {
 	})
 }
 
-// Only a wait at a gate that is worth a word has an event: one longer than 100 ms, of each attempt and each gate.
-func TestGatedEvent(t *testing.T) {
+// Only a wait for a gate that is worth a word has an event: one longer than 100 ms, of each attempt
+// and each gate.
+func TestWaitedEvent(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		gates []steadyhttp.Gate
@@ -107,15 +111,15 @@ func TestGatedEvent(t *testing.T) {
 	}{
 		{"short", []steadyhttp.Gate{delay(100 * time.Millisecond)}, nil},
 		{"long", []steadyhttp.Gate{delay(101 * time.Millisecond)}, []string{
-			"steadyhttp.gated http.request.resend_count=0 steadyhttp.wait=0.101",
+			"steadyhttp.waited http.request.resend_count=0 steadyhttp.wait=0.101",
 			"steadyhttp.retrying",
-			"steadyhttp.gated http.request.resend_count=1 steadyhttp.wait=0.101"}},
+			"steadyhttp.waited http.request.resend_count=1 steadyhttp.wait=0.101"}},
 		{"two gates", []steadyhttp.Gate{delay(time.Second), delay(time.Millisecond), delay(2 * time.Second)}, []string{
-			"steadyhttp.gated http.request.resend_count=0 steadyhttp.wait=1",
-			"steadyhttp.gated http.request.resend_count=0 steadyhttp.wait=2",
+			"steadyhttp.waited http.request.resend_count=0 steadyhttp.wait=1",
+			"steadyhttp.waited http.request.resend_count=0 steadyhttp.wait=2",
 			"steadyhttp.retrying",
-			"steadyhttp.gated http.request.resend_count=1 steadyhttp.wait=1",
-			"steadyhttp.gated http.request.resend_count=1 steadyhttp.wait=2"}},
+			"steadyhttp.waited http.request.resend_count=1 steadyhttp.wait=1",
+			"steadyhttp.waited http.request.resend_count=1 steadyhttp.wait=2"}},
 	} {
 		for _, caller := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, caller's span %v", tt.name, caller), func(t *testing.T) {
@@ -148,7 +152,8 @@ func TestGatedEvent(t *testing.T) {
 	}
 }
 
-// A call that has failed tells so on a caller's span, where it has no status of its own to tell it with, and only there.
+// A call that has failed tells so on a caller's span, where it has no status of its own to tell it
+// with, and only there.
 func TestGivingUpEvent(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -217,6 +222,21 @@ func TestCancelledCallHasNoGivingUp(t *testing.T) {
 	})
 }
 
+// Nor did one whose caller cancelled it while an answer came that a retry might have helped.
+func TestCancelledAsItIsAnswered(t *testing.T) {
+	s := newSDK(t)
+	ctx, end := s.caller(t.Context())
+	defer end()
+	ctx, cancel := context.WithCancel(ctx)
+	late := roundTripper(func(req *http.Request) (*http.Response, error) {
+		cancel()
+		return answers(503, "")(req)
+	})
+	call(t, ctx, &steadyhttp.Transport{Base: late, Trace: s.trace(steadyotel.Config{})})
+	assertLines(t, "events", events(s.parent(t)))
+	assertText(t, "outcomes", s.outcomes(), "caller: unset; GET: error 503")
+}
+
 // record is a line of steadyhttp.Log.
 type record struct {
 	Msg, Method, URL, Code, Target, Stop, Error string
@@ -224,7 +244,8 @@ type record struct {
 	Wait                                        time.Duration
 }
 
-// Spans and events have the words of steadyhttp.Log: who finds a line in one of the two finds its like in the other.
+// Spans and events have the words of steadyhttp.Log: who finds a line in one of the two finds its
+// like in the other.
 func TestSameWordsAsLog(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
@@ -236,7 +257,7 @@ func TestSameWordsAsLog(t *testing.T) {
 		{"fail-fast", script(answers(404, envelope("ResourceNotFound", "T1"))), nil, nil, []string{"giving up"}},
 		{"all of them", script(answers(429, envelope("TooManyRequests", "T1"), "Retry-After: 2"), failsWith(syscall.ECONNRESET), answers(503, envelope("C", "T2")), answers(400, envelope("BadRequest", "T3"))),
 			[]steadyhttp.Gate{delay(250 * time.Millisecond)}, nil,
-			[]string{"gated", "retrying", "gated", "retrying", "gated", "retrying", "gated", "giving up"}},
+			[]string{"waited", "retrying", "waited", "retrying", "waited", "retrying", "waited", "giving up"}},
 		{"exhausted", script(answers(503, envelope("C", "T"))), nil, func(p *steadyhttp.Policy) { p.MaxAttempts = 2 }, []string{"retrying", "giving up"}},
 		{"no answer at all", script(failsWith(syscall.ECONNRESET)), nil, func(p *steadyhttp.Policy) { p.MaxAttempts = 2 }, []string{"retrying", "giving up"}},
 		{"asked to wait too long", script(answers(429, envelope("C", "T"), "Retry-After: 3600")), nil, nil, []string{"giving up"}},
@@ -328,7 +349,7 @@ func compareWords(t *testing.T, s *sdk, event sdktrace.Event, r record) {
 	span := s.attempts()[i]
 	got = record{Method: text(span.Attributes(), "http.request.method"), URL: text(span.Attributes(), "url.full")}
 	want = record{Method: r.Method, URL: r.URL}
-	if r.Msg != "gated" { // before it was sent, nobody knew more
+	if r.Msg != "waited" { // before it was sent, nobody knew more
 		got.Status, got.Error = number(span.Attributes(), "http.response.status_code"), span.Status().Description
 		got.Code, got.Target = text(span.Attributes(), "steadyhttp.error.code"), text(span.Attributes(), "steadyhttp.error.target")
 		want.Status, want.Error, want.Code, want.Target = r.Status, r.Error, r.Code, r.Target

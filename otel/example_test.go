@@ -20,8 +20,8 @@ import (
 	"github.com/steadyhttp/steadyhttp/quota"
 )
 
-// Programs set the global providers up; here the spans stay in memory. The tracking ID is on the attempt's span, and on that
-// of the call.
+// Programs set the global providers up; here the spans stay in memory. The tracking ID is on the
+// attempt's span, and on that of the call.
 func ExampleNew() {
 	exporter := tracetest.NewInMemoryExporter()
 	provider := trace.NewTracerProvider(trace.WithSyncer(exporter))

@@ -13,8 +13,9 @@ import (
 	"github.com/steadyhttp/steadyhttp"
 )
 
-// metrics are the instruments of a Config. All may be used concurrently. What has a tracking ID in it is never a label: each is
-// another, and each would be a series for ever. Exemplars lead from a measurement to its trace, and so to the ID.
+// metrics are the instruments of a Config, safe for concurrent use. A tracking ID is never a label:
+// each failure has another, and each would be a series for ever. Exemplars lead from a measurement
+// to its trace, and so to the ID.
 type metrics struct {
 	duration metric.Float64Histogram
 	attempts metric.Int64Histogram
@@ -22,13 +23,13 @@ type metrics struct {
 	delay    metric.Float64Histogram
 	refusals metric.Int64Counter
 
-	// Labels are made once: a set of them costs more than a measurement. There are few, all closed.
+	// To make a set of labels costs more than a measurement, so each is made once. There are few.
 	byOutcome labels[outcome]
 	byError   labels[string]
 	bySource  labels[string]
 }
 
-// labels keeps the options for measurements with a set of labels, by what the set is made of.
+// labels keeps the options of measurements: one set of labels for each key.
 type labels[K comparable] struct{ made sync.Map }
 
 func (l *labels[K]) of(key K, attributes func(K) []attribute.KeyValue) []metric.RecordOption {
@@ -40,19 +41,20 @@ func (l *labels[K]) of(key K, attributes func(K) []attribute.KeyValue) []metric.
 	return options
 }
 
-// outcome is what the duration of a call is labelled with.
+// outcome is the key of the labels of a call's duration.
 type outcome struct{ method, name string }
 
 func (o outcome) attributes() []attribute.KeyValue {
 	return []attribute.KeyValue{method(o.method), attribute.String("steadyhttp.outcome", o.name)}
 }
 
-// newMetrics makes the instruments once: making one takes a lock in the SDK. An error of one does not cost the others.
+// newMetrics makes the instruments, once for each New: making one takes a lock in the SDK. An error
+// of one does not cost the others.
 func newMetrics(meter metric.Meter) *metrics {
 	m := new(metrics)
 	var err error
 	m.duration, err = meter.Float64Histogram("steadyhttp.call.duration", metric.WithUnit("s"),
-		metric.WithDescription("Duration of a call with all its attempts and waits, to the end of its body."),
+		metric.WithDescription("Duration of a call, all attempts and waits included, to its body's end."),
 		metric.WithExplicitBucketBoundaries(seconds()...))
 	report(err)
 	m.attempts, err = meter.Int64Histogram("steadyhttp.call.attempts", metric.WithUnit("{attempt}"),
@@ -60,7 +62,7 @@ func newMetrics(meter metric.Meter) *metrics {
 		metric.WithExplicitBucketBoundaries(0, 1, 2, 3, 4, 5, 8, 13, 21))
 	report(err)
 	m.gate, err = meter.Float64Histogram("steadyhttp.gate.wait.duration", metric.WithUnit("s"),
-		metric.WithDescription("How long a gate held an attempt up, for a quota or a limit, where it did."),
+		metric.WithDescription("Waits of attempts for a gate: a quota, or a limit."),
 		metric.WithExplicitBucketBoundaries(seconds()...))
 	report(err)
 	m.delay, err = meter.Float64Histogram("steadyhttp.retry.delay", metric.WithUnit("s"),
@@ -73,30 +75,35 @@ func newMetrics(meter metric.Meter) *metrics {
 	return m
 }
 
-// seconds are the bounds of everything that may wait for a quota, of which the longest is an hour: the SDK's own end at ten
-// seconds.
+// seconds are the bucket bounds for all that may include a wait for a quota, up to an hour. The
+// SDK's own bounds end at ten seconds.
 func seconds() []float64 {
-	return []float64{0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200, 1800, 3600}
+	return []float64{
+		0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200, 1800, 3600,
+	}
 }
 
-// report hands on an error of the SDK, whose instruments work all the same.
+// report hands an error to OpenTelemetry's handler. The instrument works all the same.
 func report(err error) {
 	if err != nil {
 		otel.Handle(err)
 	}
 }
 
-// enabled reports whether anybody collects. A view may drop any one of the instruments.
+// enabled reports whether anybody collects one of the instruments: a view may drop the others.
 func (m *metrics) enabled(ctx context.Context) bool {
-	return m.duration.Enabled(ctx) || m.attempts.Enabled(ctx) || m.gate.Enabled(ctx) || m.delay.Enabled(ctx) || m.refusals.Enabled(ctx)
+	return m.duration.Enabled(ctx) || m.attempts.Enabled(ctx) || m.gate.Enabled(ctx) ||
+		m.delay.Enabled(ctx) || m.refusals.Enabled(ctx)
 }
 
-// gateWait measures attempts that were held up. The others are not counted as zeros: call.attempts has their number.
+// gateWait measures one wait for a gate. Attempts that did not wait are not counted as zeros:
+// call.attempts has their number.
 func (m *metrics) gateWait(ctx context.Context, d time.Duration) {
 	m.gate.Record(ctx, d.Seconds())
 }
 
-// retry measures the wait that was decided on, before it begins: a call that is cancelled in it was going to be retried.
+// retry measures the wait before a retry as it was decided on. It may be cut short: by its caller,
+// who cancels the call.
 func (m *metrics) retry(ctx context.Context, a steadyhttp.Attempt) {
 	if m.delay.Enabled(ctx) {
 		m.delay.Record(ctx, a.Wait.Seconds(), m.bySource.of(source(a), func(source string) []attribute.KeyValue {
@@ -105,17 +112,20 @@ func (m *metrics) retry(ctx context.Context, a steadyhttp.Attempt) {
 	}
 }
 
-// budgetRefusal is the one Stop with a metric of its own: it rises in an outage, and tells that from a few bad calls.
+// budgetRefusal counts StopBudget. No other Stop has a metric of its own; this one tells an outage,
+// in which it rises, from a few bad calls.
 func (m *metrics) budgetRefusal(ctx context.Context) { m.refusals.Add(ctx, 1) }
 
-// The outcomes of a call. They stand in for the Stop, whose thirteen words times ten methods would be series enough to hide in.
+// The outcomes of a call. A Stop says more, but is no label: twelve of them by ten methods, and by
+// the buckets of a histogram, would be thousands of series.
 const (
 	outcomeSuccess   = "success"
 	outcomeFailure   = "failure"
 	outcomeCancelled = "cancelled"
 )
 
-// done measures a call at its very end. A success has no error.type, as the conventions want it; so has what was cancelled.
+// done measures a call when it is over. error.type is a label of failures only: by the conventions
+// a success has none, and a cancelled call is no failure.
 func (m *metrics) done(ctx context.Context, a steadyhttp.Attempt, errorType string, cancelled bool) {
 	if m.duration.Enabled(ctx) && !a.Began.IsZero() {
 		o := outcome{method(a.Request.Method).Value.AsString(), outcomeSuccess}

@@ -2,6 +2,7 @@ package steadyotel_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"maps"
@@ -31,7 +32,8 @@ func provoke(t *testing.T, s *sdk, c steadyotel.Config) {
 	call(t, t.Context(), rt)
 }
 
-// Names, units and bounds are the contract with those who draw dashboards. All times may be as long as an hourly quota asks.
+// Names, units and bounds are the contract with those who draw dashboards. All times may be as long
+// as an hourly quota asks.
 func TestInstruments(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSDK(t)
@@ -160,7 +162,7 @@ func timeoutAfter(d time.Duration) func(context.Context) (context.Context, conte
 	return func(ctx context.Context) (context.Context, context.CancelFunc) { return context.WithTimeout(ctx, d) }
 }
 
-// gate.wait.duration has the attempts that a gate really held up, for a millisecond or more, one by one.
+// gate.wait.duration has each wait for a gate of a millisecond or more.
 func TestGateWait(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
@@ -182,7 +184,117 @@ func TestGateWait(t *testing.T) {
 	}
 }
 
-// retry.delay tells what a back-off costs from what the server asks for. A call that is not retried has none.
+// A wait for anything but a gate is none of gate.wait.duration's, and has no event
+// steadyhttp.waited.
+func TestOnlyGateWaitsAreMeasured(t *testing.T) {
+	slowly := func(*http.Request, *steadyhttp.Attempt) error {
+		time.Sleep(2 * time.Second)
+		return nil
+	}
+	// The one retry that it can pay for at once leaves the next to wait.
+	waits := &steadyhttp.Budget{Max: 1, PerSecond: 0.1, Wait: true}
+	for _, tt := range []struct {
+		cause steadyhttp.WaitCause // must be met
+		rt    *steadyhttp.Transport
+		want  []string // of the metric
+	}{
+		{steadyhttp.WaitBackOff, &steadyhttp.Transport{Base: script(answers(503, ""), answers(200, ""))}, nil},
+		{steadyhttp.WaitServer, &steadyhttp.Transport{Base: script(answers(429, "", "Retry-After: 20"), answers(200, ""))}, nil},
+		{steadyhttp.WaitPrepare, &steadyhttp.Transport{Base: script(answers(200, "")), Prepare: slowly}, nil},
+		{steadyhttp.WaitBudget, &steadyhttp.Transport{
+			Base:   script(answers(503, ""), answers(503, ""), answers(200, "")),
+			Policy: steadyhttp.Policy{Budget: waits},
+		}, nil},
+		{steadyhttp.WaitGate, &steadyhttp.Transport{
+			Base:    script(answers(503, ""), answers(429, "", "Retry-After: 20"), answers(200, "")),
+			Prepare: slowly, Gates: []steadyhttp.Gate{delay(3 * time.Second)},
+		}, []string{"n=3 sum=9"}},
+	} {
+		t.Run(string(tt.cause), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newSDK(t)
+				tt.rt.Policy.NewBackOff = every(time.Second).NewBackOff
+				var met []steadyhttp.WaitCause
+				tt.rt.Trace = steadyhttp.Join(s.trace(steadyotel.Config{}), &steadyhttp.Trace{
+					Waited: func(_ context.Context, _ steadyhttp.Attempt, w steadyhttp.Wait) {
+						met = append(met, w.Cause)
+					},
+				})
+				if err := call(t, t.Context(), tt.rt); err != nil {
+					t.Fatal(err)
+				}
+				if !slices.Contains(met, tt.cause) {
+					t.Fatalf("the causes of waits were %q: the test tests nothing", met)
+				}
+				var got []string
+				if m, recorded := s.collect(t)["steadyhttp.gate.wait.duration"]; recorded {
+					got = points(t, m)
+				}
+				assertLines(t, "gate wait", got, tt.want...)
+				told := 0
+				for _, e := range s.parent(t).Events() {
+					if e.Name == "steadyhttp.waited" {
+						told++
+					}
+				}
+				if want := 3 * len(tt.want); told != want {
+					t.Errorf("%d events of waits, want %d", told, want)
+				}
+			})
+		})
+	}
+}
+
+// A wait for a gate is measured however it ends. One that is announced and then is none is not.
+func TestEveryEndOfAGateWait(t *testing.T) {
+	const wait = 5 * time.Second
+	announces := gateFunc(func(_ context.Context, a steadyhttp.Attempt) (steadyhttp.Pass, error) {
+		a.Waits(func() time.Duration { return wait })
+		return nil, nil
+	})
+	says := func(err error) steadyhttp.Gate {
+		return gateFunc(func(context.Context, steadyhttp.Attempt) (steadyhttp.Pass, error) {
+			time.Sleep(wait)
+			return nil, err
+		})
+	}
+	for _, tt := range []struct {
+		name string
+		gate steadyhttp.Gate
+		end  func(context.Context) (context.Context, context.CancelFunc)
+		want []string
+	}{
+		{"passed", says(nil), nil, []string{"n=1 sum=5"}},
+		{"refused", says(&steadyhttp.Refusal{Wait: time.Hour}), nil, []string{"n=1 sum=5"}},
+		{"failed", says(errors.New("out of order")), nil, []string{"n=1 sum=5"}},
+		{"cancelled", blocks(1), cancelAfter(wait), []string{"n=1 sum=5"}},
+		{"deadline", blocks(1), timeoutAfter(wait), []string{"n=1 sum=5"}},
+		{"none at all", announces, nil, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newSDK(t)
+				ctx := t.Context()
+				if tt.end != nil {
+					var cancel context.CancelFunc
+					ctx, cancel = tt.end(ctx)
+					defer cancel()
+				}
+				call(t, ctx, &steadyhttp.Transport{
+					Base: answers(200, ""), Gates: []steadyhttp.Gate{tt.gate}, Trace: s.trace(steadyotel.Config{}),
+				})
+				var got []string
+				if m, recorded := s.collect(t)["steadyhttp.gate.wait.duration"]; recorded {
+					got = points(t, m)
+				}
+				assertLines(t, "gate wait", got, tt.want...)
+			})
+		})
+	}
+}
+
+// retry.delay tells what a back-off costs from what the server asks for. A call that is not retried
+// has none.
 func TestRetryDelay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSDK(t)
@@ -207,7 +319,8 @@ func TestRetryDelay(t *testing.T) {
 	})
 }
 
-// budget.refusals counts the retries that the Budget refused, and not the calls that ended otherwise.
+// budget.refusals counts the retries that the Budget refused, and not the calls that ended
+// otherwise.
 func TestBudgetRefusals(t *testing.T) {
 	s := newSDK(t)
 	policy := every(0)
@@ -225,7 +338,8 @@ func TestBudgetRefusals(t *testing.T) {
 	assertLines(t, "attempts", points(t, s.collect(t)["steadyhttp.call.attempts"]), "error.type=404 n=1 sum=1", "error.type=503 n=3 sum=5")
 }
 
-// Whatever servers and callers come up with, the labels stay a closed set, and no tracking ID is ever one.
+// Whatever servers and callers come up with, the labels stay a closed set, and no tracking ID is
+// ever one.
 func TestLabelsAreClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSDK(t)
@@ -359,7 +473,8 @@ func states(all map[string]quota.State) iter.Seq2[string, quota.State] {
 	}
 }
 
-// The gauges say what the quotas do, at the time of each collection, until they are no longer asked to.
+// The gauges say what the quotas do, at the time of each collection, until they are no longer asked
+// to.
 func TestObserveQuotas(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSDK(t)

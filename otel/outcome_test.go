@@ -97,7 +97,7 @@ func TestLegacyCancelInBody(t *testing.T) {
 // An attempt that a panic kept from being made is not counted.
 func TestPanicAttempts(t *testing.T) {
 	s := newSDK(t)
-	gate := gateFunc(func(_ context.Context, a steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
+	gate := gateFunc(func(_ context.Context, a steadyhttp.Attempt) (steadyhttp.Pass, error) {
 		if a.N == 2 {
 			panic("boom")
 		}
@@ -117,7 +117,8 @@ func TestPortOutOfRange(t *testing.T) {
 	assertText(t, "port", pick(s.attempts()[0].Attributes(), "server.port"), "server.port=0")
 }
 
-// The same hooks for the Transport and in the context are one: the SDK's helper fails if a span stays open.
+// The same hooks for the Transport and in the context are one: the SDK's helper fails if a span
+// stays open.
 func TestSameHooksTwice(t *testing.T) {
 	s := newSDK(t)
 	hooks := s.trace(steadyotel.Config{})
@@ -186,7 +187,8 @@ func TestTypeOfACallThatCouldNotGoOn(t *testing.T) {
 	}
 }
 
-// What ended an inner Transport's call has not ended the outer one's: a layer between the two has a deadline of its own.
+// What ended an inner Transport's call has not ended the outer one's: a layer between the two has a
+// deadline of its own.
 func TestNestedTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSDK(t)
@@ -201,7 +203,8 @@ func TestNestedTimeout(t *testing.T) {
 	})
 }
 
-// The caller's span may end before the body is closed, as otelhttp's does: it is told of a failure as soon as that is certain.
+// The caller's span may end before the body is closed, as otelhttp's does: it is told of a failure
+// as soon as that is certain.
 func TestGivingUpIsToldAtOnce(t *testing.T) {
 	s := newSDK(t)
 	ctx, end := s.caller(t.Context())
@@ -232,7 +235,7 @@ func TestBudgetRefusalOfNestedTransports(t *testing.T) {
 }
 
 // Each wait at a gate is told once, though the hooks are there twice.
-func TestGatedBySameHooksTwice(t *testing.T) {
+func TestWaitedBySameHooksTwice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSDK(t)
 		hooks := s.trace(steadyotel.Config{})
@@ -268,11 +271,12 @@ func TestBaggageWithoutProviders(t *testing.T) {
 	}
 }
 
-// Annotate reads nothing by itself: an answer whose body hangs is returned in the time that it would be without.
+// Annotate reads nothing by itself: an answer whose body hangs is returned in the time that it
+// would be without.
 func TestAnnotateTakesNoTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSDK(t)
-		annotated := steadyotel.Annotate(withBody(400, hangingBody))
+		annotated := steadyotel.Config{}.Annotate(withBody(400, hangingBody))
 		base := roundTripper(func(req *http.Request) (*http.Response, error) {
 			ctx, span := s.tracers.Tracer("otelhttp").Start(req.Context(), "HTTP GET")
 			defer span.End()
@@ -298,7 +302,7 @@ func TestAnnotateDoesNotTrustAReadersCount(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		resp, err := steadyotel.Annotate(base).RoundTrip(req)
+		resp, err := steadyotel.Config{}.Annotate(base).RoundTrip(req)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -12,20 +12,22 @@ import (
 	"github.com/steadyhttp/steadyhttp/quota"
 )
 
-// ObserveQuotas makes gauges of quotas: used, free and limit of each window, and the calls that wait in line. quotas is
-// ranged over at each collection, and yields each quota's name with its state, as defender.Quotas(transport) does, or for one
-// of one's own
+// ObserveQuotas makes gauges of quotas: used, free and limit of each window, and the calls that
+// wait in line. quotas must yield each quota's name with its state, and is ranged over at each
+// collection. Give it defender.Quotas(transport), or for a quota of your own:
 //
 //	steadyotel.ObserveQuotas(steadyotel.Config{}, func(yield func(string, quota.State) bool) {
 //		yield("machines", machines.State())
 //	})
 //
-// The names must be few: each is a label. Those of several Transports must differ, with the tenant's before them, say: of two with
-// one name, only one is kept. free may go up and down with what the server says; it is never negative. Of c,
-// only MeterProvider is looked at. Unregister ends the observation.
+// Each name is a label: keep them few. Quotas of several Transports must have different names, say
+// with the tenant's in front: of two with the same name, one is lost. free follows what the server
+// says, and is never negative. ObserveQuotas uses only c's MeterProvider. Unregister ends the
+// observation.
 func ObserveQuotas(c Config, quotas iter.Seq2[string, quota.State]) (metric.Registration, error) {
 	if quotas == nil {
-		return nil, errors.New("steadyotel: ObserveQuotas needs quotas to observe; give it defender.Quotas(transport), or a function that yields names and states")
+		return nil, errors.New("steadyotel: ObserveQuotas needs quotas to observe; " +
+			"give it defender.Quotas(transport), or a function that yields names and states")
 	}
 	meter := meterOf(c)
 	used, usedErr := meter.Int64ObservableGauge("steadyhttp.quota.used", metric.WithUnit("{request}"),
@@ -39,7 +41,7 @@ func ObserveQuotas(c Config, quotas iter.Seq2[string, quota.State]) (metric.Regi
 	if err := errors.Join(usedErr, freeErr, limitErr, waitingErr); err != nil {
 		return nil, err
 	}
-	// All are read in one go, so that used and free of one moment are shown together.
+	// One callback for all, so that used and free are of the same moment.
 	observe := func(_ context.Context, o metric.Observer) error {
 		for name, state := range quotas {
 			key := attribute.String("steadyhttp.quota.name", text(name))
@@ -56,7 +58,7 @@ func ObserveQuotas(c Config, quotas iter.Seq2[string, quota.State]) (metric.Regi
 	return meter.RegisterCallback(observe, used, free, limit, waiting)
 }
 
-// windowName returns "minute" and the like, and else the duration.
+// windowName returns "minute" and the like, or the duration where there is no such word.
 func windowName(per time.Duration) string {
 	switch per {
 	case time.Second:

@@ -45,9 +45,10 @@ type serviceCase struct {
 	faults       defendertest.Faults // of the service, for this call
 }
 
-// serviceCases are the codes of the documentation's table, in its order. The service itself answers 15 of them, each to what a
-// caller can really get wrong, or for what can really go wrong. The five that it never sends, because its machines are all alike
-// and its tenant may do everything, come from the middleware: see serviceRefusals.
+// serviceCases are the codes of the documentation's table, in its order. The service itself answers
+// 15 of them, each to what a caller can really get wrong, or for what can really go wrong. The five
+// that it never sends, because its machines are all alike and its tenant may do everything, come
+// from the middleware: see serviceRefusals.
 func serviceCases() []serviceCase {
 	const get, post = http.MethodGet, http.MethodPost
 	indicator := func(kind, value string) string {
@@ -193,7 +194,7 @@ func newServiceClient(t *testing.T, f *serviceFront, policy steadyhttp.Policy) *
 	if policy.NewBackOff == nil {
 		policy.NewBackOff = func() backoff.BackOff { return &backoff.ZeroBackOff{} }
 	}
-	c.Transport = defender.New(defender.Config{
+	c.Transport, err = defender.New(defender.Config{
 		Base:     f.Client().Transport,
 		Hosts:    []string{here.Host},
 		NoQuotas: true, // the one thing that would make the test wait
@@ -205,6 +206,9 @@ func newServiceClient(t *testing.T, f *serviceFront, policy steadyhttp.Policy) *
 			Route:          defender.Route,
 		}),
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	return c
 }
 
@@ -283,7 +287,8 @@ func serviceWants(t *testing.T, what string, attrs []attribute.KeyValue, answer 
 	}
 }
 
-// split returns the spans of the attempts, in order, and that of the call or the caller, which is the last to end.
+// split returns the spans of the attempts, in order, and that of the call or the caller, which is
+// the last to end.
 func (c *serviceClient) split(t *testing.T, attempts int) (tracetest.SpanStubs, tracetest.SpanStub) {
 	t.Helper()
 	spans := c.spans.GetSpans()
@@ -299,8 +304,8 @@ func (c *serviceClient) split(t *testing.T, attempts int) (tracetest.SpanStubs, 
 	return spans[:attempts], outer
 }
 
-// Each of the documented codes leaves the service's tracking ID where an operator looks for it: on the attempt's span, and on that
-// of the call, or of the caller if he has one.
+// Each of the documented codes leaves the service's tracking ID where an operator looks for it: on
+// the attempt's span, and on that of the call, or of the caller if he has one.
 func TestEveryCodeLeavesItsTarget(t *testing.T) {
 	front := newServiceFront(t)
 	for n := range serviceSessions {
@@ -386,7 +391,8 @@ func TestEveryCodeLeavesItsTarget(t *testing.T) {
 	}
 }
 
-// A call that was refused at first and then came to a good end keeps the tracking ID of the refusal, and is no error.
+// A call that was refused at first and then came to a good end keeps the tracking ID of the
+// refusal, and is no error.
 func TestRetriedRefusalLeavesItsTarget(t *testing.T) {
 	front := newServiceFront(t)
 	var oldest string

@@ -32,7 +32,8 @@ import (
 	"github.com/steadyhttp/steadyhttp/otel"
 )
 
-// One CLIENT span per attempt, with the stable attributes and no secret; the call's span has the same, and the outcome.
+// One CLIENT span per attempt, with the stable attributes and no secret; the call's span has the
+// same, and the outcome.
 func TestAttributesOnTheWire(t *testing.T) {
 	sent := 0
 	handler := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -146,7 +147,8 @@ func TestServerAddressAndPort(t *testing.T) {
 	}
 }
 
-// network.protocol.version is as the conventions write it, and absent where a base transport does not say.
+// network.protocol.version is as the conventions write it, and absent where a base transport does
+// not say.
 func TestProtocolVersion(t *testing.T) {
 	for _, tt := range []struct {
 		major, minor int
@@ -166,7 +168,8 @@ func TestProtocolVersion(t *testing.T) {
 	}
 }
 
-// A name has few values: the method and the template, never the path; an unknown method is HTTP, and _OTHER as attribute.
+// A name has few values: the method and the template, never the path; an unknown method is HTTP,
+// and _OTHER as attribute.
 func TestNames(t *testing.T) {
 	route := func(req *http.Request) string {
 		if strings.HasPrefix(req.URL.Path, "/api/machines/") {
@@ -302,8 +305,8 @@ func TestUnsampled(t *testing.T) {
 	}
 }
 
-// error.type is the code if the Rules list it, for they are a closed set, and else the status, or its class if nobody
-// registered it.
+// error.type is the code if the Rules list it, for they are a closed set, and else the status, or
+// its class if nobody registered it.
 func TestErrorType(t *testing.T) {
 	rules := &steadyhttp.Rules{
 		ByCode:   map[string]steadyhttp.Class{"Known": steadyhttp.Permanent, "Fine": steadyhttp.Success},
@@ -376,8 +379,8 @@ func TestDescriptions(t *testing.T) {
 	}
 }
 
-// The call has a span where the context has none that records, always or never; all attempts are siblings under it, or under
-// the caller's.
+// The call has a span where the context has none that records, always or never; all attempts are
+// siblings under it, or under the caller's.
 func TestCallSpan(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
@@ -424,7 +427,8 @@ func TestCallSpan(t *testing.T) {
 	}
 }
 
-// A parent in another process can be told nothing: the call has a span of its own, in the trace that came in.
+// A parent in another process can be told nothing: the call has a span of its own, in the trace
+// that came in.
 func TestRemoteParent(t *testing.T) {
 	s := newSDK(t)
 	remote := remoteContext(t.Context())
@@ -480,7 +484,8 @@ func (h *headers) call(t *testing.T, ctx context.Context, hooks *steadyhttp.Trac
 	}
 }
 
-// Each attempt's header carries that attempt's own span, by W3C Trace Context where no propagator is set.
+// Each attempt's header carries that attempt's own span, by W3C Trace Context where no propagator
+// is set.
 func TestPropagation(t *testing.T) {
 	if !alone(t) {
 		return // "where no propagator is set" is of the whole process
@@ -528,7 +533,8 @@ func TestPropagator(t *testing.T) {
 	}
 }
 
-// With nothing set up, nothing is sent and no hook wants to be called; but a context that came from elsewhere goes on.
+// With nothing set up, nothing is sent and no hook wants to be called; but a context that came from
+// elsewhere goes on.
 func TestNothingSetUp(t *testing.T) {
 	if !alone(t) {
 		return
@@ -547,7 +553,8 @@ func TestNothingSetUp(t *testing.T) {
 	for _, sent := range h.sent {
 		assertText(t, "traceparent, with a remote parent", sent.Get("Traceparent"), remoteParent)
 	}
-	// The caller's own span is another SDK's matter. It must be told all the same, and is the parent of what follows.
+	// The caller's own span is another SDK's matter. It must be told all the same, and is the
+	// parent of what follows.
 	s := newSDK(t)
 	ctx, end := s.caller(t.Context())
 	defer end()
@@ -683,7 +690,8 @@ func TestHead(t *testing.T) {
 	}
 }
 
-// A body that breaks off on the wire makes the attempt and the call red, although the status was good.
+// A body that breaks off on the wire makes the attempt and the call red, although the status was
+// good.
 func TestBodyFailure(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Length", "1000")
@@ -763,7 +771,7 @@ func TestPanicEndsSpans(t *testing.T) {
 			"call GET: error _OTHER; GET: error _OTHER"},
 		{"Prepare", &steadyhttp.Transport{Base: script(answers(200, "")), Prepare: func(*http.Request, *steadyhttp.Attempt) error { panic("boom") }}, nil,
 			"call GET: error _OTHER"},
-		{"gate", &steadyhttp.Transport{Base: script(answers(200, "")), Gates: []steadyhttp.Gate{gateFunc(func(context.Context, steadyhttp.Attempt) (func(steadyhttp.Attempt), error) { panic("boom") })}}, nil,
+		{"gate", &steadyhttp.Transport{Base: script(answers(200, "")), Gates: []steadyhttp.Gate{gateFunc(func(context.Context, steadyhttp.Attempt) (steadyhttp.Pass, error) { panic("boom") })}}, nil,
 			"call GET: error _OTHER"},
 		{"inner hook, before the attempt", &steadyhttp.Transport{Base: script(answers(200, ""))},
 			&steadyhttp.Trace{AttemptStart: func(context.Context, steadyhttp.Attempt) context.Context { panic("boom") }},
@@ -819,7 +827,7 @@ func TestCallOutcome(t *testing.T) {
 			"call GET: error 410; GET: error 503; GET: error 410", "steadyhttp.attempts=2 steadyhttp.stop=permanent"},
 		{"budget", &steadyhttp.Transport{Base: script(answers(503, "")), Policy: budget},
 			"call GET: error 503; GET: error 503", "steadyhttp.attempts=1 steadyhttp.stop=budget"},
-		{"wait too long", &steadyhttp.Transport{Base: script(tooLong)}, "call GET: error 429; GET: error 429", "steadyhttp.attempts=1 steadyhttp.stop=wait too long"},
+		{"wait too long", &steadyhttp.Transport{Base: script(tooLong)}, "call GET: error 429; GET: error 429", "steadyhttp.attempts=1 steadyhttp.stop=wait_too_long"},
 		{"refused", &steadyhttp.Transport{Base: script(answers(200, "")), Gates: refusal}, "call GET: error refused", "steadyhttp.attempts=0 steadyhttp.stop=refused"},
 		{"refused retry of an error", &steadyhttp.Transport{Base: script(failsWith(syscall.ECONNRESET)), Gates: []steadyhttp.Gate{refuses(2)}},
 			"call GET: error refused; GET: error connection", "steadyhttp.attempts=1 steadyhttp.stop=refused"},
@@ -887,7 +895,8 @@ func TestCancelled(t *testing.T) {
 	}
 }
 
-// The two ways to cancel that have no clock: before the call, and by the channel that requests had before contexts.
+// The two ways to cancel that have no clock: before the call, and by the channel that requests had
+// before contexts.
 func TestCancelledOtherwise(t *testing.T) {
 	s := newSDK(t)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -949,7 +958,8 @@ func TestDeadline(t *testing.T) {
 	})
 }
 
-// http.Client's Timeout closes Request.Cancel and ends the context at the same instant. Whichever is seen first, it is a timeout.
+// http.Client's Timeout closes Request.Cancel and ends the context at the same instant. Whichever
+// is seen first, it is a timeout.
 func TestClientTimeout(t *testing.T) {
 	for _, tt := range []end{
 		{"attempt", []roundTripper{hangs}, nil, false, "call GET: error timeout; GET: error timeout"},
@@ -971,7 +981,8 @@ func TestClientTimeout(t *testing.T) {
 	}
 }
 
-// The Policy's own timeouts are errors of the attempts that they end, and of the call if they end that.
+// The Policy's own timeouts are errors of the attempts that they end, and of the call if they end
+// that.
 func TestPolicyTimeouts(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -1002,8 +1013,8 @@ func TestPolicyTimeouts(t *testing.T) {
 	}
 }
 
-// The service's tracking ID and code are on the span of the attempt that it gave them to, and the last on the call's or the
-// caller's.
+// The service's tracking ID and code are on the span of the attempt that it gave them to, and the
+// last on the call's or the caller's.
 func TestTrackingID(t *testing.T) {
 	throttled := answers(429, envelope("TooManyRequests", "T1"), "Retry-After: 2")
 	numbered := func(n int) roundTripper { return answers(500, envelope(fmt.Sprint("C", n), fmt.Sprint("T", n))) }
@@ -1110,7 +1121,8 @@ func TestSends(t *testing.T) {
 	}
 }
 
-// Two of them, joined, with a provider each, do not meet: neither ends or colours what is the other's.
+// Two of them, joined, with a provider each, do not meet: neither ends or colours what is the
+// other's.
 func TestJoined(t *testing.T) {
 	first, second := newSDK(t), newSDK(t)
 	always := steadyotel.Config{CallSpan: steadyotel.CallSpanAlways}
@@ -1180,7 +1192,8 @@ func TestConcurrentCalls(t *testing.T) {
 	}
 }
 
-// Hooks that are called without Start, as in a Trace that was put together by hand, know nothing and do no harm.
+// Hooks that are called without Start, as in a Trace that was put together by hand, know nothing
+// and do no harm.
 func TestHooksWithoutStart(t *testing.T) {
 	s := newSDK(t)
 	hooks := s.trace(steadyotel.Config{})
@@ -1193,8 +1206,8 @@ func TestHooksWithoutStart(t *testing.T) {
 	}
 }
 
-// Whatever a server, a caller or a Classify of his comes up with, what is exported is UTF-8, or protobuf would refuse the whole
-// batch, and bounded.
+// Whatever a server, a caller or a Classify of his comes up with, what is exported is UTF-8, or
+// protobuf would refuse the whole batch, and bounded.
 func TestHostileText(t *testing.T) {
 	for name, text := range map[string]string{
 		"not UTF-8":           "\xff\xfe\x80",

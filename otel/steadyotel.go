@@ -1,46 +1,60 @@
-// Package steadyotel makes OpenTelemetry spans and metrics of what a steadyhttp.Transport does. It uses OpenTelemetry's API
-// alone: where a program has set no SDK up, nothing is recorded and nothing is sent.
+// Package steadyotel makes OpenTelemetry spans and metrics of what a steadyhttp.Transport does. It
+// uses OpenTelemetry's API alone: a program without an SDK records and sends nothing.
 //
 //	&steadyhttp.Transport{Trace: steadyotel.New(steadyotel.Config{})}
 //
 // # Spans
 //
-// Each attempt has a span of kind CLIENT with the stable HTTP attributes, and its context goes out with the request. It
-// ends when the response's body has ended, failed or been closed. Around the attempts of a call there is one of kind
-// INTERNAL, unless the caller has a span already. The service's tracking ID and code are on the attempt's span, and those of
-// the last failure that had any on the call's, or the caller's: steadyhttp.error.target and steadyhttp.error.code.
+// Each attempt has a span of kind CLIENT with the stable HTTP attributes. Its context goes out with
+// the request. It ends when the response's body has ended, failed or been closed. Around the
+// attempts of a call there is a span of kind INTERNAL, unless the caller has a span already.
 //
-// The call's span tells the outcome: an attempt that failed and was retried is red, a call that came to a good end is not.
-// A call that its caller cancelled is no error; one that ran into a deadline is. error.type is the service's code if
-// Config.Rules lists it, else the status, else a word of steadyhttp.Error.ErrorType. A call's span also has steadyhttp.attempts
-// and steadyhttp.stop, which is why it went no further, an attempt's from two on steadyhttp.sends: how often net/http has sent
-// it by itself.
+// An attempt's span has the service's tracking ID and code, as steadyhttp.error.target and
+// steadyhttp.error.code. The call's span, or the caller's, has those of the last failure that had
+// any.
+//
+// A failed attempt's span has the status error, also if a retry made it good. The call's has it
+// only if the call failed. A call that its caller cancelled is no error; a deadline that passed is
+// one. error.type is the service's code if Config.Rules lists it, else the status, else a word of
+// steadyhttp.Error.ErrorType.
+//
+// A call's span also has steadyhttp.attempts, and steadyhttp.stop: why there was no further
+// attempt, a Stop. An attempt's has steadyhttp.sends where it is 2 or more: net/http has replayed
+// the request on its own.
 //
 // # Events
 //
-// On the call's span, or the caller's: steadyhttp.retrying before each wait for a retry, steadyhttp.gated after each wait
-// at a gate longer than 100 ms, and steadyhttp.giving_up on a caller's span once a call has failed. They are the words of
-// steadyhttp.Log, and so are the attributes' last parts.
+// On the call's span, or the caller's:
+//
+//	steadyhttp.retrying   before each wait for a retry
+//	steadyhttp.waited     after each wait for a gate of more than 100 ms
+//	steadyhttp.giving_up  when a call has failed; on a caller's span only
+//
+// The names are messages of steadyhttp.Log, and the attributes' last parts are its fields. Log's
+// "waiting" and "cancelled" have no event.
 //
 // # Metrics
 //
-// Only what others can't know; otelhttp has the duration of each attempt. All labels are of closed sets, so that no server
-// and no caller can make their number grow.
+// They tell what nobody else knows; otelhttp has the duration of each attempt. The labels are
+// closed sets, so that neither a server nor a caller can make new series.
 //
-//	steadyhttp.call.duration       s          from the call's begin, waits included, to the end of its body;
-//	                                          by http.request.method and steadyhttp.outcome
-//	steadyhttp.call.attempts       {attempt}  of each call, by the error.type that it ended with, if it did
-//	steadyhttp.gate.wait.duration  s          of attempts that a gate held up for a millisecond or more
-//	steadyhttp.retry.delay        s          before each retry, by steadyhttp.delay.source: backoff, server
-//	                                          (it named the time) or credentials (a 401: no wait)
+//	steadyhttp.call.duration       s          of a call to the end of its body, waits included; by
+//	                                          http.request.method and steadyhttp.outcome
+//	steadyhttp.call.attempts       {attempt}  of each call; of a failed one by error.type
+//	steadyhttp.gate.wait.duration  s          each wait for a gate of a millisecond or more, also one
+//	                                          that was refused or cancelled in the end
+//	steadyhttp.retry.delay         s          before each retry, by steadyhttp.delay.source: backoff,
+//	                                          server (it named the time), credentials (a 401: none)
 //	steadyhttp.budget.refusals     {refusal}  retries that the Budget refused
-//	steadyhttp.quota.used, .free, .limit  {request}  by steadyhttp.quota.name and .window; see ObserveQuotas
-//	steadyhttp.quota.waiting       {call}     in line, by steadyhttp.quota.name
+//	steadyhttp.quota.used          {request}  by steadyhttp.quota.name and steadyhttp.quota.window,
+//	                                          as .free and .limit; see ObserveQuotas
+//	steadyhttp.quota.waiting       {call}     in line; by steadyhttp.quota.name
 //
 // # Beside otelhttp
 //
-// An otelhttp.Transport may be around the Transport. Under it, it makes the attempts' spans; then Config.NoAttemptSpans
-// spares doubles, and Annotate, below otelhttp, puts the tracking ID on its spans.
+// An otelhttp.Transport around the Transport needs nothing. One below it makes the attempts' spans:
+// then set Config.NoAttemptSpans, so that there are not two of each, and put Config.Annotate below
+// otelhttp, which adds the tracking ID to its spans.
 package steadyotel
 
 import (
@@ -56,68 +70,73 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/steadyhttp/steadyhttp"
+	"github.com/steadyhttp/steadyhttp/internal/durations"
 )
 
 // scope is the name of the instrumentation.
 const scope = "github.com/steadyhttp/steadyhttp/otel"
 
-// Config is what New makes a Trace of. The zero value is good.
+// Config says where the spans and metrics go, and what is on them. The zero value is good.
 type Config struct {
-	// TracerProvider makes the spans. nil: the global one. Instrumentation by eBPF makes spans only if it is set to that of
-	// go.opentelemetry.io/auto/sdk.
+	// TracerProvider makes the spans. nil: the global one. Instrumentation by eBPF needs the one of
+	// go.opentelemetry.io/auto/sdk here.
 	TracerProvider trace.TracerProvider
 
 	// MeterProvider makes the metrics. nil: the global one.
 	MeterProvider metric.MeterProvider
 
-	// Propagator puts the attempt's context into its header. nil: the global one, or W3C Trace Context as long as none has
-	// been set. To send no context, set one that does nothing: propagation.NewCompositeTextMapPropagator().
+	// Propagator puts the attempt's context into its header. nil: the global one, or W3C Trace
+	// Context as long as nobody has set that. To send no context, set
+	// propagation.NewCompositeTextMapPropagator(), which does nothing.
 	Propagator propagation.TextMapPropagator
 
-	// CallSpan says when there is a span around the attempts of a call. "": CallSpanAuto.
+	// CallSpan says when a call has a span around its attempts. "": CallSpanAuto.
 	CallSpan CallSpan
 
-	// NoAttemptSpans leaves the attempts' spans, and their propagation, to an otelhttp.Transport below the Transport.
-	// false: steadyotel makes them.
+	// NoAttemptSpans leaves the attempts' spans, and their propagation, to an otelhttp.Transport
+	// below the steadyhttp.Transport. false: steadyotel makes them.
 	NoAttemptSpans bool
 
-	// Route returns the template of a request's path, such as /api/machines/{id}, for the spans' names and url.template;
-	// "" if it knows none. The path itself must not be one: there would be as many names as machines. nil: none is known.
+	// Route returns the template of a request's path, such as /api/machines/{id}, for the spans'
+	// names and url.template; "" if it knows none. It must not return the path itself: there would
+	// be as many names as machines. nil: no template is known.
 	Route func(req *http.Request) string
 
-	// Rules lists, in ByCode, the service's error codes that may be an error.type; for others the status is. Give the
-	// Transport's own, such as defender.Rules(). nil: none may.
+	// Rules lists, in ByCode, the service's error codes that may be an error.type; for any other
+	// code it is the status. Set what the Transport classifies by, such as defender.Rules(). nil:
+	// none may.
 	Rules *steadyhttp.Rules
 
-	// TargetKey and CodeKey are the attributes of the service's tracking ID and error code.
+	// TargetKey and CodeKey name the attributes for the service's tracking ID and error code.
 	// "": steadyhttp.error.target and steadyhttp.error.code.
 	TargetKey, CodeKey attribute.Key
 }
 
-// CallSpan says when there is a span around the attempts of a call.
+// CallSpan says when a call has a span around its attempts.
 type CallSpan string
 
 const (
-	CallSpanAuto   CallSpan = ""       // where the context has no span that records: a parent can't be added afterwards
-	CallSpanAlways CallSpan = "always" // also as the child of a span that the caller has
-	CallSpanNever  CallSpan = "never"  // attempts without a parent are then each a trace of their own
+	CallSpanAuto   CallSpan = ""       // unless the context has a span that records
+	CallSpanAlways CallSpan = "always" // also as the child of the caller's span
+	CallSpanNever  CallSpan = "never"  // without a caller's span, each attempt is a trace of its own
 )
 
-// New returns the hooks for a Transport's Trace. They are safe for concurrent use, and may serve several Transports.
+// New returns the hooks for a Transport's Trace. They are safe for concurrent use, and may serve
+// several Transports.
 func New(c Config) *steadyhttp.Trace {
 	t := newTelemetry(c)
 	return &steadyhttp.Trace{
 		Enabled:      t.enabled,
 		Start:        t.start,
-		Gated:        t.gated,
+		Waited:       t.waited,
 		AttemptStart: t.attemptStart,
 		AttemptDone:  t.attemptDone,
 		Done:         t.done,
 	}
 }
 
-// telemetry is a Config ready for use. It is also the key of its calls in their contexts, so that two of them joined in
-// one Trace do not meet.
+// telemetry is a Config ready for use. Its address is also the key of its calls in their contexts,
+// so that two of them joined in one Trace do not find each other's.
 type telemetry struct {
 	config     Config
 	tracers    tracers
@@ -130,20 +149,22 @@ type telemetry struct {
 func newTelemetry(c Config) *telemetry {
 	t := &telemetry{
 		config: c, attributes: newAttributes(c),
-		internal: trace.WithSpanKind(trace.SpanKindInternal), client: trace.WithSpanKind(trace.SpanKindClient),
+		internal: trace.WithSpanKind(trace.SpanKindInternal),
+		client:   trace.WithSpanKind(trace.SpanKindClient),
 	}
 	t.tracers.provider = c.TracerProvider
 	t.metrics = newMetrics(meterOf(c))
 	return t
 }
 
-// enabled reports whether anybody would see what the hooks do. A span that the caller has must be told of failures, and a
-// context that came from elsewhere must go on, even where nothing is recorded here.
+// enabled reports whether anybody would see what the hooks do. Even where nothing is recorded here,
+// a caller's span must get its events, and a context from elsewhere must travel on.
 func (t *telemetry) enabled(ctx context.Context) bool {
 	if _, recording := t.tracers.get(); recording {
 		return true
 	}
-	return trace.SpanContextFromContext(ctx).IsValid() || baggage.FromContext(ctx).Len() > 0 || t.metrics.enabled(ctx)
+	return trace.SpanContextFromContext(ctx).IsValid() || baggage.FromContext(ctx).Len() > 0 ||
+		t.metrics.enabled(ctx)
 }
 
 func (t *telemetry) start(ctx context.Context, req *http.Request) context.Context {
@@ -151,7 +172,10 @@ func (t *telemetry) start(ctx context.Context, req *http.Request) context.Contex
 		c.hooks++
 		return ctx
 	}
-	c := &call{Context: ctx, telemetry: t, request: req, hooks: 1, parent: trace.SpanFromContext(ctx), hops: hops(req)}
+	c := &call{
+		Context: ctx, telemetry: t, request: req, hooks: 1,
+		parent: trace.SpanFromContext(ctx), hops: hops(req),
+	}
 	switch t.config.CallSpan {
 	case CallSpanNever:
 		return c
@@ -165,33 +189,35 @@ func (t *telemetry) start(ctx context.Context, req *http.Request) context.Contex
 	if !recording {
 		return c
 	}
-	ctx, c.parent = tracer.Start(c, t.attributes.callName(req), t.internal, trace.WithAttributes(t.attributes.ofRequest(req, 0)...))
+	ctx, c.parent = tracer.Start(c, t.attributes.callName(req), t.internal,
+		trace.WithAttributes(t.attributes.ofRequest(req, 0)...))
 	c.own = true
 	return ctx
 }
 
-// callOf returns nil where Start has not been called, as for a Trace that was put together by hand.
+// callOf returns nil where Start was not called: somebody has made a Trace of some of the hooks.
 func (t *telemetry) callOf(ctx context.Context) *call {
 	c, _ := ctx.Value(t).(*call)
 	return c
 }
 
-func (t *telemetry) gated(ctx context.Context, a steadyhttp.Attempt, d time.Duration) {
+func (t *telemetry) waited(ctx context.Context, a steadyhttp.Attempt, w steadyhttp.Wait) {
 	c := t.callOf(ctx)
-	if c == nil {
+	if c == nil || w.Cause != steadyhttp.WaitGate || w.For < leastWait {
 		return
 	}
 	if c.gates++; c.gates%c.hooks != 0 {
 		return
 	}
-	t.metrics.gateWait(ctx, d)
-	if d > longWait {
-		c.event("steadyhttp.gated", resendCount(c.hops+a.N-1), wait(d))
+	t.metrics.gateWait(ctx, w.For)
+	if w.For > durations.Noticed {
+		c.event("steadyhttp.waited", resendCount(c.hops+a.N-1), wait(w.For))
 	}
 }
 
-// longWait is how long a gate must hold an attempt up for that to be worth an event; steadyhttp.Log has the same.
-const longWait = 100 * time.Millisecond
+// leastWait is what a gate must take to be in the metric: a gate may announce a wait that then is
+// none.
+const leastWait = time.Millisecond
 
 func (t *telemetry) attemptStart(ctx context.Context, a steadyhttp.Attempt) context.Context {
 	c := t.callOf(ctx)
@@ -222,10 +248,10 @@ func (t *telemetry) attemptDone(ctx context.Context, a steadyhttp.Attempt) {
 	}
 	c.answered(&t.attributes, a)
 	if a.Stop != "" {
-		if a.Stop == "budget" && !inherited(a) {
+		if a.Stop == steadyhttp.StopBudget && !inherited(a) {
 			t.metrics.budgetRefusal(ctx)
 		}
-		// At once: the caller may end his span before he closes the body.
+		// At once: the caller may end its span before it closes the body.
 		errorType, _ := outcomeOf(c.Context, &t.attributes, a)
 		c.giveUp(&t.attributes, errorType, a)
 		return // the body goes on

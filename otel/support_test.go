@@ -32,7 +32,8 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
-// script returns a base transport that answers each attempt by the next of its steps, and the last one for ever.
+// script returns a base transport that answers each attempt by the next of its steps, and the last
+// one for ever.
 func script(steps ...roundTripper) roundTripper {
 	var sent atomic.Int64
 	return func(req *http.Request) (*http.Response, error) {
@@ -95,20 +96,21 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
-// envelope is an error body as the service writes it.
-func envelope(code, target string) string {
-	return fmt.Sprintf(`{"error":{"code":%q,"message":"m","innerError":{"request-id":%q}}}`, code, target)
+// envelope is an error body as a service writes it. The tracking ID is where it may look like
+// anything: a target that does not look like an ID is taken for a property's name.
+func envelope(code, id string) string {
+	return fmt.Sprintf(`{"error":{"code":%q,"message":"m","innerError":{"request-id":%q}}}`, code, id)
 }
 
-type gateFunc func(context.Context, steadyhttp.Attempt) (func(steadyhttp.Attempt), error)
+type gateFunc func(context.Context, steadyhttp.Attempt) (steadyhttp.Pass, error)
 
-func (f gateFunc) Enter(ctx context.Context, a steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
+func (f gateFunc) Enter(ctx context.Context, a steadyhttp.Attempt) (steadyhttp.Pass, error) {
 	return f(ctx, a)
 }
 
 // delay is a gate that holds each attempt up.
 func delay(d time.Duration) steadyhttp.Gate {
-	return gateFunc(func(context.Context, steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
+	return gateFunc(func(context.Context, steadyhttp.Attempt) (steadyhttp.Pass, error) {
 		time.Sleep(d)
 		return nil, nil
 	})
@@ -116,7 +118,7 @@ func delay(d time.Duration) steadyhttp.Gate {
 
 // refuses is a gate that refuses the attempts from the nth on.
 func refuses(n int) steadyhttp.Gate {
-	return gateFunc(func(_ context.Context, a steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
+	return gateFunc(func(_ context.Context, a steadyhttp.Attempt) (steadyhttp.Pass, error) {
 		if a.N >= n {
 			return nil, errors.New("not now")
 		}
@@ -124,9 +126,9 @@ func refuses(n int) steadyhttp.Gate {
 	})
 }
 
-// blocks is a gate that holds the attempts from the nth on up until the call must end.
+// blocks is a gate at which the attempts from the nth on wait until the call must end.
 func blocks(n int) steadyhttp.Gate {
-	return gateFunc(func(ctx context.Context, a steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
+	return gateFunc(func(ctx context.Context, a steadyhttp.Attempt) (steadyhttp.Pass, error) {
 		if a.N < n {
 			return nil, nil
 		}
@@ -173,7 +175,8 @@ type sdk struct {
 	reader   *sdkmetric.ManualReader
 }
 
-// newSDK returns an SDK that records everything. A test that leaves one of its spans open, or has one ended twice, fails.
+// newSDK returns an SDK that records everything. A test that leaves one of its spans open, or has
+// one ended twice, fails.
 func newSDK(t testing.TB, options ...sdktrace.TracerProviderOption) *sdk {
 	s := &sdk{recorder: tracetest.NewSpanRecorder(), reader: sdkmetric.NewManualReader()}
 	s.tracers = &endCounter{TracerProvider: sdktrace.NewTracerProvider(append(options, sdktrace.WithSpanProcessor(s.recorder))...)}
@@ -371,8 +374,8 @@ func points(t testing.TB, m metricdata.Metrics) []string {
 	return all
 }
 
-// alone reports whether the test has a process of its own, for what is global and can't be set back. If not, it runs the test
-// in one.
+// alone reports whether the test has a process of its own, for what is global and can't be set
+// back. If not, it runs the test in one.
 func alone(t *testing.T) bool {
 	t.Helper()
 	const variable = "STEADYOTEL_ALONE"

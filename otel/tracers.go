@@ -12,13 +12,14 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 )
 
-// tracers finds the tracer, which a program may set up after it has made its Transport.
+// tracers finds the tracer. A program may set it up after it has made its Transport.
 type tracers struct {
 	provider trace.TracerProvider // nil: the global one
 	found    atomic.Pointer[trace.Tracer]
 }
 
-// get returns the tracer, and whether it could record anything at all. Where it can't, its spans are not worth making.
+// get returns the tracer, and whether it can record at all. If it can't, spans are not worth
+// making.
 func (t *tracers) get() (trace.Tracer, bool) {
 	if found := t.found.Load(); found != nil {
 		return *found, !silent(*found)
@@ -28,7 +29,8 @@ func (t *tracers) get() (trace.Tracer, bool) {
 		provider = otel.GetTracerProvider()
 	}
 	if placeholder(provider) {
-		// Nobody has set one yet. Its tracer would pass a later one's spans on, but not tell whether there is one.
+		// Nobody has set one yet. The placeholder's tracer would forward to a later one, but does
+		// not tell whether there is one.
 		return nil, false
 	}
 	tracer := provider.Tracer(scope)
@@ -36,20 +38,22 @@ func (t *tracers) get() (trace.Tracer, bool) {
 	return tracer, !silent(tracer)
 }
 
-// silent knows the one tracer that is sure never to record. One that samples nothing is not silent: it decides anew each time.
+// silent reports whether a tracer never records. One whose sampler drops all is not silent: the
+// sampler decides anew each time.
 func silent(tracer trace.Tracer) bool {
 	_, ok := tracer.(noop.Tracer)
 	return ok
 }
 
-// placeholder reports whether x is what package otel has in the place of a provider that nobody has set. Its types are
-// not exported. If they ever move, a program without a provider is slower, and nothing else changes.
+// placeholder reports whether x is package otel's stand-in for a provider that nobody has set. Its
+// type is not exported. Should it move, a program without a provider is slower; nothing else
+// changes.
 func placeholder(x any) bool {
 	t := reflect.TypeOf(x)
 	return t.Kind() == reflect.Pointer && strings.HasSuffix(t.Elem().PkgPath(), "otel/internal/global")
 }
 
-// propagator is looked up at each use: a program may set the global one at any time.
+// propagator looks the global one up at each use: a program may set it at any time.
 func (t *telemetry) propagator() propagation.TextMapPropagator {
 	if t.config.Propagator != nil {
 		return t.config.Propagator
@@ -61,8 +65,8 @@ func (t *telemetry) propagator() propagation.TextMapPropagator {
 	return global
 }
 
-// carrier is a header. W3C's names come in lower case, and the canonical form of a name that net/http does not know has to be
-// made each time.
+// carrier is a header that spares an allocation: W3C's names are in lower case, and net/http would
+// make the canonical form anew each time.
 type carrier struct{ propagation.HeaderCarrier }
 
 func (c carrier) Set(key, value string) {
@@ -77,7 +81,7 @@ func (c carrier) Set(key, value string) {
 	c.HeaderCarrier.Set(key, value)
 }
 
-// meterOf needs no such care: the instruments of package otel's placeholder do tell whether they measure.
+// meterOf needs no tracers' care: the placeholder's instruments do tell whether anybody collects.
 func meterOf(c Config) metric.Meter {
 	provider := c.MeterProvider
 	if provider == nil {

@@ -22,7 +22,8 @@ const (
 	pollEvery  = 100 * time.Millisecond
 )
 
-// batch is what a connector does in a night: it knows of no quota, no fault and no steadyhttp. Only its http.Client does.
+// batch is what a connector does in a night. It knows of no quota, no fault and no steadyhttp: only
+// its http.Client does.
 type batch struct {
 	base     string
 	machines []string // that the company knows to have
@@ -33,14 +34,15 @@ type batch struct {
 	outcomes []outcome
 }
 
-// outcome is what became of one call.
+// outcome tells how one call ended.
 type outcome struct {
 	call  string // method and path
 	wrong bool   // it was meant to be refused
 	err   error  // nil: answered
 }
 
-// run makes the calls in a connector's order. A failed one does not end it: what can be done is done.
+// run makes the calls in a connector's order. A failed one does not end it: what can be done is
+// done.
 func (b *batch) run(ctx context.Context) {
 	b.progress.expect(2*len(b.machines) + len(b.machines)/pageSize + indicators/batchSize + 10)
 	b.listMachines(ctx)
@@ -106,8 +108,8 @@ type action struct {
 	Status string `json:"status"`
 }
 
-// isolate orders an isolation exactly once, and waits until it has succeeded. If the answer to the order is lost, the
-// order may still stand: it is looked for before it is given again.
+// isolate orders an isolation exactly once, and waits until it has succeeded. If the answer to the
+// order is lost, it may have been carried out: isolate looks for it before it orders again.
 func (b *batch) isolate(ctx context.Context, id string) {
 	var ordered action
 	for range 5 {
@@ -134,7 +136,7 @@ func (b *batch) isolate(ctx context.Context, id string) {
 	}
 }
 
-// stands takes back the failures of an order that has come to stand after all.
+// stands clears the failures of an order that was carried out after all.
 func (b *batch) stands(call string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -164,7 +166,7 @@ func (b *batch) post(ctx context.Context, path string, body, answer any) bool {
 	return b.call(ctx, http.MethodPost, b.base+path, body, answer, false)
 }
 
-// call makes one call, notes what became of it, and reports whether it was answered.
+// call makes one call, notes its outcome, and reports whether it was answered.
 func (b *batch) call(ctx context.Context, method, target string, body, answer any, wrong bool) bool {
 	err := b.exchange(ctx, method, target, body, answer)
 	path := target

@@ -21,14 +21,14 @@ import (
 	"github.com/steadyhttp/steadyhttp"
 )
 
-// A collector that has trouble is asked again for a while. The exporters' own minute is longer than the whole demo.
+// How long the exporters retry. Their own minute is longer than the whole demo.
 const (
 	firstRetry = 250 * time.Millisecond
 	maxRetry   = 2 * time.Second
 	retryTime  = 5 * time.Second
 )
 
-// queueSize is more spans than nearly any demo makes: one that can't get rid of them must not wait for the collector.
+// queueSize is more spans than nearly any demo makes: calls must not wait for a slow collector.
 const queueSize = 1 << 16
 
 // collector is where the spans and metrics of -otlp go, and what became of them.
@@ -44,7 +44,7 @@ type collector struct {
 	complaint error      // the SDK's first
 }
 
-// parseCollector reads the flag -otlp. What has an @ may have a password, and is not printed.
+// parseCollector reads the flag -otlp. A text with an @ may have a password, and is not printed.
 func parseCollector(text string) (*url.URL, error) {
 	const example = "use a base URL such as http://127.0.0.1:4318"
 	if strings.Contains(text, "@") {
@@ -88,10 +88,10 @@ func (c *collector) connect(ctx context.Context) (sdktrace.SpanProcessor, sdkmet
 	return batches, sdkmetric.NewPeriodicReader(metricSender{metrics, c}, often...), nil
 }
 
-// hangUp ends what is still being sent after the time for it.
+// hangUp ends exports that are still running after their time.
 func (c *collector) hangUp(ctx context.Context) { c.sender.Shutdown(ctx) }
 
-// complain takes what the SDK finds wrong besides.
+// complain keeps the SDK's first error that no export returns.
 func (c *collector) complain(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -100,7 +100,8 @@ func (c *collector) complain(err error) {
 	}
 }
 
-// tell says in one line what got through. spans and metrics are the errors of the end, for which there was so much time.
+// tell says in one line what was sent. spans and metrics are the errors of the last export, which
+// had the time within.
 func (c *collector) tell(w io.Writer, within time.Duration, spans, metrics error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -116,7 +117,8 @@ func (c *collector) tell(w io.Writer, within time.Duration, spans, metrics error
 	}
 }
 
-// spanSender and metricSender keep errors from the SDK, which would hand them to the error handler of the whole process.
+// spanSender and metricSender keep errors from the SDK, which would hand them to the error handler
+// of the whole process.
 type spanSender struct {
 	sdktrace.SpanExporter
 	to *collector

@@ -18,7 +18,7 @@ import (
 	"github.com/steadyhttp/steadyhttp/quota"
 )
 
-// The demo's minute and hour. Its waits are told in whole seconds, as the service tells them.
+// The demo's minute and hour. The service tells a wait in whole seconds: shorter ones would not do.
 const (
 	demoMinute = time.Second
 	demoHour   = 10 * time.Second
@@ -61,14 +61,16 @@ func parseDemo(args []string, out io.Writer) (demoOptions, error) {
 	return o, nil
 }
 
-// given reports whether a flag was on the command line. An empty value of a script's variable is not the same as none.
+// given reports whether a flag was on the command line. An empty value of a script's variable is
+// not the same as none.
 func given(flags *flag.FlagSet, name string) bool {
 	found := false
 	flags.Visit(func(f *flag.Flag) { found = found || f.Name == name })
 	return found
 }
 
-// demo runs the same batch twice, each against a fresh server: through a plain http.Client, and through steadyhttp.
+// demo runs the same batch twice, each time against a fresh server: through a plain http.Client,
+// and through steadyhttp.
 func demo(ctx context.Context, args []string, out, progress io.Writer) error {
 	o, err := parseDemo(args, out)
 	if err != nil {
@@ -81,21 +83,24 @@ func demo(ctx context.Context, args []string, out, progress io.Writer) error {
 	fmt.Fprintf(out, "A connector's batch against a simulated Defender API: %d machines, quotas with a minute of %v, %.3g %% faults.\n\n",
 		o.machines, demoMinute, 100*o.faults)
 
-	plain, err := runBatch(ctx, o, "plain http.Client", progress, func(*tally, string) http.RoundTripper {
-		return http.DefaultTransport.(*http.Transport).Clone()
+	plain, err := runBatch(ctx, o, "plain http.Client", progress, func(*tally, string) (http.RoundTripper, error) {
+		return http.DefaultTransport.(*http.Transport).Clone(), nil
 	})
 	if err != nil {
 		return err
 	}
-	steady, err := runBatch(ctx, o, "steadyhttp", progress, func(t *tally, host string) http.RoundTripper {
-		transport := defender.New(defender.Config{
+	steady, err := runBatch(ctx, o, "steadyhttp", progress, func(t *tally, host string) (http.RoundTripper, error) {
+		transport, err := defender.New(defender.Config{
 			Policy: steadyhttp.Batch(),
 			Hosts:  []string{host},
 			Quotas: scaled(),
 			Trace:  steadyhttp.Join(t.trace(), observed.trace()),
 		})
+		if err != nil {
+			return nil, err
+		}
 		observed.observe(transport)
-		return transport
+		return transport, nil
 	})
 	observed.close(ctx, progress)
 	if err != nil {
@@ -126,8 +131,11 @@ func scaled() map[string][]quota.Window {
 	return quotas
 }
 
-// runBatch runs the batch against a server of its own, through the transport that client makes.
-func runBatch(ctx context.Context, o demoOptions, name string, progress io.Writer, client func(t *tally, host string) http.RoundTripper) (*result, error) {
+// runBatch runs the batch against a server of its own, through the transport that through makes.
+func runBatch(
+	ctx context.Context, o demoOptions, name string, progress io.Writer,
+	through func(t *tally, host string) (http.RoundTripper, error),
+) (*result, error) {
 	server := defendertest.NewServer(defendertest.Config{
 		Machines: o.machines,
 		Minute:   demoMinute,
@@ -138,9 +146,13 @@ func runBatch(ctx context.Context, o demoOptions, name string, progress io.Write
 	defer server.Close()
 
 	var t tally
+	transport, err := through(&t, strings.TrimPrefix(server.URL, "http://"))
+	if err != nil {
+		return nil, err
+	}
 	b := &batch{
 		base: server.URL, machines: server.MachineIDs(),
-		client: &http.Client{Transport: client(&t, strings.TrimPrefix(server.URL, "http://"))}, progress: newProgress(progress, name),
+		client: &http.Client{Transport: transport}, progress: newProgress(progress, name),
 	}
 	defer b.client.CloseIdleConnections()
 	began := time.Now()
@@ -152,8 +164,8 @@ func runBatch(ctx context.Context, o demoOptions, name string, progress io.Write
 	return &result{name: name, took: time.Since(began), outcomes: b.outcomes, tally: &t, server: server}, nil
 }
 
-// spreadFaults divides a share among all kinds of faults, those after which nobody knows whether the call was carried
-// out among them.
+// spreadFaults divides a share among all kinds of faults. After some of them nobody knows whether
+// the call was carried out.
 func spreadFaults(share float64) defendertest.Faults {
 	return defendertest.Faults{
 		Error500:    0.2 * share,
@@ -166,7 +178,7 @@ func spreadFaults(share float64) defendertest.Faults {
 	}
 }
 
-// errLost and errTwice are what the demo must never come to.
+// errLost and errTwice are what the demo must never show.
 var (
 	errLost  = errors.New("a call that could be answered was lost")
 	errTwice = errors.New("an action was carried out twice")

@@ -10,22 +10,23 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// maxOpen bounds the calls that are remembered while they go on, maxSpans those of one call. The demo comes near neither,
-// but a call may be retried without end, and a span may never end.
+// maxOpen bounds the running calls that are remembered, maxSpans the spans of one call. The demo is
+// far below both, but a call may be retried without end, and a span may never end.
 const (
 	maxOpen  = 1024
 	maxSpans = 256
 )
 
-// lastFailed is a SpanProcessor that keeps the spans of the last call that failed for good. Each call is a trace of its
-// own, as nothing in the demo has a span around it.
+// lastFailed is a SpanProcessor that keeps the spans of the last call that failed for good. Each
+// call is a trace of its own, as nothing in the demo has a span around it.
 type lastFailed struct {
 	mu     sync.Mutex // guards what follows
 	open   map[trace.TraceID]*callSpans
 	failed *callSpans // nil: none has
 }
 
-// callSpans are the spans of one call, in the order in which they ended: the call's own is the last.
+// callSpans are the spans of one call, in the order in which they ended: the call's own is the
+// last.
 type callSpans struct {
 	spans []sdktrace.ReadOnlySpan
 	lost  int // the earliest, of which there were too many

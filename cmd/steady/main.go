@@ -1,4 +1,5 @@
-// Command steady shows what package steadyhttp does, and does it for programs that are not written in Go.
+// Command steady shows what package steadyhttp does, and does it for programs that are not written
+// in Go.
 //
 //	steady demo     a batch against a simulated Defender API, with and without steadyhttp
 //	steady simulate a simulated Defender API, for connectors in any language
@@ -40,7 +41,8 @@ func commands() []command {
 	}
 }
 
-// run returns the exit code: 0 done, 1 failed, 2 for a command line that makes no sense, 130 interrupted.
+// run returns the exit code: 0 done, 1 failed, 2 for a command line that makes no sense, 130
+// interrupted.
 func run(ctx context.Context, args []string, out, progress io.Writer) int {
 	if len(args) == 0 {
 		usage(progress)
@@ -85,7 +87,8 @@ func exitCode(ctx context.Context, err error, progress io.Writer) int {
 	return 1
 }
 
-// parse reads a command's flags, of which it takes no more. Help, where it is asked for, goes to out.
+// parse reads a command's flags, of which it takes no more. Help, where it is asked for, goes to
+// out.
 func parse(flags *flag.FlagSet, args []string, out io.Writer) error {
 	flags.SetOutput(io.Discard) // what is wrong is told once, by exitCode
 	flags.Usage = func() {}

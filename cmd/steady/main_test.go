@@ -26,7 +26,8 @@ func cells(t *testing.T, out, label string) (plain, steady string) {
 	return found[1], found[2]
 }
 
-// The main job on a small tenant: what a plain client loses, steadyhttp gets, and nothing is done twice.
+// The main job on a small tenant: what a plain client loses, steadyhttp gets, and nothing is done
+// twice.
 func TestDemo(t *testing.T) {
 	code, out, progress := steady(t, "demo", "-machines", "60", "-all")
 	if code != 0 {
@@ -46,9 +47,9 @@ func TestDemo(t *testing.T) {
 		t.Fatalf("no list of failures:\n%s", out)
 	}
 	for _, code := range []string{"ResourceNotFound (404)", "InvalidRequestBody (400)", "MaximumBatchSizeExceeded (400)"} {
-		line := regexp.MustCompile(regexp.QuoteMeta(code) + ` after \d attempts?, target [0-9a-f]{8}-[0-9a-f-]{27}: \S`)
+		line := regexp.MustCompile(regexp.QuoteMeta(code) + ` after \d attempts?, tracking ID [0-9a-f]{8}-[0-9a-f-]{27}: \S`)
 		if !line.MatchString(lost) {
-			t.Errorf("no line for %s with its target:\n%s", code, lost)
+			t.Errorf("no line for %s with its tracking ID:\n%s", code, lost)
 		}
 	}
 	if !strings.Contains(out, "ledger of the steadyhttp run: isolate m0001 ×1, isolate m0002 ×1: nothing was done twice.") {
@@ -59,7 +60,8 @@ func TestDemo(t *testing.T) {
 	}
 }
 
-// The seed's faults fall on other calls with another seed, an order to isolate among them; the ledger stays clean.
+// The seed's faults fall on other calls with another seed, an order to isolate among them; the
+// ledger stays clean.
 func TestDemoWithManyFaults(t *testing.T) {
 	for _, seed := range []string{"4", "5"} {
 		t.Run(seed, func(t *testing.T) {

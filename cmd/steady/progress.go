@@ -18,7 +18,8 @@ type progress interface {
 	finish()
 }
 
-// newProgress returns a bar on a terminal, and a line every few seconds elsewhere: a log is no place for a bar.
+// newProgress returns a bar on a terminal, and a line every few seconds elsewhere: a log is no
+// place for a bar.
 func newProgress(w io.Writer, name string) progress {
 	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		return &bar{progressbar.NewOptions(-1,

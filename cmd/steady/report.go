@@ -13,7 +13,7 @@ import (
 	"github.com/steadyhttp/steadyhttp/defender/defendertest"
 )
 
-// result is what one run came to.
+// result is the outcome of one run.
 type result struct {
 	name     string
 	took     time.Duration
@@ -22,7 +22,7 @@ type result struct {
 	server   *defendertest.Server
 }
 
-// failed returns the calls that failed for good. wrong are those that were meant to.
+// failed returns the calls that failed for good: those that were wrong on purpose, or the others.
 func (r *result) failed(wrong bool) []outcome {
 	var list []outcome
 	for _, o := range r.outcomes {
@@ -33,11 +33,11 @@ func (r *result) failed(wrong bool) []outcome {
 	return list
 }
 
-// refused returns how many of the mistakes got the refusal they asked for, and not a fault.
+// refused returns how many of the calls that were wrong on purpose got a refusal, and not a fault.
 func (r *result) refused() int {
 	n := 0
 	for _, o := range r.failed(true) {
-		if e, ok := errors.AsType[*steadyhttp.ServiceError](o.err); ok && e.StatusCode < 500 && e.StatusCode != 429 {
+		if e, ok := errors.AsType[*steadyhttp.Error](o.err); ok && e.StatusCode < 500 && e.StatusCode != 429 {
 			n++
 		}
 	}
@@ -46,8 +46,8 @@ func (r *result) refused() int {
 
 func (r *result) answered() int { return len(r.outcomes) - len(r.failed(true)) - len(r.failed(false)) }
 
-// count returns how many of the calls in the server's ledger are like that. It knows of those that net/http retried
-// behind our back.
+// count returns how many of the calls in the server's ledger are like that. The ledger also has
+// what net/http has replayed on its own.
 func (r *result) count(like func(defendertest.Call) bool) int {
 	n := 0
 	for _, c := range r.server.Calls() {
@@ -62,8 +62,8 @@ func broke(c defendertest.Call) bool {
 	return c.Fault == "ResetBefore" || c.Fault == "ResetAfter" || c.Fault == "BreakBody"
 }
 
-// actions returns what the server's ledger says was done to machines, and how often. An indicator that is imported
-// again is updated, by its value; a machine that is isolated again is isolated twice.
+// actions returns what was done to machines, and how often, by the server's ledger. To import an
+// indicator twice does no harm: it is updated. To isolate a machine twice does.
 func (r *result) actions() (list []string, twice bool) {
 	for effect, times := range r.server.Effects() {
 		if kind, _, _ := strings.Cut(effect, " "); kind == "import" {
@@ -106,8 +106,8 @@ func report(out io.Writer, plain, steady *result, all bool) {
 	number("500s and 503s", func(r *result) int { return r.count(func(c defendertest.Call) bool { return c.Status >= 500 }) })
 	number("connections and bodies that broke", func(r *result) int { return r.count(broke) })
 	number("retries", func(r *result) int { return int(r.tally.retries.Load()) })
-	row("waits before retries, sum", func(r *result) string { return seconds(r.tally.waited.Load()) })
-	row("waits for the quota, sum", func(r *result) string { return seconds(r.tally.gated.Load()) })
+	row("waits before retries, sum", func(r *result) string { return seconds(r.tally.backOffs.Load()) })
+	row("waits for the quota, sum", func(r *result) string { return seconds(r.tally.quota.Load()) })
 	row("took", func(r *result) string { return seconds(int64(r.took)) })
 	table.Flush()
 

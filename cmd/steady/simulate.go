@@ -17,8 +17,8 @@ import (
 	"github.com/steadyhttp/steadyhttp/defender/defendertest"
 )
 
-// keepCalls is how many calls the server remembers one by one. Of the others it knows the counts, which are all that is
-// printed: a simulation may run for weeks.
+// keepCalls is how many calls the server remembers one by one: a simulation may run for weeks. Only
+// the counts are printed, and those it keeps for all.
 const keepCalls = 1000
 
 // simulation is the flags of steady simulate.
@@ -58,7 +58,7 @@ func parseSimulation(args []string, out io.Writer) (simulation, error) {
 	return s, nil
 }
 
-// check finds what can't be meant, and fills the config from the flags that need reading.
+// check refuses flags that make no sense, and parses those that are lists or words into the config.
 func (s *simulation) check() error {
 	c := &s.config
 	for name, address := range map[string]string{"addr": c.Addr, "storage": c.StorageAddr} {
@@ -145,7 +145,7 @@ func parseClients(text string) (map[string]string, error) {
 	return clients, nil
 }
 
-// simulate serves until it is interrupted, which is how it is meant to end: by hand, or by the test that started it.
+// simulate serves until it is interrupted: by hand, or by the test that started it.
 func simulate(ctx context.Context, args []string, out, progress io.Writer) error {
 	s, err := parseSimulation(args, out)
 	if err != nil {
@@ -156,7 +156,7 @@ func simulate(ctx context.Context, args []string, out, progress io.Writer) error
 	if err := server.Listen(); err != nil {
 		return fmt.Errorf("can't serve: %w; -addr takes another address", err)
 	}
-	// A test in another language most likely ends us so.
+	// A test in another language most likely sends this signal.
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM)
 	defer stop()
 
@@ -203,7 +203,7 @@ func (s *simulation) access() string {
 	return "for everybody; calls need none"
 }
 
-// follow prints a line for each interval in which calls came.
+// follow prints a line for each interval that had calls.
 func (s *simulation) follow(ctx context.Context, out io.Writer, server *defendertest.Server) {
 	ticker := time.NewTicker(s.every)
 	defer ticker.Stop()
@@ -223,7 +223,7 @@ func (s *simulation) follow(ctx context.Context, out io.Writer, server *defender
 	}
 }
 
-// total sums the families' counts up.
+// total adds up the families' counts.
 func total(counts map[string]defendertest.Count) defendertest.Count {
 	var sum defendertest.Count
 	for _, c := range counts {
@@ -257,17 +257,17 @@ func summarize(out io.Writer, server *defendertest.Server) {
 	table.Flush()
 
 	effects := server.Effects()
-	var retried []string
+	var twice []string
 	for _, effect := range slices.Sorted(maps.Keys(effects)) {
 		if n := effects[effect]; n > 1 {
 			// Tags and titles are the callers'.
-			retried = append(retried, fmt.Sprintf("%s ×%d", printable(effect), n))
+			twice = append(twice, fmt.Sprintf("%s ×%d", printable(effect), n))
 		}
 	}
-	fmt.Fprintf(out, "\n%d tokens issued, %d changes carried out, %d of them more than once", server.TokensIssued(), len(effects), len(retried))
-	for i, effect := range retried {
+	fmt.Fprintf(out, "\n%d tokens issued, %d changes carried out, %d of them more than once", server.TokensIssued(), len(effects), len(twice))
+	for i, effect := range twice {
 		if i == fewFailures {
-			fmt.Fprintf(out, "\n  … and %d more", len(retried)-i)
+			fmt.Fprintf(out, "\n  … and %d more", len(twice)-i)
 			break
 		}
 		fmt.Fprintf(out, "\n  %s", effect)

@@ -21,7 +21,8 @@ import (
 // flushTime is how long the demo waits at most, after the run, for a collector to take the rest.
 const flushTime = 10 * time.Second
 
-// telemetry is OpenTelemetry's SDK, set up for the steadyhttp run. nil is one that was not asked for: it costs nothing.
+// telemetry is OpenTelemetry's SDK, set up for the steadyhttp run. nil, where no flag asks for it,
+// costs nothing.
 type telemetry struct {
 	config    steadyotel.Config
 	tracers   *sdktrace.TracerProvider
@@ -63,7 +64,8 @@ func newTelemetry(ctx context.Context, o demoOptions) (*telemetry, error) {
 	return t, nil
 }
 
-// describe says who sends the spans and metrics. OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES go before our own words.
+// describe says who sends the spans and metrics. OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES go
+// before our own words.
 func (t *telemetry) describe(ctx context.Context) *resource.Resource {
 	about, err := resource.New(ctx,
 		resource.WithTelemetrySDK(),
@@ -93,8 +95,8 @@ func (t *telemetry) observe(transport *steadyhttp.Transport) {
 	}
 }
 
-// close sends what has not been sent, for t.flush at most, and tells in a line how that went. An interrupt ends it at
-// once.
+// close exports the rest, within t.flush, and tells in a line how that went. An interrupt ends it
+// at once.
 func (t *telemetry) close(ctx context.Context, progress io.Writer) {
 	if t == nil {
 		return

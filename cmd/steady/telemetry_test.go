@@ -158,7 +158,8 @@ func documented() []string {
 	}
 }
 
-// A real collector gets it all: each call with its attempts, the tracking IDs of the report, and the metrics.
+// A real collector gets it all: each call with its attempts, the tracking IDs of the report, and
+// the metrics.
 func TestDemoExportsOverOTLP(t *testing.T) {
 	t.Parallel() // it waits for quotas more than it works
 	r := newReceiver(t, httptest.NewServer)
@@ -182,7 +183,8 @@ func TestDemoExportsOverOTLP(t *testing.T) {
 	}
 }
 
-// checkSpans looks at what all spans have in common: one for each call, and below it one for each of its attempts.
+// checkSpans looks at what all spans have in common: one for each call, and below it one for each
+// of its attempts.
 func (r *receiver) checkSpans(t *testing.T, out string) {
 	calls, attempts := make(map[string]*tracepb.Span), 0
 	for _, s := range r.spans {
@@ -218,7 +220,8 @@ func (r *receiver) checkSpans(t *testing.T, out string) {
 	}
 }
 
-// checkFailure finds a failure of the report by its tracking ID, on the call's span and on that of an attempt.
+// checkFailure finds a failure of the report by its tracking ID, on the call's span and on that of
+// an attempt.
 func (r *receiver) checkFailure(t *testing.T, f failedOutcome) {
 	var call, attempt *tracepb.Span
 	for _, s := range r.spans {
@@ -242,7 +245,8 @@ func (r *receiver) checkFailure(t *testing.T, f failedOutcome) {
 	}
 }
 
-// checkMetrics wants metrics that are documented only, those among them that every run has, and each call counted once.
+// checkMetrics wants metrics that are documented only, those among them that every run has, and
+// each call counted once.
 func (r *receiver) checkMetrics(t *testing.T, calls int) {
 	for name := range r.metrics {
 		if !slices.Contains(documented(), name) {
@@ -270,8 +274,8 @@ func (r *receiver) checkMetrics(t *testing.T, calls int) {
 	}
 }
 
-// observedCall makes one call, which gets this status and is told to what the flags ask for. It returns that, and what was
-// said at the end.
+// observedCall makes one call, which gets this status and is told to what the flags ask for. It
+// returns that, and what was said at the end.
 func observedCall(t *testing.T, ctx context.Context, status int, flush time.Duration, flags ...string) (observed *telemetry, said string) {
 	t.Helper()
 	o, err := parseDemo(flags, io.Discard)

@@ -63,8 +63,8 @@ type treeLine struct {
 	failure  string // of a span: how it failed
 }
 
-// span adds a span and what is on it and below it. branch is what stands before its name, under what stands before all
-// lines below that.
+// span adds a span and what is on it and below it. branch is what stands before its name, under
+// what stands before all lines below that.
 func (t *tree) span(s sdktrace.ReadOnlySpan, branch, under string) {
 	head := treeLine{branch: branch, name: printable(s.Name()), took: milliseconds(s.EndTime().Sub(s.StartTime()))}
 	if s.Parent().IsValid() {
@@ -86,7 +86,8 @@ func (t *tree) span(s sdktrace.ReadOnlySpan, branch, under string) {
 		trunk = under + "│  "
 	}
 	t.attributes(trunk, s.Attributes())
-	// What OpenTelemetry keeps beside the attributes has these names in formats that have attributes only.
+	// What OpenTelemetry keeps beside the attributes has these names in formats that have
+	// attributes only.
 	if said := s.Status().Description; said != "" {
 		t.attributes(trunk, []attribute.KeyValue{attribute.String("otel.status_description", said)})
 	}
@@ -144,7 +145,8 @@ func valueOf(a attribute.KeyValue) string {
 	return a.Value.String()
 }
 
-// print lays the columns out: one for the values of attributes, and three for when, how long and how it failed.
+// print lays the columns out: one for the values of attributes, and three for when, how long and
+// how it failed.
 func (t *tree) print(w io.Writer) {
 	var names, keys, at, took int
 	for _, l := range t.lines {
@@ -178,8 +180,8 @@ func (t *tree) print(w io.Writer) {
 	}
 }
 
-// wrap breaks a value at spaces into pieces that are not wider than room. A word that is wider stays whole, so that a
-// tracking ID or a URL can be copied.
+// wrap breaks a value at spaces into pieces that are not wider than room. A word that is wider
+// stays whole, so that a tracking ID or a URL can be copied.
 func wrap(value string, room int) []string {
 	var pieces []string
 	words := strings.Split(value, " ")
@@ -230,8 +232,8 @@ type look struct {
 	coloured bool
 }
 
-// lookOf finds colours on terminals only, unless NO_COLOR speaks against them. Older Windows ones would print them as
-// they are.
+// lookOf finds colours on terminals only, unless NO_COLOR speaks against them. Older Windows ones
+// would print them as they are.
 func lookOf(w io.Writer) look {
 	f, ok := w.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {

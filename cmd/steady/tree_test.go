@@ -41,7 +41,7 @@ func failedOutcomes(t *testing.T, out string) []failedOutcome {
 	t.Helper()
 	_, list, _ := strings.Cut(out, "Failed for good through steadyhttp: ")
 	var failures []failedOutcome
-	for _, found := range regexp.MustCompile(`(?m)^  ([A-Z]+) (/\S+)\n    .* target ([0-9a-f-]{36})\b`).FindAllStringSubmatch(list, -1) {
+	for _, found := range regexp.MustCompile(`(?m)^  ([A-Z]+) (/\S+)\n    .* tracking ID ([0-9a-f-]{36})\b`).FindAllStringSubmatch(list, -1) {
 		failures = append(failures, failedOutcome{found[1], found[2], found[3]})
 	}
 	if len(failures) != 4 {
@@ -50,8 +50,8 @@ func failedOutcomes(t *testing.T, out string) []failedOutcome {
 	return failures
 }
 
-// The tree is of the call that the report lists last, with its tracking ID on the call and on its last attempt. A
-// collector that isn't there costs a line, and nothing else.
+// The tree is of the call that the report lists last, with its tracking ID on the call and on its
+// last attempt. A collector that isn't there costs a line, and nothing else.
 func TestDemoTrace(t *testing.T) {
 	t.Parallel() // it waits for quotas more than it works
 	closed := httptest.NewServer(nil)
@@ -90,13 +90,14 @@ func TestDemoTrace(t *testing.T) {
 	}
 }
 
-// A call that was held up and retried, in the order of time. The clock is a false one, so that all of it is known.
+// A call that waited for its quota and was retried, in the order of time. The clock is a false one,
+// so that all of it is known.
 func TestTreeOfRetriedCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tracer, kept := newKeeper()
 		ctx, call := tracer.Start(t.Context(), "call GET /api/machines/{id}", trace.WithAttributes(attribute.String("server.address", "api.example")))
 		time.Sleep(350 * time.Millisecond)
-		call.AddEvent("steadyhttp.gated", trace.WithAttributes(attribute.Float64("steadyhttp.wait", 0.350000001)))
+		call.AddEvent("steadyhttp.waited", trace.WithAttributes(attribute.Float64("steadyhttp.wait", 0.350000001)))
 		_, first := tracer.Start(ctx, "GET /api/machines/{id}")
 		time.Sleep(1500 * time.Microsecond)
 		first.SetStatus(codes.Error, "read: connection reset")
@@ -117,12 +118,12 @@ func TestTreeOfRetriedCall(t *testing.T) {
 		want := `call GET /api/machines/{id}            2364 ms  error 404
 │  server.address                api.example
 │  error.type                    404
-├· steadyhttp.gated           +350 ms
+├· steadyhttp.waited          +350 ms
 │     steadyhttp.wait            0.350 s
 ├─ GET /api/machines/{id}     +350 ms   1.5 ms  error connection_reset
 │     error.type                 connection_reset
 │     otel.status_description    read: connection reset
-├· steadyhttp.retrying       +352 ms
+├· steadyhttp.retrying        +352 ms
 │     http.request.resend_count  1
 └─ GET /api/machines/{id}    +2352 ms    12 ms  error 404
       http.response.status_code  404
@@ -134,7 +135,8 @@ func TestTreeOfRetriedCall(t *testing.T) {
 	})
 }
 
-// Nothing that came from elsewhere may speak to the terminal, and a long text is broken at spaces only.
+// Nothing that came from elsewhere may speak to the terminal, and a long text is broken at spaces
+// only.
 func TestTreeOfStrangeText(t *testing.T) {
 	tracer, kept := newKeeper()
 	_, call := tracer.Start(t.Context(), "call GET \x1b[2J\u202e", trace.WithAttributes(

@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -53,6 +54,8 @@ type world struct {
 	header http.Header     // that the caller sets on the order
 	warm   bool            // a GET goes first, so that a kept-alive connection waits
 	done   atomic.Int64    // orders carried out
+
+	mu     sync.Mutex // guards closes
 	closes []func()
 }
 
@@ -62,12 +65,20 @@ func newWorld() *world {
 	return w
 }
 
-func (w *world) onClose(f func()) { w.closes = append(w.closes, f) }
+// onClose is called by servers too, while a test runs.
+func (w *world) onClose(f func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closes = append(w.closes, f)
+}
 
 func (w *world) close() {
 	w.http.CloseIdleConnections()
-	for i := len(w.closes) - 1; i >= 0; i-- {
-		w.closes[i]()
+	w.mu.Lock()
+	closes := w.closes
+	w.mu.Unlock()
+	for _, c := range slices.Backward(closes) {
+		c()
 	}
 }
 
@@ -100,13 +111,21 @@ func clients() []client {
 			if err != nil {
 				panic(err)
 			}
-			return defender.New(defender.Config{Hosts: []string{u.Host}})
+			return preset(defender.Config{Hosts: []string{u.Host}})
 		}),
 		ours("NoQuotas", func(w *world) *steadyhttp.Transport {
-			return defender.New(defender.Config{NoQuotas: true})
+			return preset(defender.Config{NoQuotas: true})
 		}),
 	}
 	return append(list, peers()...)
+}
+
+func preset(c defender.Config) *steadyhttp.Transport {
+	transport, err := defender.New(c)
+	if err != nil {
+		panic(err)
+	}
+	return transport
 }
 
 func looking() *steadyhttp.Trace {

@@ -21,8 +21,9 @@ func (a answer) RoundTrip(req *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: int(a), Body: http.NoBody, Request: req, Header: http.Header{}, ProtoMajor: 1, ProtoMinor: 1}, nil
 }
 
-// BenchmarkSpans compares one CLIENT span and one call's metrics: otelhttp's, and ours, below a span that the caller has. The
-// bare Transport is there to be taken off: otelhttp does not retry anything.
+// BenchmarkSpans compares one CLIENT span and one call's metrics: otelhttp's, and ours, below a
+// span that the caller has. The bare Transport is there to be taken off: otelhttp does not retry
+// anything.
 func BenchmarkSpans(b *testing.B) {
 	tracers := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(discard{}))
 	meters := sdkmetric.NewMeterProvider(sdkmetric.WithReader(sdkmetric.NewManualReader()))

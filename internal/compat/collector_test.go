@@ -28,7 +28,8 @@ import (
 	"github.com/steadyhttp/steadyhttp/otel"
 )
 
-// received is what the OpenTelemetry Collector's own receiver made of the protobuf that came over HTTP.
+// received is what the OpenTelemetry Collector's own receiver made of the protobuf that came over
+// HTTP.
 type received struct {
 	mu    sync.Mutex // guards spans
 	spans []ptrace.Span
@@ -64,7 +65,8 @@ func newCollector(t *testing.T, r *received) string {
 			Resource: pcommon.NewResource(),
 		},
 	}
-	// The receiver does not tell its port, so that one is looked for. Somebody else may take it in between.
+	// The receiver does not tell its port, so that one is looked for. Somebody else may take it in
+	// between.
 	for range 5 {
 		address := freeAddress(t)
 		config := factory.CreateDefaultConfig()
@@ -112,10 +114,14 @@ func TestACollectorReceivesTheTarget(t *testing.T) {
 	tracers := sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter))
 	service := defendertest.NewServer(defendertest.Config{Machines: 2})
 	defer service.Close()
-	client := &http.Client{Transport: defender.New(defender.Config{
+	transport, err := defender.New(defender.Config{
 		Hosts: []string{strings.TrimPrefix(service.URL, "http://")},
 		Trace: steadyotel.New(steadyotel.Config{TracerProvider: tracers, Rules: defender.Rules(), Route: defender.Route}),
-	})}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &http.Client{Transport: transport}
 
 	var targets []string
 	for i := range 20 {
@@ -123,12 +129,12 @@ func TestACollectorReceivesTheTarget(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		failure, ok := steadyhttp.Check(resp).(*steadyhttp.ServiceError)
+		failure, ok := steadyhttp.Check(resp).(*steadyhttp.Error)
 		resp.Body.Close()
-		if !ok || failure.Target == "" {
+		if !ok || failure.TrackingID == "" {
 			t.Fatalf("got %+v", failure)
 		}
-		targets = append(targets, failure.Target)
+		targets = append(targets, failure.TrackingID)
 	}
 	if err := tracers.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)

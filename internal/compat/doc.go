@@ -1,5 +1,6 @@
-// Package compat runs steadyhttp together with what others have written for real programs. It is a module of its own, outside
-// of go.work, so that nobody who uses steadyhttp gets what it is tried with:
+// Package compat runs steadyhttp together with what others have written for real programs. It is a
+// module of its own, outside of go.work, so that nobody who uses steadyhttp gets what it is tried
+// with:
 //
 //	cd internal/compat && GOWORK=off go test ./...
 package compat

@@ -28,14 +28,15 @@ const (
 // below returns a Transport with otelhttp below it, as the documentation of Annotate has it.
 func below(r *recorder) *steadyhttp.Transport {
 	return &steadyhttp.Transport{
-		Base: otelhttp.NewTransport(steadyotel.Annotate(http.DefaultTransport), otelhttp.WithTracerProvider(r.tracers),
+		Base: otelhttp.NewTransport(steadyotel.Config{}.Annotate(http.DefaultTransport), otelhttp.WithTracerProvider(r.tracers),
 			otelhttp.WithMeterProvider(r.meters), otelhttp.WithPropagators(propagation.TraceContext{})),
 		Policy: atOnce(),
 		Trace:  steadyotel.New(steadyotel.Config{TracerProvider: r.tracers, MeterProvider: r.meters, NoAttemptSpans: true}),
 	}
 }
 
-// otelhttp's spans are the only ones of the attempts, and have what only we know: a 429 twice, then an answer.
+// otelhttp's spans are the only ones of the attempts, and have what only we know: a 429 twice, then
+// an answer.
 func TestAnnotateBelowOtelhttp(t *testing.T) {
 	service := newService(t, answer{429, refused}, answer{429, refused}, answer{200, "fine"})
 	r := newRecorder(t)
@@ -84,7 +85,8 @@ func TestAnnotateBelowOtelhttp(t *testing.T) {
 	}
 }
 
-// What Annotate has read of an error answer, the layers above read again: the caller gets every byte, and the verdict.
+// What Annotate has read of an error answer, the layers above read again: the caller gets every
+// byte, and the verdict.
 func TestAnnotateLeavesTheAnswer(t *testing.T) {
 	long := strings.TrimSuffix(notFound, "}") + `,"rest":"` + strings.Repeat("x", 200<<10) + `"}`
 	for name, body := range map[string]string{"short": notFound, "long": long, "empty": "", "not JSON": "<html>"} {
@@ -99,13 +101,13 @@ func TestAnnotateLeavesTheAnswer(t *testing.T) {
 			if got := read(t, resp); got != body {
 				t.Errorf("got %d bytes, want %d", len(got), len(body))
 			}
-			var failure *steadyhttp.ServiceError
+			var failure *steadyhttp.Error
 			if !errors.As(said, &failure) {
 				t.Fatalf("got %v", said)
 			}
 			for _, span := range append(r.spans(theirs), r.spans(ours)...) {
-				if got := attributeOf(span.Attributes, targetKey); got != failure.Target {
-					t.Errorf("%s has the target %q, the error %q", span.Name, got, failure.Target)
+				if got := attributeOf(span.Attributes, targetKey); got != failure.TrackingID {
+					t.Errorf("%s has the target %q, the error %q", span.Name, got, failure.TrackingID)
 				}
 			}
 			if len(r.exporter.GetSpans()) != 2 {
@@ -115,8 +117,8 @@ func TestAnnotateLeavesTheAnswer(t *testing.T) {
 	}
 }
 
-// Around the Transport, otelhttp's span is the caller's: it gets the target and the events, and each attempt has a span and
-// a context of its own below it.
+// Around the Transport, otelhttp's span is the caller's: it gets the target and the events, and
+// each attempt has a span and a context of its own below it.
 func TestOtelhttpAround(t *testing.T) {
 	service := newService(t, answer{429, refused}, answer{404, notFound})
 	r := newRecorder(t)
@@ -151,13 +153,14 @@ func TestOtelhttpAround(t *testing.T) {
 	}
 }
 
-// A request that otelhttp's filter leaves out has no span of its own: nothing is put on that of the call instead.
+// A request that otelhttp's filter leaves out has no span of its own: nothing is put on that of the
+// call instead.
 func TestAnnotateBelowAFilter(t *testing.T) {
 	service := newService(t, answer{429, refused}, answer{200, "fine"})
 	r := newRecorder(t)
 	none := otelhttp.WithFilter(func(*http.Request) bool { return false })
 	rt := &steadyhttp.Transport{
-		Base:   otelhttp.NewTransport(steadyotel.Annotate(nil), otelhttp.WithTracerProvider(r.tracers), none),
+		Base:   otelhttp.NewTransport(steadyotel.Config{}.Annotate(nil), otelhttp.WithTracerProvider(r.tracers), none),
 		Policy: atOnce(),
 		Trace:  steadyotel.New(steadyotel.Config{TracerProvider: r.tracers, MeterProvider: r.meters, NoAttemptSpans: true}),
 	}
@@ -178,7 +181,7 @@ func TestOtelhttpNamesOurErrors(t *testing.T) {
 	closed := gate(func() error { return errors.New("closed for today") })
 	outer := otelhttp.NewTransport(&steadyhttp.Transport{Gates: []steadyhttp.Gate{closed}}, otelhttp.WithTracerProvider(r.tracers))
 	_, err := (&http.Client{Transport: outer}).Get("https://api.example/machines")
-	if !errors.Is(err, steadyhttp.ErrRefused) {
+	if !errors.Is(err, steadyhttp.ErrNotSent) {
 		t.Fatalf("got %v", err)
 	}
 	if got := attributeOf(r.spans(theirs)[0].Attributes, "error.type"); got != "refused" {
@@ -188,7 +191,7 @@ func TestOtelhttpNamesOurErrors(t *testing.T) {
 
 type gate func() error
 
-func (g gate) Enter(context.Context, steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
+func (g gate) Enter(context.Context, steadyhttp.Attempt) (steadyhttp.Pass, error) {
 	return nil, g()
 }
 

@@ -22,8 +22,8 @@ const (
 	notFound = `{"error":{"code":"ResourceNotFound","message":"no such machine","target":"43f4cb08-8fac-4b65-9db1-745c2ae65f3a"}}`
 )
 
-// service answers with one scripted answer after the other, the last one for ever, and keeps the span that each request says
-// it belongs to.
+// service answers with one scripted answer after the other, the last one for ever, and keeps the
+// span that each request says it belongs to.
 type service struct {
 	*httptest.Server
 	mu      sync.Mutex // guards what follows

@@ -8,6 +8,10 @@ import (
 	"time"
 )
 
+// Noticed is how long a wait for a gate must be to be worth a word once it is over: a line of Log,
+// an event of steadyotel.
+const Noticed = 100 * time.Millisecond
+
 // What the gates of steadyhttp and quota.Quota have in common after a 429. They share no code: one
 // waits for times, the other for windows.
 const (
