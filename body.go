@@ -471,6 +471,7 @@ type responseBody struct {
 	closed  atomic.Bool
 
 	rc      io.ReadCloser
+	shutRC  atomic.Bool    // rc has been closed
 	room    *http.Response // for the copy that it is handed out with
 	given   *http.Response // what that is a copy of; nil: it is not handed out
 	ahead   *readAhead     // what was read before the caller came; nil: nothing
@@ -607,9 +608,17 @@ func (b bodySource) Read(p []byte) (int, error) {
 		if err != nil && err != io.EOF {
 			err = &timeoutError{"Policy.IdleTimeout", b.idle}
 		}
-		b.rc.Close()
+		b.Close()
 	}
 	return n, err
+}
+
+// Close closes it once, whoever comes first: a decompressor that goes back to its pool twice serves two calls.
+func (b bodySource) Close() error {
+	if b.shutRC.Swap(true) {
+		return nil
+	}
+	return b.rc.Close()
 }
 
 // deafTime is how long a base transport that is not net/http's has to end a Read whose context has ended. Closing its body at
@@ -623,12 +632,12 @@ func (b *responseBody) expire(read int64) {
 		b.cancel(&timeoutError{"Policy.IdleTimeout", b.idle})
 	}
 	if b.native {
-		b.rc.Close()
+		bodySource{b}.Close()
 		return
 	}
 	time.AfterFunc(deafTime, func() {
 		if b.reads.Load() == read {
-			b.rc.Close()
+			bodySource{b}.Close()
 		}
 	})
 }
@@ -643,8 +652,8 @@ func (b *responseBody) Close() (err error) {
 
 // shut closes what the base transport has given, but not during a Read of ours: then the attempt ends, and who reads closes.
 func (b *responseBody) shut() error {
-	if b.native || b.ahead == nil || !b.ahead.handOver(b.rc) {
-		return b.rc.Close()
+	if b.native || b.ahead == nil || !b.ahead.handOver(bodySource{b}) {
+		return bodySource{b}.Close()
 	}
 	if b.cancel != nil {
 		b.cancel(nil)

@@ -17,7 +17,7 @@ func (c *call) keepOrDrop() {
 		c.kept = c.response
 		return
 	case c.standIn != nil && c.standIn.whole():
-		c.standIn.rc.Close()
+		bodySource{c.standIn}.Close()
 		c.kept = c.response
 		return
 	}
@@ -112,7 +112,7 @@ func (c *call) deliver() (*http.Response, error) {
 	b.given = c.response
 	if b.whole() {
 		c.endAttempt()
-		b.rc.Close()
+		bodySource{b}.Close()
 	}
 	c.returned = true // what panicked so far left nothing to return
 	if told {
