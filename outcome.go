@@ -227,10 +227,19 @@ func (c *call) failure() error {
 		}
 		ended.last = err
 		err = ended
-	} else if a.N == 1 && (c.final != "" && c.original.Response == nil || c.final == "" && (a.Stop == stopPermanent || c.policy.maxAttempts() == 1)) {
+	} else if a.N == 1 && !(errors.Is(err, ErrRefused) && c.left()) && (c.final != "" && c.original.Response == nil || c.final == "" && (a.Stop == stopPermanent || c.policy.maxAttempts() == 1)) {
 		return err
 	}
 	return &Error{Attempts: a.N, Last: a.Verdict, Stop: a.Stop, Err: flat(err)}
+}
+
+// left reports whether the attempt is known to have been sent: a base that falls back on another may be refused there.
+func (c *call) left() bool {
+	if c.sends == nil {
+		return false
+	}
+	_, taken := c.sends.connections()
+	return taken > 0
 }
 
 func (c *call) tellDone() {
