@@ -578,6 +578,7 @@ func (c *call) settled() bool {
 	if ok {
 		c.final, c.attempt.Verdict = inner.Stop, inner.Last
 		c.attempt.Verdict.Class = max(c.attempt.Verdict.Class, Permanent)
+		tidy(&c.attempt.Verdict) // any base can make an *Error
 	}
 	return ok
 }
