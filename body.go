@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"reflect"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -55,10 +54,12 @@ func newRequestBody(bound func() context.Context, req *http.Request, p *Policy) 
 	case unsetTrailer(req):
 		// The caller fills the trailer in while its body is read: a second reading would not have it.
 		b.getBody = nil
+	case makesReaders(b.getBody):
+		return b, nil
 	case b.getBody != nil:
 		if !inMemory(req) {
 			b.lender = &lender{original: b.original, getBody: b.getBody}
-		} else if !makesReaders(req.GetBody) {
+		} else {
 			b.apart, b.getBody = true, apartEach(b.getBody)
 		}
 		return b, nil
@@ -125,13 +126,17 @@ func apartEach(getBody func() (io.ReadCloser, error)) func() (io.ReadCloser, err
 	}
 }
 
-// makesReaders reports whether getBody is http.NewRequest's, which makes a new reader each time.
+// makesReaders reports whether getBody is http.NewRequest's, which makes a new reader each time, so that no two attempts can
+// meet in one.
 func makesReaders(getBody func() (io.ReadCloser, error)) bool {
-	return slices.Contains(readerMakers[:], reflect.ValueOf(getBody).Pointer())
+	if getBody == nil {
+		return false
+	}
+	code := reflect.ValueOf(getBody).Pointer()
+	return code == readerMakers.bytes || code == readerMakers.string || code == readerMakers.buffer
 }
 
-var readerMakers = [...]uintptr{
-	makerFor(new(bytes.Reader)), makerFor(new(strings.Reader)), makerFor(new(bytes.Buffer)),
+var readerMakers = struct{ bytes, string, buffer uintptr }{
 	makerFor(bytes.NewReader([]byte{0})), makerFor(strings.NewReader("x")), makerFor(bytes.NewBufferString("x")),
 }
 
@@ -503,6 +508,7 @@ type responseBody struct {
 	closed  atomic.Bool
 
 	rc      io.ReadCloser
+	shutRC  atomic.Bool    // rc has been closed
 	room    *http.Response // for the copy that it is handed out with
 	given   *http.Response // what that is a copy of; nil: it is not handed out
 	ahead   *readAhead     // what was read before the caller came; nil: nothing
@@ -639,9 +645,17 @@ func (b bodySource) Read(p []byte) (int, error) {
 		if err != nil && err != io.EOF {
 			err = &timeoutError{"Policy.IdleTimeout", b.idle}
 		}
-		b.rc.Close()
+		b.Close()
 	}
 	return n, err
+}
+
+// Close closes it once, whoever comes first: a decompressor that goes back to its pool twice serves two calls.
+func (b bodySource) Close() error {
+	if b.shutRC.Swap(true) {
+		return nil
+	}
+	return b.rc.Close()
 }
 
 // deafTime is how long a base transport that is not net/http's has to end a Read whose context has ended. Closing its body at
@@ -655,12 +669,12 @@ func (b *responseBody) expire(read int64) {
 		b.cancel(&timeoutError{"Policy.IdleTimeout", b.idle})
 	}
 	if b.native {
-		b.rc.Close()
+		bodySource{b}.Close()
 		return
 	}
 	time.AfterFunc(deafTime, func() {
 		if b.reads.Load() == read {
-			b.rc.Close()
+			bodySource{b}.Close()
 		}
 	})
 }
@@ -675,8 +689,8 @@ func (b *responseBody) Close() (err error) {
 
 // shut closes what the base transport has given, but not during a Read of ours: then the attempt ends, and who reads closes.
 func (b *responseBody) shut() error {
-	if b.native || b.ahead == nil || !b.ahead.handOver(b.rc) {
-		return b.rc.Close()
+	if b.native || b.ahead == nil || !b.ahead.handOver(bodySource{b}) {
+		return bodySource{b}.Close()
 	}
 	if b.cancel != nil {
 		b.cancel(nil)

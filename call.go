@@ -69,13 +69,14 @@ type answer struct {
 	resp  *http.Response
 	err   error
 	ready bool // false: the attempt is still to be made
+	sends *sendLog
 }
 
 func (c *call) begin() error {
 	if c.first.ready {
 		// There were no settings to apply and nobody to tell, or the first attempt would not have been made like that.
 		c.body = requestBody{original: c.original.Body, getBody: c.original.GetBody, used: true, handed: true}
-		c.native = true
+		c.native, c.unsafe = true, c.first.sends != nil
 		return nil
 	}
 	c.body.original = c.original.Body // to be closed, however early the call ends
@@ -154,7 +155,8 @@ func (c *call) watched() bool { return c.trace != nil || len(c.transport.Gates) 
 
 func (c *call) enterGates() error {
 	c.attempt = Attempt{N: c.attempt.N + 1, Began: c.attempt.Began, Request: c.original, foreign: c.foreign}
-	c.sends = nil
+	c.sends = c.first.sends
+	c.first.sends = nil
 	if c.watched() {
 		c.sends = &sendLog{watched: true}
 		c.attempt.log = c.sends
@@ -204,7 +206,7 @@ func (c *call) prepare() error {
 	if c.first.ready {
 		return nil
 	}
-	if c.made == 0 && c.unprepared == 0 {
+	if c.made == 0 && c.unprepared == 0 && c.attempt.N == 1 {
 		c.judge()
 	}
 	if c.unsafe && c.sends == nil {
@@ -641,7 +643,7 @@ func (c *call) settled() bool {
 	if !ok || !settles(inner.Stop, inner.Attempts, inner.Class) {
 		return false
 	}
-	c.final, c.attempt.Verdict = inner.Stop, inner.Verdict
+	c.final, c.attempt.Verdict = inner.Stop, cleaned(inner.Verdict) // any base can make an *Error
 	c.attempt.Verdict.Class = max(c.attempt.Verdict.Class, Permanent)
 	return true
 }

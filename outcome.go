@@ -17,7 +17,7 @@ func (c *call) keepOrDrop() {
 		c.kept = c.response
 		return
 	case c.standIn != nil && c.standIn.whole():
-		c.standIn.rc.Close()
+		bodySource{c.standIn}.Close()
 		c.kept = c.response
 		return
 	}
@@ -112,7 +112,7 @@ func (c *call) deliver() (*http.Response, error) {
 	b.given = c.response
 	if b.whole() {
 		c.endAttempt()
-		b.rc.Close()
+		bodySource{b}.Close()
 	}
 	c.returned = true // what panicked so far left nothing to return
 	if told {
@@ -227,7 +227,7 @@ func (c *call) failure() error {
 	switch _, bare := err.(tls.RecordHeaderError); {
 	case bare && first:
 		return err // http.Client asks for it, to say that the server speaks plain HTTP
-	case nested && first && err == error(inner):
+	case nested && first && err == error(inner) && !(inner.unsent && c.left()):
 		return err
 	}
 	e := &Error{Verdict: c.answered, StatusCode: c.status, Attempts: a.N, Stop: a.Stop, Wait: c.answered.RetryAfter, Err: flat(err)}
@@ -237,7 +237,7 @@ func (c *call) failure() error {
 			e.Verdict, e.StatusCode = inner.Verdict, inner.StatusCode
 		}
 		if first {
-			e.Attempts, e.unsent = inner.Attempts, inner.unsent
+			e.Attempts, e.unsent = inner.Attempts, inner.unsent && !c.left()
 		}
 	}
 	return e
@@ -253,6 +253,15 @@ func settles(stop Stop, attempts int, class Class) bool {
 		return attempts > 1 || class != Unauthorized
 	}
 	return true
+}
+
+// left reports whether the attempt is known to have been sent: a base that falls back on another may be refused there.
+func (c *call) left() bool {
+	if c.sends == nil {
+		return false
+	}
+	_, taken := c.sends.connections()
+	return taken > 0
 }
 
 func (c *call) tellDone() {

@@ -50,7 +50,7 @@ func TestAttemptsShareNoRequest(t *testing.T) {
 		"takes GetBody": func(req *http.Request) { req.GetBody = nil },
 	} {
 		for who, look := range onlookers {
-			t.Run(name+"/"+who, func(t *testing.T) {
+			t.Run(name+"/"+who, inBubble(func(t *testing.T) {
 				var seen []string
 				var kept []*http.Request
 				base := roundTripper(func(req *http.Request) (*http.Response, error) {
@@ -78,7 +78,7 @@ func TestAttemptsShareNoRequest(t *testing.T) {
 				if who == "nobody" && resp.Request != req {
 					t.Error("the response is to another request")
 				}
-			})
+			}))
 		}
 	}
 }
@@ -437,7 +437,7 @@ func TestSharedResponse(t *testing.T) {
 	} {
 		for who, look := range onlookers {
 			for _, native := range []bool{false, true} {
-				t.Run(fmt.Sprintf("%d %T/%s/native %v", test.status, test.body, who, native), func(t *testing.T) {
+				t.Run(fmt.Sprintf("%d %T/%s/native %v", test.status, test.body, who, native), inBubble(func(t *testing.T) {
 					resp, _ := answers(test.status, "")(nil)
 					resp.Body, resp.ContentLength = test.body, -1
 					before := *resp
@@ -485,7 +485,7 @@ func TestSharedResponse(t *testing.T) {
 					if resp.StatusCode != before.StatusCode || resp.Body != before.Body || resp.Request != before.Request {
 						t.Errorf("the base's response is now %+v", resp)
 					}
-				})
+				}))
 			}
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 
 	"github.com/steadyhttp/steadyhttp"
 )
@@ -41,6 +42,11 @@ func spentBudget() *steadyhttp.Budget {
 		panic("a full budget covers nothing")
 	}
 	return b
+}
+
+// inBubble runs a test in virtual time.
+func inBubble(f func(*testing.T)) func(*testing.T) {
+	return func(t *testing.T) { synctest.Test(t, f) }
 }
 
 // step is one answer of a script.

@@ -29,6 +29,7 @@ package steadyhttp
 import (
 	"errors"
 	"net/http"
+	"net/http/httptrace"
 	"slices"
 )
 
@@ -75,13 +76,15 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	trace := t.traceOf(req)
 	if trace == nil && t.untouched(req) {
-		// Nearly all calls succeed at once with nobody looking on: they pay for one glance at the answer.
-		resp, err := t.first(req)
+		// Nearly all calls succeed at once with nobody looking on: they pay for one glance at the answer, and, where
+		// they may not be sent twice, for the proof of their sending.
+		out, sends := proven(req)
+		resp, err := t.first(out)
 		if err == nil && resp != nil && resp.Body != nil && resp.StatusCode < 400 {
 			t.budgetOf(&t.Policy).pay(req)
-			return answering(resp, req, req), nil
+			return answering(resp, req, out), nil
 		}
-		return t.steady(req, nil, answer{resp, err, true})
+		return t.steady(req, nil, answer{resp, err, true, sends})
 	}
 	return t.steady(req, trace, answer{})
 }
@@ -182,10 +185,11 @@ func (t *Transport) base() http.RoundTripper {
 // standard is http.DefaultTransport as it is before a program puts something else there.
 var standard = http.DefaultTransport
 
-// untouched reports whether the first attempt is the caller's request as it is, and a success of it the caller's answer.
+// untouched reports whether the first attempt is the caller's request as it is, but for its context, and a success of it the
+// caller's answer.
 func (t *Transport) untouched(req *http.Request) bool {
 	p := &t.Policy
-	if len(t.Gates) != 0 || t.Prepare != nil || t.Classify != nil || p.Idempotent != nil || !idempotent(req.Method) ||
+	if len(t.Gates) != 0 || t.Prepare != nil || t.Classify != nil || p.Idempotent != nil || p.IdempotencyKey ||
 		p.AttemptTimeout > 0 || p.IdleTimeout > 0 || p.MaxElapsed > 0 || p.MaxRead > 0 {
 		return false
 	}
@@ -193,8 +197,16 @@ func (t *Transport) untouched(req *http.Request) bool {
 		return false
 	}
 	ctx := req.Context()
-	return (req.Body == nil || req.GetBody != nil && len(req.Trailer) == 0 && inMemory(req) && makesReaders(req.GetBody)) &&
-		ctx.Err() == nil && settingsOf(ctx) == nil
+	return (req.Body == nil || len(req.Trailer) == 0 && makesReaders(req.GetBody)) && ctx.Err() == nil && settingsOf(ctx) == nil
+}
+
+// proven returns req itself if it may be sent twice, or else a copy whose sending is noted. A tunnel's handshake is as it is.
+func proven(req *http.Request) (*http.Request, *sendLog) {
+	if idempotent(req.Method) || hasKey(req) || tunnel(req) {
+		return req, nil
+	}
+	sends := new(sendLog)
+	return req.WithContext(httptrace.WithClientTrace(req.Context(), sends.trace())), sends
 }
 
 func (t *Transport) budgetOf(p *Policy) *Budget {

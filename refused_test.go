@@ -1,0 +1,228 @@
+package steadyhttp_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+
+	"github.com/steadyhttp/steadyhttp"
+	"github.com/steadyhttp/steadyhttp/quota"
+)
+
+// refuser says no from the n-th attempt on, in its own words.
+func refuser(from int, no error) steadyhttp.Gate {
+	n := 0
+	return enterFunc(func(context.Context, steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
+		if n++; n >= from {
+			return nil, no
+		}
+		return nil, nil
+	})
+}
+
+// Issue 8, 10: who puts a refused call back in a queue sends it twice if it was sent: ErrNotSent is matched by calls of which
+// nothing was, and by no others.
+func TestErrNotSentMeansNothingWasSent(t *testing.T) {
+	no := fmt.Errorf("%w: full", steadyhttp.ErrNotSent)
+	patience := &steadyhttp.Refusal{Wait: time.Hour, Err: quota.ErrDeadline}
+	failing := func(from int, err error) func(*http.Request, *steadyhttp.Attempt) error {
+		n := 0
+		return func(*http.Request, *steadyhttp.Attempt) error {
+			if n++; n >= from {
+				return err
+			}
+			return nil
+		}
+	}
+	inner := func(base http.RoundTripper, gate steadyhttp.Gate, edit func(*steadyhttp.Policy)) *steadyhttp.Transport {
+		policy := atOnce()
+		if edit != nil {
+			edit(&policy)
+		}
+		return &steadyhttp.Transport{Base: base, Policy: policy, Gates: []steadyhttp.Gate{gate}}
+	}
+	decorated := func(rt http.RoundTripper, decorate func(error) error) http.RoundTripper {
+		return roundTripper(func(req *http.Request) (*http.Response, error) {
+			resp, err := rt.RoundTrip(req)
+			if err != nil {
+				err = decorate(err)
+			}
+			return resp, err
+		})
+	}
+	wrap := func(err error) error { return fmt.Errorf("signing proxy: %w", err) }
+	join := func(err error) error { return errors.Join(errors.New("v6 failed"), err) }
+	large := strings.Repeat("x", 100<<10) // not kept, so that the call ends with an error
+	for _, test := range []struct {
+		name    string
+		steps   []step
+		make    func(base http.RoundTripper) *steadyhttp.Transport
+		refused bool
+		cancel  time.Duration
+	}{
+		{name: "the first attempt", refused: true, make: func(base http.RoundTripper) *steadyhttp.Transport {
+			return inner(base, refuser(1, no), nil)
+		}},
+		{name: "the first attempt, in other words", refused: true, make: func(base http.RoundTripper) *steadyhttp.Transport {
+			return inner(base, refuser(1, errors.New("full")), nil)
+		}},
+		{name: "the first attempt, by a quota", refused: true, make: func(base http.RoundTripper) *steadyhttp.Transport {
+			return inner(base, refuser(1, patience), nil)
+		}},
+		{name: "a retry after an answer", steps: []step{answers(503, large)}, make: func(base http.RoundTripper) *steadyhttp.Transport {
+			return inner(base, refuser(2, no), nil)
+		}},
+		{name: "a retry after an error", steps: []step{failsWith(trReset)}, make: func(base http.RoundTripper) *steadyhttp.Transport {
+			return inner(base, refuser(2, no), nil)
+		}},
+		{name: "a retry, by a quota", steps: []step{answers(503, large)}, make: func(base http.RoundTripper) *steadyhttp.Transport {
+			return inner(base, refuser(2, patience), nil)
+		}},
+		{name: "the third attempt", steps: []step{failsWith(trReset)}, make: func(base http.RoundTripper) *steadyhttp.Transport {
+			return inner(base, refuser(3, errors.Join(no, patience)), nil)
+		}},
+		{name: "Prepare failed at first", refused: true, make: func(base http.RoundTripper) *steadyhttp.Transport {
+			return &steadyhttp.Transport{Base: base, Policy: atOnce(), Prepare: failing(1, errTrial)}
+		}},
+		{name: "Prepare failed later", steps: []step{failsWith(trReset)}, make: func(base http.RoundTripper) *steadyhttp.Transport {
+			return &steadyhttp.Transport{Base: base, Policy: atOnce(), Prepare: failing(2, errTrial)}
+		}},
+		{name: "Prepare was refused later", steps: []step{failsWith(trReset)}, make: func(base http.RoundTripper) *steadyhttp.Transport {
+			_, err := inner(base, refuser(1, no), nil).RoundTrip(newRequest(t, "GET", ""))
+			return &steadyhttp.Transport{Base: base, Policy: atOnce(), Prepare: failing(2, err)}
+		}},
+		{name: "an inner Transport's first attempt", refused: true, make: func(base http.RoundTripper) *steadyhttp.Transport {
+			return &steadyhttp.Transport{Base: inner(base, refuser(1, no), nil), Policy: atOnce()}
+		}},
+		{name: "an inner Transport's first attempt, decorated", refused: true, make: func(base http.RoundTripper) *steadyhttp.Transport {
+			return &steadyhttp.Transport{Base: decorated(inner(base, refuser(1, no), nil), wrap), Policy: atOnce()}
+		}},
+		{name: "an inner Transport's second attempt", steps: []step{failsWith(trReset)}, make: func(base http.RoundTripper) *steadyhttp.Transport {
+			return &steadyhttp.Transport{Base: inner(base, refuser(2, no), nil), Policy: atOnce()}
+		}},
+		{name: "an inner Transport's second attempt, decorated", steps: []step{failsWith(trReset)}, make: func(base http.RoundTripper) *steadyhttp.Transport {
+			return &steadyhttp.Transport{Base: decorated(inner(base, refuser(2, no), nil), wrap), Policy: atOnce()}
+		}},
+		{name: "an inner Transport at the outer's second attempt", steps: []step{answers(503, large)}, make: func(base http.RoundTripper) *steadyhttp.Transport {
+			one := func(p *steadyhttp.Policy) { p.MaxAttempts = 1 }
+			return &steadyhttp.Transport{Base: hiding{inner(base, refuser(2, no), one)}, Policy: atOnce()}
+		}},
+		{name: "an inner Transport at the outer's second attempt, decorated", steps: []step{answers(503, large)}, make: func(base http.RoundTripper) *steadyhttp.Transport {
+			one := func(p *steadyhttp.Policy) { p.MaxAttempts = 1 }
+			return &steadyhttp.Transport{Base: decorated(hiding{inner(base, refuser(2, no), one)}, wrap), Policy: atOnce()}
+		}},
+		{name: "an inner Transport at the outer's second attempt, joined", steps: []step{answers(503, large)}, make: func(base http.RoundTripper) *steadyhttp.Transport {
+			one := func(p *steadyhttp.Policy) { p.MaxAttempts = 1 }
+			return &steadyhttp.Transport{Base: decorated(hiding{inner(base, refuser(2, no), one)}, join), Policy: atOnce()}
+		}},
+		{name: "cancelled in the queue", refused: true, cancel: time.Second, make: func(base http.RoundTripper) *steadyhttp.Transport {
+			return inner(base, enterFunc(func(ctx context.Context, _ steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}), nil)
+		}},
+		{name: "cancelled in the queue for a retry", steps: []step{failsWith(trReset)}, cancel: time.Second, make: func(base http.RoundTripper) *steadyhttp.Transport {
+			return inner(base, afterFirstAttempt(enterFunc(func(ctx context.Context, _ steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			})), nil)
+		}},
+		{name: "MaxElapsed in the queue", refused: true, make: func(base http.RoundTripper) *steadyhttp.Transport {
+			return inner(base, enterFunc(func(ctx context.Context, _ steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}), func(p *steadyhttp.Policy) { p.MaxElapsed = time.Second })
+		}},
+		{name: "cancelled while it was sent", cancel: time.Second, steps: []step{func(req *http.Request) (*http.Response, error) {
+			<-req.Context().Done()
+			return nil, req.Context().Err()
+		}}, make: func(base http.RoundTripper) *steadyhttp.Transport {
+			return inner(base, refuser(9, no), nil)
+		}},
+		{name: "the second hop after a POST", steps: []step{answers(303, "", "Location: http://api.example/done")}, make: func(base http.RoundTripper) *steadyhttp.Transport {
+			return inner(base, refuser(2, no), nil)
+		}},
+		{name: "Prepare failed on the second hop", steps: []step{answers(303, "", "Location: http://api.example/done")}, make: func(base http.RoundTripper) *steadyhttp.Transport {
+			return &steadyhttp.Transport{Base: base, Policy: atOnce(), Prepare: failing(2, backoff.Permanent(errTrial))}
+		}},
+		{name: "an inner Transport's refusal of the second hop", steps: []step{answers(303, "", "Location: http://api.example/done")}, make: func(base http.RoundTripper) *steadyhttp.Transport {
+			return &steadyhttp.Transport{Base: inner(base, refuser(2, no), nil), Policy: atOnce()}
+		}},
+	} {
+		for _, method := range []string{"GET", "POST"} {
+			if method == "POST" && len(test.steps) > 0 && !strings.Contains(test.name, "hop") && !strings.Contains(test.name, "while it was sent") {
+				continue // it is not retried
+			}
+			t.Run(test.name+"/"+method, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					base := newScript(append(test.steps, answers(200, ""))...)
+					if len(test.steps) > 0 && !strings.Contains(test.name, "hop") {
+						base = newScript(test.steps...)
+					}
+					ctx, cancel := context.WithCancel(t.Context())
+					defer cancel()
+					if test.cancel > 0 {
+						time.AfterFunc(test.cancel, cancel)
+					}
+					resp, err := (&http.Client{Transport: test.make(base)}).Do(newRequest(t, method, "").WithContext(ctx))
+					if err == nil {
+						t.Fatalf("got %s", resp.Status)
+					}
+					if errors.Is(err, steadyhttp.ErrNotSent) != test.refused {
+						t.Errorf("ErrNotSent %v after %d sendings: %v", !test.refused, base.sent(), err)
+					}
+					if sent := base.sent(); (sent == 0) != test.refused {
+						t.Fatalf("sent %d times: the test tests nothing", sent)
+					}
+					var ours *steadyhttp.Error
+					if !errors.As(err, &ours) {
+						return // a first attempt's own error, which nothing need be added to
+					}
+					var second *steadyhttp.Error
+					if !test.refused && errors.As(ours.Err, &second) {
+						t.Errorf("a second *Error in the chain: %v", second)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A base that has sent the request elsewhere, and was then refused by a Transport below it, has sent it.
+func TestRefusedFallbackWasSent(t *testing.T) {
+	server := newWireServer(t, func(c *wireConn) { c.request() })
+	primary := newWireBase(t)
+	fallback := &steadyhttp.Transport{Base: primary, Gates: []steadyhttp.Gate{refuser(1, steadyhttp.ErrNotSent)}}
+	for name, both := range map[string]func(first, second error) error{
+		"the second error": func(_, second error) error { return second },
+		"wrapped":          func(first, second error) error { return fmt.Errorf("%v, then %w", first, second) },
+		"joined":           func(first, second error) error { return errors.Join(first, second) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			base := roundTripper(func(req *http.Request) (*http.Response, error) {
+				resp, first := primary.RoundTrip(req)
+				if first == nil {
+					return resp, nil
+				}
+				again := req.Clone(req.Context())
+				again.Body, _ = req.GetBody()
+				resp, second := fallback.RoundTrip(again)
+				if second == nil {
+					return resp, nil
+				}
+				return nil, both(first, second)
+			})
+			_, err := (&steadyhttp.Transport{Base: base, Policy: atOnce()}).RoundTrip(wireRequest(t, "POST", server.url, "content"))
+			if err == nil || errors.Is(err, steadyhttp.ErrNotSent) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
