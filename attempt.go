@@ -43,6 +43,17 @@ type Attempt struct {
 	// ServerAsked says that Wait is what the server asked for. false: it is the back-off, or there is none.
 	ServerAsked bool
 
+	// Ambiguous says that the request may have been carried out, by this attempt or one before it, and nobody knows:
+	//
+	//	safe methods (GET, HEAD, OPTIONS, TRACE, PROPFIND, REPORT, SEARCH, QUERY)   never
+	//	not idempotent, answered 4xx         no: it is not retried after a doubt
+	//	answered 5xx, or lost after sending  yes
+	//	provably never sent                  as before this attempt
+	//	idempotent (PUT, DELETE), 4xx        if an attempt before was lost: a DELETE's 404 may be its own doing
+	//
+	// Behind a wrapper that hides the call, Check takes an attempt before to have been lost.
+	Ambiguous bool
+
 	// Stop says why there is no next attempt; "" if there is one.
 	Stop Stop
 

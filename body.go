@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"math"
-	"mime"
 	"net/http"
 	"reflect"
 	"runtime"
@@ -38,7 +37,6 @@ type requestBody struct {
 	apart    bool                          // GetBody may rewind what is in memory: attempts read copies
 	used     bool                          // an attempt has had the original
 	handed   bool                          // the base transport has been given it, and closes it
-	final    bool                          // the original was read into memory, and closed
 }
 
 // newRequestBody wraps nothing that is small and in memory: net/http looks at a body's type to tell an empty one, and to send
@@ -63,10 +61,17 @@ func newRequestBody(bound func() context.Context, req *http.Request, p *Policy) 
 			b.apart, b.getBody = true, apartEach(b.getBody)
 		}
 		return b, nil
-	case p.MaxBuffer > 0:
-		return b.buffer(bound(), p.MaxBuffer, req.ContentLength)
 	}
-	b.once = &onceBody{rc: req.Body}
+	limit := p.maxBuffer(req)
+	if unsetTrailer(req) {
+		limit = 0
+	}
+	if content := memory(req.Body); content != nil && int64(content.Len()) <= limit {
+		snapshot := copied(req.Body)
+		b.getBody = func() (io.ReadCloser, error) { return copied(snapshot), nil }
+		return b, nil
+	}
+	b.once = &onceBody{rc: req.Body, limit: limit}
 	return b, nil
 }
 
@@ -82,8 +87,13 @@ var (
 // inMemory reports whether req's body is one that net/http knows to be in memory.
 func inMemory(req *http.Request) bool { return memory(req.Body) != nil }
 
+type memoryReader interface {
+	io.Reader
+	Len() int
+}
+
 // memory returns the reader in memory that a body is made of, or nil.
-func memory(body io.ReadCloser) io.Reader {
+func memory(body io.ReadCloser) memoryReader {
 	if t := reflect.TypeOf(body); t != nopCloser && t != nopCloserWriterTo {
 		return nil
 	}
@@ -161,43 +171,15 @@ func unsetTrailer(req *http.Request) bool {
 	return false
 }
 
-// buffer reads the body up to limit. One that is longer is sent from memory first, and then as it comes.
-func (b requestBody) buffer(ctx context.Context, limit, length int64) (requestBody, error) {
-	b.final = true
-	ahead := newReadAhead(b.original, int(min(limit, math.MaxInt-1))+1, length)
-	if !ahead.run(0, ctx.Done(), nil) {
-		b.original.Close()
-		return b, context.Cause(ctx)
-	}
-	content := ahead.buffer
-	switch {
-	case ahead.err == nil:
-		b.final = false
-		b.once = &onceBody{rc: &joinedBody{Reader: io.MultiReader(bytes.NewReader(content), b.original), Closer: b.original}}
-		return b, nil
-	case ahead.err != io.EOF:
-		b.original.Close()
-		return b, &bodyError{ahead.err}
-	}
-	b.original.Close()
-	b.getBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil }
-	return b, nil
-}
-
 // bodyError is a failure of the caller's own body.
 type bodyError struct{ err error }
 
 func (e *bodyError) Error() string { return "steadyhttp: reading the request's body: " + e.err.Error() }
 func (e *bodyError) Unwrap() error { return e.err }
 
-type joinedBody struct {
-	io.Reader
-	io.Closer
-}
-
 // next returns a body for the next attempt. changed reports whether it is another than the request's own.
 func (b *requestBody) next(ctx context.Context) (body io.ReadCloser, changed bool, err error) {
-	first := !b.used && !b.final
+	first := !b.used
 	b.used = true
 	switch {
 	case b.original == nil:
@@ -212,7 +194,7 @@ func (b *requestBody) next(ctx context.Context) (body io.ReadCloser, changed boo
 	case first:
 		return b.original, false, nil
 	}
-	if !b.handed && !b.final {
+	if !b.handed {
 		b.handed = true
 		b.original.Close() // Prepare may have read of it, and failed
 	}
@@ -246,7 +228,10 @@ func (b *requestBody) shown(req *http.Request) (shown *http.Request, had *bool) 
 
 // source is the attempt's own GetBody, which net/http calls where it replays a request by itself.
 func (b *requestBody) source() func() (io.ReadCloser, error) {
-	if b.lender == nil {
+	switch {
+	case b.once != nil && b.once.limit > 0:
+		return b.once.renew
+	case b.lender == nil:
 		return b.getBody
 	}
 	lender := b.lender // b itself must stay on the stack
@@ -255,17 +240,32 @@ func (b *requestBody) source() func() (io.ReadCloser, error) {
 
 // replayable reports whether a further attempt would have a body.
 func (b *requestBody) replayable() bool {
-	return b.original == nil || b.getBody != nil && b.once == nil || b.once != nil && b.once.untouched()
+	return b.original == nil || b.getBody != nil && b.once == nil || b.once != nil && b.once.replayable()
 }
 
 // claim takes the body from the attempt before, for the one that was decided on: an attempt whose answer came early may
 // still be about to read it. It reports false if it has read some of it by now.
 func (b *requestBody) claim() bool { return b.once == nil || b.once.claim() }
 
+// failure returns what reading the caller's own body came to, nil if it has not failed.
+func (b *requestBody) failure() error {
+	switch {
+	case b.once != nil:
+		b.once.mu.Lock()
+		defer b.once.mu.Unlock()
+		return b.once.failed
+	case b.lender != nil:
+		b.lender.mu.Lock()
+		defer b.lender.mu.Unlock()
+		return b.lender.failed
+	}
+	return nil
+}
+
 // close closes what the base transport was not given to close.
 func (b *requestBody) close() {
 	switch {
-	case b.original == nil || b.final:
+	case b.original == nil:
 	case b.once != nil:
 		b.once.release()
 	case b.lender != nil:
@@ -285,6 +285,7 @@ type lender struct {
 	mu       sync.Mutex // guards what follows, and the fields of each loan
 	current  *loan      // nil: nobody has had any yet
 	released bool       // there will be no further attempt
+	failed   error      // what a Read of the present reader came to, but for its end
 }
 
 // loan is one attempt's hold on a reader.
@@ -304,7 +305,7 @@ const rewindTime = time.Second
 func (l *lender) lend(rc io.ReadCloser) io.ReadCloser {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.current = &loan{lender: l, rc: rc}
+	l.current, l.failed = &loan{lender: l, rc: rc}, nil
 	return l.current
 }
 
@@ -388,13 +389,18 @@ func (a *loan) Read(p []byte) (int, error) {
 	}
 	a.reading = true
 	a.lender.mu.Unlock()
-	defer a.rest()
-	return a.rc.Read(p)
+	var err error
+	defer func() { a.rest(err) }()
+	n, err := a.rc.Read(p)
+	return n, err
 }
 
-func (a *loan) rest() {
+func (a *loan) rest(err error) {
 	a.lender.mu.Lock()
 	defer a.lender.mu.Unlock()
+	if err != nil && err != io.EOF && !a.over {
+		a.lender.failed = err
+	}
 	a.reading = false
 	if a.idle != nil {
 		close(a.idle)
@@ -414,22 +420,31 @@ func (a *loan) Close() error {
 	return nil
 }
 
-// onceBody is a body without GetBody. As long as no byte of it was read, a further attempt can have it: one that failed
-// to connect has done nothing to it but close it.
+// onceBody is a body without GetBody. What attempts read of it is recorded, up to a limit, for the next one to have first: so
+// nothing is read before it is sent. Without a limit, a further attempt can have it as long as no byte of it was read: one that
+// failed to connect has done nothing to it but close it.
 type onceBody struct {
-	rc io.ReadCloser
+	rc    io.ReadCloser
+	limit int64 // bytes recorded; 0: none
 
 	mu       sync.Mutex // guards what follows
-	read     bool
-	closed   bool // rc is
-	released bool // there will be no further attempt
+	record   []byte
+	read     bool  // some of it was
+	lost     bool  // some of it was not recorded
+	end      error // what reading it has come to, io.EOF or a failure; nil: it goes on
+	failed   error // end, if that is a failure
+	closed   bool  // rc is
+	released bool  // there will be no further attempt
+	reading  bool
+	idle     chan struct{} // closed when the Read has ended that the next attempt waits for; nil: none does
 	current  *onceAttempt
 }
 
 // onceAttempt is one attempt's hold on the body. An attempt that is over can't read what the next one has.
 type onceAttempt struct {
-	body *onceBody
-	over bool // guarded by body.mu
+	body   *onceBody
+	over   bool // guarded by body.mu
+	offset int  // how much of the record it has had
 }
 
 func (b *onceBody) attempt() io.ReadCloser {
@@ -439,22 +454,48 @@ func (b *onceBody) attempt() io.ReadCloser {
 	return b.current
 }
 
-func (b *onceBody) untouched() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return !b.read && !b.closed
+// renew is the attempt's GetBody, for net/http to replay it.
+func (b *onceBody) renew() (io.ReadCloser, error) {
+	if !b.claim() {
+		return nil, errNotRecorded
+	}
+	return b.attempt(), nil
 }
 
-func (b *onceBody) claim() bool {
+var errNotRecorded = errors.New("steadyhttp: the request's body is longer than Policy.MaxBuffer, and has no GetBody")
+
+func (b *onceBody) replayable() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.read || b.closed {
+	return !b.lost && !b.closed
+}
+
+// claim takes the body from the attempt that has it, and waits for a Read of that one's.
+func (b *onceBody) claim() bool {
+	b.mu.Lock()
+	if b.lost || b.closed {
+		b.mu.Unlock()
 		return false
 	}
 	if b.current != nil {
 		b.current.over = true
 	}
-	return true
+	if b.reading {
+		b.idle = make(chan struct{})
+	}
+	idle := b.idle
+	b.mu.Unlock()
+	if idle == nil {
+		return true
+	}
+	timer := time.NewTimer(rewindTime)
+	defer timer.Stop()
+	select {
+	case <-idle:
+		return b.replayable()
+	case <-timer.C:
+		return false // it blocks, and nobody can take a Read back
+	}
 }
 
 // release says that there will be no further attempt. If the last one still reads, its Close closes the body.
@@ -471,21 +512,62 @@ func (b *onceBody) release() {
 }
 
 func (a *onceAttempt) Read(p []byte) (int, error) {
-	a.body.mu.Lock()
-	if a.over {
-		a.body.mu.Unlock()
+	b := a.body
+	b.mu.Lock()
+	switch {
+	case a.over:
+		b.mu.Unlock()
 		return 0, errReadAfterClose
+	case a.offset < len(b.record):
+		n := copy(p, b.record[a.offset:])
+		a.offset += n
+		b.mu.Unlock()
+		return n, nil
+	case b.end != nil:
+		defer b.mu.Unlock()
+		return 0, b.end
 	}
-	a.body.read = true
-	a.body.mu.Unlock()
-	return a.body.rc.Read(p)
+	b.read, b.reading = true, true
+	b.lost = b.lost || b.limit == 0
+	b.mu.Unlock()
+	n := 0
+	var err error
+	defer func() { a.took(p[:n], err) }()
+	n, err = b.rc.Read(p)
+	return n, err
+}
+
+// took notes what a Read of the body itself has brought.
+func (a *onceAttempt) took(p []byte, err error) {
+	b := a.body
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case b.lost:
+	case int64(len(b.record)+len(p)) > b.limit:
+		b.lost, b.record = true, nil
+	default:
+		b.record = append(b.record, p...)
+		a.offset = len(b.record)
+	}
+	if err != nil {
+		b.end = err
+		if err != io.EOF && !a.over {
+			b.failed = err
+		}
+	}
+	b.reading = false
+	if b.idle != nil {
+		close(b.idle)
+		b.idle = nil
+	}
 }
 
 // Close closes the body only if nobody could use it any more. It may be called while a Read is under way.
 func (a *onceAttempt) Close() error {
 	b := a.body
 	b.mu.Lock()
-	closing := !a.over && !b.closed && (b.read || b.released)
+	closing := !a.over && !b.closed && (b.lost || b.released)
 	a.over = true
 	b.closed = b.closed || closing
 	b.mu.Unlock()
@@ -570,7 +652,8 @@ func (b *responseBody) readWhole(resp *http.Response, limit int64, within time.D
 	if eventStream(resp) {
 		return nil
 	}
-	b.ahead = newReadAhead(bodySource{b}, int(min(limit, math.MaxInt)), resp.ContentLength)
+	// One byte more, to see whether a body of just that length has ended.
+	b.ahead = newReadAhead(bodySource{b}, int(min(limit, math.MaxInt-1))+1, resp.ContentLength)
 	if within == 0 {
 		within = 1
 	}
@@ -583,10 +666,20 @@ func (b *responseBody) readWhole(resp *http.Response, limit int64, within time.D
 	return b.ahead.err
 }
 
-// eventStream: its events are for the caller as they come, and it has no end to wait for.
+// eventStream: what it brings is for the caller as it comes, and it has no end to wait for.
 func eventStream(resp *http.Response) bool {
-	kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-	return kind == "text/event-stream"
+	values := resp.Header["Content-Type"]
+	if len(values) == 0 {
+		return false
+	}
+	kind, _, _ := strings.Cut(values[0], ";")
+	kind = strings.ToLower(strings.TrimSpace(kind))
+	switch kind {
+	case "text/event-stream", "application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines",
+		"application/json-seq", "application/stream+json", "multipart/x-mixed-replace", "multipart/mixed":
+		return true
+	}
+	return strings.HasPrefix(kind, "application/grpc") || strings.HasSuffix(kind, "+json-seq") || strings.HasSuffix(kind, "+ndjson")
 }
 
 // whole reports whether all of the body is in memory, or all that there will ever be.

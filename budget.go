@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"net/http"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -139,17 +138,53 @@ type balance struct {
 	enough                     int64
 
 	paid    atomic.Int64
-	waiting atomic.Int64 // len(queue), for pay to see without the lock
+	waiting atomic.Int64 // queue.length, for pay to see without the lock
 
 	mu     sync.Mutex // guards what follows
 	amount float64
 	at     time.Time // until when time has been paid; zero: the clock has not been looked at yet
-	queue  []*debtor // first come, first served
+	queue  debtors   // first come, first served
 	timer  *time.Timer
 }
 
 // debtor is a call that waits for its retry to be covered.
-type debtor struct{ covered chan struct{} }
+type debtor struct {
+	covered    chan struct{}
+	next, prev *debtor
+	queued     bool
+}
+
+// debtors is a queue that anybody can leave: many do at once when a job is cancelled.
+type debtors struct {
+	first, last *debtor
+	length      int
+}
+
+func (q *debtors) push(d *debtor) {
+	d.prev, d.queued = q.last, true
+	if q.last == nil {
+		q.first = d
+	} else {
+		q.last.next = d
+	}
+	q.last = d
+	q.length++
+}
+
+func (q *debtors) remove(d *debtor) {
+	if d.prev == nil {
+		q.first = d.next
+	} else {
+		d.prev.next = d.next
+	}
+	if d.next == nil {
+		q.last = d.prev
+	} else {
+		d.next.prev = d.prev
+	}
+	d.next, d.prev, d.queued = nil, nil, false
+	q.length--
+}
 
 func (a *balance) pay() {
 	if a.paid.Load() >= a.enough {
@@ -174,11 +209,23 @@ func (a *balance) take() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.settle()
-	if len(a.queue) > 0 || !a.covers() {
+	if a.queue.length > 0 || !a.covers() {
 		return false
 	}
 	a.amount--
 	return true
+}
+
+// expected returns how long a newcomer would have to queue if nothing but time paid, 0 where time does not.
+func (a *balance) expected() time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.settle()
+	missing := float64(a.queue.length+1) - a.amount
+	if missing <= 0 || a.perSecond <= 0 {
+		return 0
+	}
+	return time.Duration(min(missing/a.perSecond*float64(time.Second), math.MaxInt64/2))
 }
 
 // wait blocks until the price is covered and taken, or until ctx or cancel ends.
@@ -188,8 +235,8 @@ func (a *balance) wait(ctx context.Context, cancel <-chan struct{}) error {
 	}
 	d := &debtor{covered: make(chan struct{})}
 	a.mu.Lock()
-	a.queue = append(a.queue, d)
-	a.waiting.Store(int64(len(a.queue)))
+	a.queue.push(d)
+	a.waiting.Store(int64(a.queue.length))
 	a.serve() // a payment may have come in before it could see us waiting
 	a.mu.Unlock()
 	select {
@@ -206,15 +253,14 @@ func (a *balance) wait(ctx context.Context, cancel <-chan struct{}) error {
 func (a *balance) leave(d *debtor) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for i, other := range a.queue {
-		if other == d {
-			a.queue = slices.Delete(a.queue, i, i+1)
-			a.waiting.Store(int64(len(a.queue)))
-			if i == 0 {
-				a.serve() // the timer was this one's
-			}
-			return
+	if d.queued {
+		first := a.queue.first == d
+		a.queue.remove(d)
+		a.waiting.Store(int64(a.queue.length))
+		if first {
+			a.serve() // the timer was this one's
 		}
+		return
 	}
 	a.amount++
 	a.serve()
@@ -223,21 +269,18 @@ func (a *balance) leave(d *debtor) {
 // serve covers the debtors that can be, and wakes itself for the next one. It requires that a.mu is held.
 func (a *balance) serve() {
 	a.settle()
-	served := 0
-	for served < len(a.queue) && a.covers() {
+	for a.queue.length > 0 && a.covers() {
 		a.amount--
-		close(a.queue[served].covered)
-		served++
+		served := a.queue.first
+		a.queue.remove(served)
+		close(served.covered)
 	}
-	if a.queue = a.queue[served:]; len(a.queue) == 0 {
-		a.queue = nil
-	}
-	a.waiting.Store(int64(len(a.queue)))
+	a.waiting.Store(int64(a.queue.length))
 	if a.timer != nil {
 		a.timer.Stop()
 		a.timer = nil
 	}
-	if len(a.queue) > 0 && a.perSecond > 0 {
+	if a.queue.length > 0 && a.perSecond > 0 {
 		missing := (1 - a.amount) / a.perSecond * float64(time.Second)
 		// A tiny trickle would overflow, and make the timer a hot loop.
 		a.timer = time.AfterFunc(time.Duration(min(math.Ceil(missing), math.MaxInt64/2)), func() {

@@ -164,7 +164,7 @@ func TestBudgetIsNeverOverGranted(t *testing.T) {
 	if most := 10 + payers*rounds/10; granted.Load() > int64(most) {
 		t.Errorf("%d grants, %d paid for", granted.Load(), most)
 	}
-	if n := b.of(req).waiting.Load(); n != 0 || len(b.of(req).queue) != 0 {
+	if n := b.of(req).waiting.Load(); n != 0 || b.of(req).queue.length != 0 {
 		t.Errorf("%d waiters are left behind", n)
 	}
 }
@@ -187,8 +187,8 @@ func TestCancelledDebtorLeavesNothing(t *testing.T) {
 			t.Fatal("a cancelled wait was granted")
 		}
 		account.mu.Lock()
-		if len(account.queue) != 0 || account.timer != nil || account.waiting.Load() != 0 {
-			t.Errorf("left behind: %d in the queue, timer %v, %d waiting", len(account.queue), account.timer, account.waiting.Load())
+		if account.queue.length != 0 || account.timer != nil || account.waiting.Load() != 0 {
+			t.Errorf("left behind: %d in the queue, timer %v, %d waiting", account.queue.length, account.timer, account.waiting.Load())
 		}
 		account.mu.Unlock()
 
@@ -220,10 +220,10 @@ func TestTinyTrickleMakesNoHotTimer(t *testing.T) {
 		account := b.of(&http.Request{URL: &url.URL{Scheme: "https", Host: "api.example"}})
 		account.mu.Lock()
 		account.amount = 0
-		account.queue = []*debtor{{covered: make(chan struct{})}}
+		account.queue.push(&debtor{covered: make(chan struct{})})
 		account.serve()
 		timer := account.timer
-		account.queue = nil // or a hot timer would keep virtual time from passing
+		account.queue = debtors{} // or a hot timer would keep virtual time from passing
 		account.mu.Unlock()
 		time.Sleep(time.Hour)
 		if timer != nil && !timer.Stop() {

@@ -49,19 +49,23 @@ type call struct {
 	status   int                     // of it
 	kept     *http.Response          // its answer, if all of it is in memory
 
-	bounded    context.Context // ends when the call must: for gates, and for waiting on the budget
-	unbound    context.CancelFunc
-	backOff    backoff.BackOff            // the policy's; nil until needed
-	standard   backoff.ExponentialBackOff // used where the policy has none
-	interval   time.Duration              // what the back-off said last
-	throttled  int                        // retries after a 429 that named a time
-	free       int                        // those of them that MaxAttempts does not count
-	unprepared int                        // retries after a Prepare that failed
-	unready    error                      // what Prepare failed of the last time; nil: it has not since the last attempt
-	authorized bool                       // the one retry after a 401 has been made
-	why        Stop                       // why a step ended the call early
-	started    bool                       // Trace.Start has been told, and not come to a panic
-	returned   bool                       // RoundTrip has come to its end, and not to a panic
+	bounded       context.Context // ends when the call must: for gates, and for waiting on the budget
+	unbound       context.CancelFunc
+	backOff       backoff.BackOff            // the policy's; nil until needed
+	standard      backoff.ExponentialBackOff // used where the policy has none
+	interval      time.Duration              // what the back-off said last
+	leastInterval time.Duration              // and the least that it could have said
+	intervals     int                        // that the standard back-off has given
+	throttled     int                        // retries after a 429
+	throttledAt   time.Time                  // the first of them; zero: there was none
+	doubt         bool                       // an attempt may have been carried out, and nobody knows
+	free          int                        // those of them that MaxAttempts does not count
+	unprepared    int                        // retries after a Prepare that failed
+	unready       error                      // what Prepare failed of the last time; nil: it has not since the last attempt
+	authorized    bool                       // the one retry after a 401 has been made
+	why           Stop                       // why a step ended the call early
+	started       bool                       // Trace.Start has been told, and not come to a panic
+	returned      bool                       // RoundTrip has come to its end, and not to a panic
 }
 
 // answer is what a base transport returned.
@@ -397,15 +401,16 @@ func (c *call) recover(err error) error {
 	if c.why != StopPrepare || !c.retriesPrepare(err) {
 		return err
 	}
-	wait := c.nextBackOff()
-	if c.policy.fits(wait, wait, c.remaining(), untilDeadline(c.ctx)) != "" || !c.affords() {
+	interval, least := c.nextBackOff()
+	delay, stop := c.policy.fits(wait{least: least, most: min(interval, c.policy.maxWait())}, c.remaining(), untilDeadline(c.ctx))
+	if stop != "" || interval == backoff.Stop || !c.affords() {
 		return err
 	}
 	c.unprepared++
 	c.unready = err
 	c.giveBack(err)
 	c.attempt.N--
-	return c.sitOut(wait, WaitBackOff, true)
+	return c.sitOut(delay, WaitBackOff, true)
 }
 
 // retriesPrepare classifies a failure of Prepare as one of the base transport. Of one that is known to pass there are as many
@@ -444,6 +449,8 @@ func (c *call) send() {
 		resp = nil
 	case resp == nil && err == nil:
 		err = baseError(c.transport.base())
+	case resp == nil && c.body.failure() != nil && !c.over():
+		err = &bodyError{c.body.failure()} // net/http does not say whose error it was
 	case resp != nil && resp.Body == nil:
 		whole := *resp
 		whole.Body = http.NoBody
@@ -565,9 +572,31 @@ func (c *call) classify() {
 	if a.Response != nil {
 		c.answered, c.status = a.Verdict, resp.StatusCode
 	}
+	c.weigh()
 	if a.Verdict.Class > Unauthorized {
 		c.misjudged()
 	}
+}
+
+// weigh says whether the attempt leaves it open whether the request was carried out: see Attempt.Ambiguous.
+func (c *call) weigh() {
+	a := &c.attempt
+	if safe(c.original.Method) {
+		return
+	}
+	inner, nested := errors.AsType[*Error](a.Err)
+	switch {
+	case a.Response != nil && a.Response.StatusCode < 400:
+		return
+	case nested:
+		a.Ambiguous = inner.Ambiguous || c.doubt
+	case a.Response != nil && a.Response.StatusCode < 500:
+		a.Ambiguous = c.doubt && c.idempotent()
+		return
+	default:
+		a.Ambiguous = a.Response != nil || !c.unsent() || c.doubt
+	}
+	c.doubt = c.doubt || a.Ambiguous
 }
 
 // verdict asks the Transport's Classify, and fills in from the default what it has left out. A call that its caller has ended
@@ -630,6 +659,8 @@ func (c *call) peek(resp *http.Response) {
 		}
 		if err != nil {
 			c.attempt.Response, c.attempt.Err = nil, err
+		} else if c.standIn.whole() {
+			c.attempt.Body = c.standIn.ahead.buffer // GraphQL throttles with a 200
 		}
 	}
 }
@@ -698,17 +729,17 @@ func (c *call) next() (time.Duration, Stop) {
 	if v.Class == Transient {
 		s.idempotent = c.idempotent()
 		s.unsent = !s.idempotent && c.unsent()
+		s.unknown = c.attempt.Err != nil && !c.native && c.transport.Classify == nil && kindOf(c.attempt.Err) == unknown
 	}
 	if stop := c.policy.permit(v, s); stop != "" {
 		return 0, stop
 	}
-	asked := c.pace(v)
-	wait := asked
-	if v.RetryAfter > 0 && v.Class != Unauthorized {
-		wait = max(asked, spread(v.RetryAfter))
-		c.attempt.ServerAsked = wait > asked || asked == v.RetryAfter
+	paced := c.pace(v)
+	wait, stop := c.policy.fits(paced, c.remaining(), untilDeadline(c.ctx))
+	if stop == "" {
+		stop = c.tooLong(v, wait)
 	}
-	if stop := c.policy.fits(asked, wait, c.remaining(), untilDeadline(c.ctx)); stop != "" {
+	if stop != "" {
 		return 0, stop
 	}
 	if !c.body.claim() {
@@ -717,47 +748,80 @@ func (c *call) next() (time.Duration, Stop) {
 	if c.costs(v) && !c.affords() {
 		return 0, StopBudget
 	}
+	c.attempt.ServerAsked = v.RetryAfter > 0 && v.RetryAfter >= paced.least
 	if c.policy.free(v, s) {
 		c.free++
 		// A service that asks for a millisecond for ever would be a hot loop.
 		wait = max(wait, 100*time.Millisecond)
 	}
-	if named(v) {
+	if v.Class == Throttled {
 		c.throttled++
 	}
 	c.authorized = c.authorized || v.Class == Unauthorized
 	return wait, ""
 }
 
-// pace returns the larger of the back-off and the pushback. Only a failure, or a throttling that named no time, makes
-// the back-off grow; new credentials need no wait.
-func (c *call) pace(v Verdict) time.Duration {
-	if v.Class == Unauthorized {
-		return 0
-	}
-	if !named(v) {
-		c.interval = c.nextBackOff()
-		if c.interval == backoff.Stop {
-			return backoff.Stop
+// tooLong says why a wait is not begun that is longer than it looks: by what the budget's queue adds, or since there have been
+// too many before it.
+func (c *call) tooLong(v Verdict, wait time.Duration) Stop {
+	if c.costs(v) && c.budget().Wait && c.budget().Max >= 0 {
+		queue := c.budget().of(c.original).expected()
+		if left := c.remaining(); left >= 0 && queue >= left {
+			return StopElapsed
+		}
+		if left := untilDeadline(c.ctx); left >= 0 && queue >= left {
+			return StopDeadline
 		}
 	}
-	return max(c.interval, v.RetryAfter)
+	if v.Class == Throttled && c.policy.MaxThrottled < 0 && c.policy.MaxElapsed <= 0 {
+		if c.throttledAt.IsZero() {
+			c.throttledAt = time.Now()
+		}
+		if time.Since(c.throttledAt)+wait > maxThrottling {
+			return StopElapsed
+		}
+	}
+	return ""
 }
 
-func (c *call) nextBackOff() time.Duration {
-	switch {
-	case c.backOff != nil:
-		return c.backOff.NextBackOff()
-	case c.policy.NewBackOff != nil:
-		c.backOff = c.policy.NewBackOff()
-		if c.backOff != nil {
-			return c.backOff.NextBackOff()
+// pace returns the larger of the back-off and the pushback. Only a failure, or a throttling that named no time, makes
+// the back-off grow; new credentials need no wait.
+func (c *call) pace(v Verdict) wait {
+	if v.Class == Unauthorized {
+		return wait{}
+	}
+	if !named(v) {
+		c.interval, c.leastInterval = c.nextBackOff()
+		if c.interval == backoff.Stop {
+			return wait{most: backoff.Stop}
 		}
+	}
+	least, most := min(c.leastInterval, c.policy.maxWait()), min(c.interval, c.policy.maxWait())
+	if v.Class == Throttled {
+		floor := throttlePace(c.throttled + 1)
+		least, most = max(least, floor), max(most, floor)
+	}
+	return wait{max(least, v.RetryAfter), max(most, spread(v.RetryAfter)), v.RetryAfter}
+}
+
+// nextBackOff returns the next interval, and the least that it could have been: that of a back-off of the policy's own is what
+// it says.
+func (c *call) nextBackOff() (interval, least time.Duration) {
+	if c.backOff == nil && c.policy.NewBackOff != nil {
+		if c.backOff = c.policy.NewBackOff(); c.backOff != nil {
+			c.backOff.Reset() // what was set after the constructor counts from here
+		}
+	}
+	if c.backOff != nil {
+		interval = c.backOff.NextBackOff()
+		return interval, interval
 	}
 	if c.standard.Clock == nil {
 		c.standard = defaultBackOff()
 	}
-	return c.standard.NextBackOff()
+	middle := min(c.standard.InitialInterval<<min(c.intervals, 10), c.standard.MaxInterval)
+	c.intervals++
+	return c.standard.NextBackOff(), middle / 2
 }
 
 // costs reports whether the retry is one that successes must pay for. One that the service itself dated is not.

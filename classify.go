@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"net"
 	"net/http"
 	"slices"
@@ -237,9 +238,12 @@ const (
 // certificates when one did).
 func kindOf(err error) kind {
 	switch {
-	case distrust(err), is[*Refusal](err), errors.Is(err, errBase),
-		is[*backoff.PermanentError](err), is[nonRetriable](err):
+	case distrust(err), is[*Refusal](err), errors.Is(err, errBase), is[*bodyError](err), is[tls.AlertError](err),
+		is[*net.AddrError](err), is[*backoff.PermanentError](err), is[nonRetriable](err):
 		return lasting
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok && (op.Op == "remote error" || op.Op == "local error") {
+		return lasting // an alert of crypto/tls, whose type is not exported
 	}
 	if status := statusOf(err); status != 0 {
 		if classOfStatus(status) == Transient || status == http.StatusTooManyRequests {
@@ -253,6 +257,41 @@ func kindOf(err error) kind {
 	if isTimeout(err) || is[*net.OpError](err) || is[*net.DNSError](err) || is[syscall.Errno](err) || is[streamError](err) ||
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) {
 		return passing
+	}
+	return kindOfText(err)
+}
+
+// kindOfText knows those of net/http's errors that have no type. Should a text change, the error becomes one that nothing is
+// known of.
+func kindOfText(err error) kind {
+	for ; err != nil; err = errors.Unwrap(err) {
+		text := err.Error()
+		for _, refusal := range [...]string{
+			"http: ContentLength=", "http: Request.ContentLength=", "net/http: server response headers exceeded ",
+			"tls: server selected unsupported protocol version", "tls: no supported versions",
+		} {
+			if strings.HasPrefix(text, refusal) {
+				return lasting
+			}
+		}
+		for _, loss := range [...]string{
+			"http: server closed idle connection", "net/http: HTTP/1.x transport connection broken", "http2: client conn",
+			"http2: server sent GOAWAY", "http2: Transport received ", "stream error: ",
+		} {
+			if strings.HasPrefix(text, loss) {
+				return passing
+			}
+		}
+		// A proxy's answer to CONNECT comes as its reason phrase.
+		for status := 400; status < 600; status++ {
+			if known := http.StatusText(status); known == "" || known != text {
+				continue
+			}
+			if classOfStatus(status) == Transient || status == http.StatusTooManyRequests {
+				return passing
+			}
+			return lasting
+		}
 	}
 	return unknown
 }
@@ -338,6 +377,9 @@ func unsendable(req *http.Request) bool {
 		return true
 	}
 	if s := req.URL.Scheme; s != "http" && s != "https" {
+		return true
+	}
+	if port, err := strconv.Atoi(cmp.Or(req.URL.Port(), "0")); err != nil || port > math.MaxUint16 {
 		return true
 	}
 	for name, values := range req.Header {

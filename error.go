@@ -99,9 +99,11 @@ type Error struct {
 	Attempts   int           // made; 0: it ended before the first, or a wrapper hides how many
 	Stop       Stop          // why there is no further attempt; "": a wrapper hides it
 	Wait       time.Duration // when to try again: the longest that the server or a gate asks for; 0: nobody says
-	Err        error         // what ended the call, wrapping the last attempt's error too; nil from Check
+	Ambiguous  bool          // it may have been carried out, and nobody knows: see Attempt.Ambiguous
+	Err        error         // what ended the call, wrapping the last attempt's error too; from Check mostly nil
 
 	unsent bool // nothing of the call was ever sent
+	answer bool // made by Check: Err is only why there was no further attempt
 }
 
 // Error returns one line with the code, the status, the attempts and the tracking ID. REDACTED stands for the userinfo and
@@ -109,7 +111,7 @@ type Error struct {
 func (e *Error) Error() string {
 	var b strings.Builder
 	b.WriteString("steadyhttp: ")
-	if e.Err == nil && e.StatusCode != 0 {
+	if e.isAnswer() {
 		e.writeAnswer(&b)
 		return b.String()
 	}
@@ -156,7 +158,13 @@ func (e *Error) writeAnswer(b *strings.Builder) {
 	if e.Message != "" {
 		b.WriteString(": " + e.Message)
 	}
+	if e.Err != nil {
+		b.WriteString("; no retry: " + RedactError(e.Err))
+	}
 }
+
+// isAnswer reports whether e is about an answer, and not about a call that has none.
+func (e *Error) isAnswer() bool { return e.answer || e.Err == nil && e.StatusCode != 0 }
 
 // Unwrap returns Err.
 func (e *Error) Unwrap() error { return e.Err }
@@ -172,7 +180,7 @@ func (e *Error) Timeout() bool {
 // LogValue implements slog.LogValuer: the fields are named as Log names them.
 func (e *Error) LogValue() slog.Value {
 	attrs := make([]slog.Attr, 0, 8)
-	answer := e.Err == nil && e.StatusCode != 0
+	answer := e.isAnswer()
 	if !answer {
 		attrs = append(attrs, slog.Int("attempts", e.Attempts))
 	}
@@ -199,6 +207,9 @@ func (e *Error) LogValue() slog.Value {
 	if e.Stop != "" {
 		attrs = append(attrs, slog.String("stop", string(e.Stop)))
 	}
+	if e.Ambiguous {
+		attrs = append(attrs, slog.Bool("ambiguous", true))
+	}
 	return slog.GroupValue(attrs...)
 }
 
@@ -212,13 +223,23 @@ func Check(resp *http.Response) error {
 	if resp.StatusCode < 400 {
 		return nil
 	}
-	e := &Error{StatusCode: resp.StatusCode}
-	if a, ok := AttemptOf(resp); ok {
-		e.Verdict, e.Attempts, e.Stop = a.Verdict, a.N, a.Stop
+	e := &Error{StatusCode: resp.StatusCode, answer: true}
+	a, ok := AttemptOf(resp)
+	if ok {
+		e.Verdict, e.Attempts, e.Stop, e.Ambiguous = a.Verdict, a.N, a.Stop, a.Ambiguous
 	} else {
 		e.Verdict = examine(resp)
+		if req := resp.Request; req != nil && !safe(req.Method) {
+			e.Ambiguous = resp.StatusCode >= 500 || (&Policy{}).idempotent(req)
+		}
 	}
 	e.Wait = e.RetryAfter
+	if a.late {
+		e.Err = a.Err
+		if refusal, ok := errors.AsType[*Refusal](a.Err); ok {
+			e.Wait = max(e.Wait, refusal.Wait)
+		}
+	}
 	return e
 }
 
@@ -291,6 +312,8 @@ func reason(s Stop) string {
 		return ", time elapsed"
 	case StopPrepare:
 		return ", prepare failed"
+	case StopBodyNotReplayable:
+		return ", body not replayable (set Request.GetBody or Policy.MaxBuffer)"
 	}
 	return ", " + strings.ReplaceAll(string(s), "_", " ")
 }

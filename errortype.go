@@ -45,7 +45,7 @@ const (
 // service can vouch that there are few.
 func (e *Error) ErrorType() string {
 	switch {
-	case e.Err == nil && e.StatusCode != 0:
+	case e.isAnswer():
 		return typeOfStatus(e.StatusCode)
 	case e.Stop == StopRefused:
 		return typeRefused

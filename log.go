@@ -50,6 +50,8 @@ func logAttempt(ctx context.Context, logger *slog.Logger, a Attempt) {
 	case a.Stop == StopCancelled && untilDeadline(ctx) != 0:
 		// The caller knows: it was him.
 		log(ctx, logger, slog.LevelDebug, "cancelled", a, stopAttr(a))
+	case a.Stop == StopBodyNotReplayable:
+		log(ctx, logger, slog.LevelWarn, "giving up", a, stopAttr(a), slog.String("hint", "set Request.GetBody or Policy.MaxBuffer"))
 	default:
 		log(ctx, logger, slog.LevelWarn, "giving up", a, stopAttr(a))
 	}

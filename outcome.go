@@ -154,6 +154,7 @@ func (c *call) abandon(err error) (*http.Response, error) {
 	c.giveBack(err)
 	made := c.last
 	made.Stop, made.Wait, made.ServerAsked, made.late = c.why, 0, false, true
+	unsent := made.N == 0 && c.original.Response == nil
 	made.Began = c.attempt.Began // also of a call that ended before its first attempt
 	made.Request = c.requestOf(made)
 	wait := made.Verdict.RetryAfter
@@ -163,6 +164,8 @@ func (c *call) abandon(err error) (*http.Response, error) {
 	c.attempt = made
 	if c.kept != nil && c.why != StopCancelled {
 		c.response = c.kept
+		made.Err = flat(err) // why there is no answer to a retry
+		c.attempt = made
 		if c.standIn != nil {
 			c.standIn.attempt = made
 		}
@@ -171,7 +174,6 @@ func (c *call) abandon(err error) (*http.Response, error) {
 	if !isEnd && before != nil {
 		err = &lateError{err, before}
 	}
-	unsent := made.N == 0 && c.original.Response == nil
 	if !unsent {
 		err = flat(err)
 	}
@@ -179,7 +181,8 @@ func (c *call) abandon(err error) (*http.Response, error) {
 	c.attempt.Response, c.attempt.Err = nil, err
 	c.tellDone()
 	return nil, &Error{
-		Verdict: c.answered, StatusCode: c.status, Attempts: made.N, Stop: c.why, Wait: wait, Err: err, unsent: unsent,
+		Verdict: c.answered, StatusCode: c.status, Attempts: made.N, Stop: c.why, Wait: wait,
+		Ambiguous: c.doubt, Err: err, unsent: unsent,
 	}
 }
 
@@ -230,7 +233,7 @@ func (c *call) failure() error {
 	case nested && first && err == error(inner) && !(inner.unsent && c.left()):
 		return err
 	}
-	e := &Error{Verdict: c.answered, StatusCode: c.status, Attempts: a.N, Stop: a.Stop, Wait: c.answered.RetryAfter, Err: flat(err)}
+	e := &Error{Verdict: c.answered, StatusCode: c.status, Attempts: a.N, Stop: a.Stop, Wait: c.answered.RetryAfter, Ambiguous: a.Ambiguous, Err: flat(err)}
 	if nested {
 		e.Wait = max(e.Wait, inner.Wait)
 		if c.status == 0 {

@@ -15,15 +15,14 @@ type Policy struct {
 	// MaxAttempts bounds the attempts of a call in all, the first included. 0: 4. 1 or negative: never retry.
 	MaxAttempts int
 
-	// MaxThrottled is the number of retries after a 429 that named a time which come over and above MaxAttempts:
-	// such a call was refused, not failed. 0: none. Negative: any number.
+	// MaxThrottled is the number of retries after a 429 which come over and above MaxAttempts: such a call was refused, not
+	// failed. 0: none. Negative: any number, for up to 6 hours unless MaxElapsed says otherwise.
 	MaxThrottled int
 
 	// MaxElapsed bounds the whole call until its response headers, gates and waits included. 0: only the context does.
 	MaxElapsed time.Duration
 
-	// MaxWait is the longest single back-off or pushback of the call; a service that asks for more gets no retry, and
-	// its answer is returned. It does not bound the wait at a gate. 0: 1 minute. Negative: refused.
+	// MaxWait caps a back-off; a service that asks for more gets no retry, and its answer is returned. It does not bound the wait at a gate. 0: 1 minute. Negative: refused.
 	MaxWait time.Duration
 
 	// AttemptTimeout bounds each attempt until its response headers. Unlike http.Client.Timeout it leaves the waits
@@ -35,7 +34,7 @@ type Policy struct {
 	IdleTimeout time.Duration
 
 	// NewBackOff makes the back-off of one call, at its first retry: a backoff.BackOff has state and must not be
-	// shared. backoff.Stop ends the call. Do not hand out one that is wrapped in backoff.WithContext: the call has its
+	// shared. Reset is called on it, as backoff.Retry does. backoff.Stop ends the call. Do not hand out one that is wrapped in backoff.WithContext: the call has its
 	// own context. nil: 500 ms doubling to 30 s, each ±50 % at random.
 	NewBackOff func() backoff.BackOff
 
@@ -49,8 +48,8 @@ type Policy struct {
 	// is a second order.
 	IdempotencyKey bool
 
-	// MaxBuffer is the size in bytes up to which a request body without GetBody is read into memory before it is sent,
-	// to be able to retry it. A longer one is sent once. 0: never.
+	// MaxBuffer is how many bytes of a request body without GetBody are kept, to be able to retry it. They are recorded as
+	// they are sent, not read before; a longer body is sent once. 0: 256 KiB where the length is known. Negative: none.
 	MaxBuffer int64
 
 	// MaxRead is the size in bytes up to which the body of a 2xx is read before it is returned; if it breaks off, the
@@ -65,9 +64,9 @@ type Policy struct {
 }
 
 // Batch returns a policy for jobs that would rather wait than lose an item: it waits for the budget instead of giving
-// up, makes up to 20 attempts, does not count retries that the service asked for with a time, and waits up to 75
-// minutes, which is longer than any hourly quota needs. Use one per Transport: its Budget is shared by the
-// Transport's calls.
+// up, makes up to 20 attempts, does not count retries after a 429 but goes on against them for up to 6 hours, and waits up to
+// 75 minutes, which is longer than any hourly quota needs. Use one per Transport: its Budget is shared by the Transport's
+// calls. A context or an http.Client with a deadline ends its patience: what would have to wait longer is refused at once.
 func Batch() Policy {
 	return Policy{
 		MaxAttempts:  20,
@@ -108,6 +107,18 @@ func (p *Policy) maxWait() time.Duration {
 	return p.MaxWait
 }
 
+// maxBuffer returns how many bytes of req's body are recorded.
+func (p *Policy) maxBuffer(req *http.Request) int64 {
+	const usual = 256 << 10
+	switch {
+	case p.MaxBuffer > 0:
+		return p.MaxBuffer
+	case p.MaxBuffer == 0 && 0 < req.ContentLength && req.ContentLength <= usual:
+		return req.ContentLength
+	}
+	return 0
+}
+
 func (p *Policy) idempotent(req *http.Request) bool {
 	// A CONNECT or an upgrade turns the request's body into one side of a tunnel.
 	if tunnel(req) {
@@ -130,6 +141,19 @@ func (p *Policy) unsafe(req *http.Request) bool {
 func idempotent(method string) bool {
 	switch method {
 	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
+		return true
+	}
+	return safe(method)
+}
+
+// safe methods ask for nothing to be done (RFC 9110 section 9.2.1).
+func safe(method string) bool {
+	switch method {
+	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace,
+		"PROPFIND", // RFC 4918 section 9.1
+		"REPORT",   // RFC 3253 section 3.6
+		"SEARCH",   // RFC 5323 section 2
+		"QUERY":    // draft-ietf-httpbis-safe-method-w-body
 		return true
 	}
 	return false
@@ -175,7 +199,8 @@ func (frozenClock) Now() time.Time { return time.Time{} }
 // situation is all that a decision depends on beside the policy and the verdict.
 type situation struct {
 	attempts     int  // made so far, without those that MaxThrottled pays for
-	throttled    int  // retries so far after a 429 that named a time
+	throttled    int  // retries so far after a 429
+	unknown      bool // the failure is one that nothing is known of
 	idempotent   bool // doing the request twice does no harm
 	unsent       bool // it provably never left
 	replayable   bool // its body can be sent again
@@ -191,6 +216,8 @@ func (p *Policy) permit(v Verdict, s situation) Stop {
 		return StopPermanent
 	case s.attempts >= p.maxAttempts() && !p.free(v, s):
 		return StopAttempts
+	case v.Class == Transient && s.unknown && s.attempts > 1:
+		return StopAttempts
 	case v.Class == Transient && !s.idempotent && !s.unsent:
 		return StopNotIdempotent
 	case !s.replayable:
@@ -201,7 +228,7 @@ func (p *Policy) permit(v Verdict, s situation) Stop {
 
 // free reports whether the retry comes over and above MaxAttempts.
 func (p *Policy) free(v Verdict, s situation) bool {
-	if !named(v) || p.maxAttempts() == 1 {
+	if v.Class != Throttled || p.maxAttempts() == 1 {
 		return false
 	}
 	return p.MaxThrottled < 0 || s.throttled < p.MaxThrottled
@@ -210,22 +237,44 @@ func (p *Policy) free(v Verdict, s situation) bool {
 // named reports whether the verdict is a throttling that told its time.
 func named(v Verdict) bool { return v.Class == Throttled && v.RetryAfter > 0 }
 
-// fits says whether a wait is worth beginning: "" if it is. Sleeping into a deadline would turn an answer that the
-// caller could read into an error that tells him nothing, and a retry before the server's time is refused anyway.
-// asked is the wait without the jitter that spread added: a Retry-After of exactly MaxWait is within it. remaining and
-// untilDeadline are negative where there is no bound.
-func (p *Policy) fits(asked, wait, remaining, untilDeadline time.Duration) Stop {
+// maxThrottling is how long a call that MaxThrottled gives any number of retries goes on against 429s.
+const maxThrottling = 6 * time.Hour
+
+// wait is how long to wait before a retry: at least, at best, and what of it the server has asked for.
+type wait struct{ least, most, asked time.Duration }
+
+// fits says whether a wait is worth beginning: "" if it is, and how long it is to be. Sleeping into a deadline would turn an
+// answer that the caller could read into an error that tells him nothing, and a retry before the server's time is refused
+// anyway. What must be waited has to fit; the jitter takes what is left, and decides nothing. remaining and untilDeadline are
+// negative where there is no bound.
+func (p *Policy) fits(w wait, remaining, untilDeadline time.Duration) (time.Duration, Stop) {
+	most := w.most
 	switch {
-	case asked == backoff.Stop:
-		return StopAttempts
-	case asked > p.maxWait():
-		return StopWaitTooLong
-	case remaining >= 0 && wait >= remaining:
-		return StopElapsed
-	case untilDeadline >= 0 && wait >= untilDeadline:
-		return StopDeadline
+	case w.most == backoff.Stop:
+		return 0, StopAttempts
+	case w.asked > p.maxWait():
+		return 0, StopWaitTooLong
+	case remaining >= 0 && w.least >= remaining:
+		return 0, StopElapsed
+	case untilDeadline >= 0 && w.least >= untilDeadline:
+		return 0, StopDeadline
 	}
-	return ""
+	for _, left := range [...]time.Duration{remaining, untilDeadline} {
+		if left >= 0 && most >= left {
+			most = w.least + (left-w.least)/2
+		}
+	}
+	return most, ""
+}
+
+// throttlePace is the least wait before the n-th retry in a row after 429s: a service that goes on asking for a second is not
+// asked every second.
+func throttlePace(n int) time.Duration {
+	const patient = 3
+	if n <= patient {
+		return 0
+	}
+	return min(time.Second<<min(n-patient, 6), time.Minute)
 }
 
 // spread adds a little to a time that the server named, so that all its clients do not come back at once. It never

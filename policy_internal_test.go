@@ -138,7 +138,7 @@ func TestFits(t *testing.T) {
 	}{
 		{"no bounds but the default", Policy{}, time.Second, time.Second, none, none, ""},
 		{"no wait", Policy{}, 0, 0, none, none, ""},
-		{"the back-off ended", Policy{}, backoff.Stop, 0, none, none, StopAttempts},
+		{"the back-off ended", Policy{}, 0, backoff.Stop, none, none, StopAttempts},
 		{"exactly the default MaxWait", Policy{}, time.Minute, time.Minute, none, none, ""},
 		{"exactly MaxWait, with jitter", Policy{}, time.Minute, 61 * time.Second, none, none, ""},
 		{"more than the default MaxWait", Policy{}, time.Minute + 1, time.Minute + 1, none, none, StopWaitTooLong},
@@ -146,19 +146,23 @@ func TestFits(t *testing.T) {
 		{"more than MaxWait", Policy{MaxWait: time.Hour}, time.Hour + 1, time.Hour + 1, none, none, StopWaitTooLong},
 		{"less than what is left", Policy{}, 9 * time.Second, 9 * time.Second, 10 * time.Second, none, ""},
 		{"all that is left", Policy{}, 10 * time.Second, 10 * time.Second, 10 * time.Second, none, StopElapsed},
-		{"jitter beyond what is left", Policy{}, 9 * time.Second, 10 * time.Second, 10 * time.Second, none, StopElapsed},
+		{"jitter beyond what is left", Policy{}, 9 * time.Second, 10 * time.Second, 10 * time.Second, none, ""},
 		{"nothing left", Policy{}, 0, 0, 0, none, StopElapsed},
 		{"before the deadline", Policy{}, 9 * time.Second, 9 * time.Second, none, 10 * time.Second, ""},
 		{"at the deadline", Policy{}, 10 * time.Second, 10 * time.Second, none, 10 * time.Second, StopDeadline},
-		{"jitter beyond the deadline", Policy{}, 9 * time.Second, 10 * time.Second, none, 10 * time.Second, StopDeadline},
+		{"jitter beyond the deadline", Policy{}, 9 * time.Second, 10 * time.Second, none, 10 * time.Second, ""},
 		{"deadline passed", Policy{}, 0, 0, none, 0, StopDeadline},
 		{"MaxWait is told first", Policy{}, time.Hour, time.Hour, time.Minute, time.Minute, StopWaitTooLong},
 		{"MaxElapsed is told before the deadline", Policy{}, time.Minute, time.Minute, time.Second, time.Second, StopElapsed},
 		{"the longest wait there is", Policy{MaxWait: math.MaxInt64}, math.MaxInt64, math.MaxInt64, none, none, ""},
 	}
 	for _, tt := range tests {
-		if got := tt.policy.fits(tt.asked, tt.wait, tt.remaining, tt.untilDeadline); got != tt.want {
-			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
+		got, stop := tt.policy.fits(wait{tt.asked, tt.wait, tt.asked}, tt.remaining, tt.untilDeadline)
+		if stop != tt.want {
+			t.Errorf("%s: %q, want %q", tt.name, stop, tt.want)
+		}
+		if stop == "" && (got < tt.asked || got > tt.wait || tt.remaining >= 0 && got >= tt.remaining || tt.untilDeadline >= 0 && got >= tt.untilDeadline) {
+			t.Errorf("%s: waits %v", tt.name, got)
 		}
 	}
 }
