@@ -748,7 +748,7 @@ func (c *call) next() (time.Duration, Stop) {
 	if c.costs(v) && !c.affords() {
 		return 0, StopBudget
 	}
-	c.attempt.ServerAsked = v.RetryAfter > 0 && v.RetryAfter >= paced.least
+	c.attempt.ServerAsked = paced.asked > 0 && (wait > paced.own || paced.asked >= paced.own)
 	if c.policy.free(v, s) {
 		c.free++
 		// A service that asks for a millisecond for ever would be a hot loop.
@@ -801,7 +801,7 @@ func (c *call) pace(v Verdict) wait {
 		floor := throttlePace(c.throttled + 1)
 		least, most = max(least, floor), max(most, floor)
 	}
-	return wait{max(least, v.RetryAfter), max(most, spread(v.RetryAfter)), v.RetryAfter}
+	return wait{max(least, v.RetryAfter), max(most, spread(v.RetryAfter)), v.RetryAfter, most}
 }
 
 // nextBackOff returns the next interval, and the least that it could have been: that of a back-off of the policy's own is what

@@ -240,8 +240,8 @@ func named(v Verdict) bool { return v.Class == Throttled && v.RetryAfter > 0 }
 // maxThrottling is how long a call that MaxThrottled gives any number of retries goes on against 429s.
 const maxThrottling = 6 * time.Hour
 
-// wait is how long to wait before a retry: at least, at best, and what of it the server has asked for.
-type wait struct{ least, most, asked time.Duration }
+// wait is how long to wait before a retry: at least, and with its jitter; what the server has asked for, and our own back-off.
+type wait struct{ least, most, asked, own time.Duration }
 
 // fits says whether a wait is worth beginning: "" if it is, and how long it is to be. Sleeping into a deadline would turn an
 // answer that the caller could read into an error that tells him nothing, and a retry before the server's time is refused

@@ -63,14 +63,14 @@ func TestPermit(t *testing.T) {
 		{"attempts before idempotency", Policy{MaxAttempts: 1}, Verdict{Class: Transient}, in(func(s *situation) { s.idempotent = false }), StopAttempts},
 		{"many attempts", Policy{MaxAttempts: math.MaxInt}, Verdict{Class: Transient}, in(func(s *situation) { s.attempts = 1 << 30 }), ""},
 
-		// A 429 that named a time may come over and above MaxAttempts; one that did not never does.
+		// A 429 may come over and above MaxAttempts.
 		{"named counts by default", Policy{}, named, in(func(s *situation) { s.attempts = 4 }), StopAttempts},
 		{"named within MaxThrottled", Policy{MaxThrottled: 2}, named, in(func(s *situation) { s.attempts, s.throttled = 4, 1 }), ""},
 		{"named beyond MaxThrottled", Policy{MaxThrottled: 2}, named, in(func(s *situation) { s.attempts, s.throttled = 4, 2 }), StopAttempts},
 		{"named beyond MaxThrottled, attempts left", Policy{MaxThrottled: 2}, named, in(func(s *situation) { s.attempts, s.throttled = 3, 2 }), ""},
 		{"named, any number", Policy{MaxThrottled: -1}, named, in(func(s *situation) { s.attempts, s.throttled = 4, 1_000_000 }), ""},
 		{"named, any number, but never retry", Policy{MaxAttempts: 1, MaxThrottled: -1}, named, fresh, StopAttempts},
-		{"bare, any number", Policy{MaxThrottled: -1}, Verdict{Class: Throttled}, in(func(s *situation) { s.attempts = 4 }), StopAttempts},
+		{"bare, any number", Policy{MaxThrottled: -1}, Verdict{Class: Throttled}, in(func(s *situation) { s.attempts = 4 }), ""},
 	}
 	for _, tt := range tests {
 		if got := tt.policy.permit(tt.v, tt.s); got != tt.want {
@@ -105,12 +105,12 @@ func TestPermitProperties(t *testing.T) {
 											violated = "did twice what may have been done"
 										case got == "" && p.maxAttempts() == 1:
 											violated = "retried under a policy that never does"
-										case got == "" && attempts >= p.maxAttempts() && !(class == Throttled && after > 0 && (maxThrottled < 0 || throttled < maxThrottled)):
+										case got == "" && attempts >= p.maxAttempts() && !(class == Throttled && (maxThrottled < 0 || throttled < maxThrottled)):
 											violated = "more attempts than MaxAttempts"
 										case got != "" && class == Throttled && replayable && attempts < p.maxAttempts():
 											violated = "gave up a refused request that could be sent again"
 										case got != "" && class == Transient && idempotent && replayable && attempts < p.maxAttempts():
-											violated = "gave up a idempotent request"
+											violated = "gave up an idempotent request"
 										case (got == StopDone) != (class == Success):
 											violated = "done is what succeeded"
 										}
@@ -157,7 +157,7 @@ func TestFits(t *testing.T) {
 		{"the longest wait there is", Policy{MaxWait: math.MaxInt64}, math.MaxInt64, math.MaxInt64, none, none, ""},
 	}
 	for _, tt := range tests {
-		got, stop := tt.policy.fits(wait{tt.asked, tt.wait, tt.asked}, tt.remaining, tt.untilDeadline)
+		got, stop := tt.policy.fits(wait{tt.asked, tt.wait, tt.asked, tt.asked}, tt.remaining, tt.untilDeadline)
 		if stop != tt.want {
 			t.Errorf("%s: %q, want %q", tt.name, stop, tt.want)
 		}
@@ -216,7 +216,7 @@ func TestDefaultBackOffIsFreshForEachCall(t *testing.T) {
 func TestIdempotentMethods(t *testing.T) {
 	tests := map[string]bool{
 		"": true, "GET": true, "HEAD": true, "OPTIONS": true, "TRACE": true, "PUT": true, "DELETE": true,
-		"POST": false, "PATCH": false, "CONNECT": false, "PROPFIND": false, "get": false, "Put": false, " GET": false,
+		"POST": false, "PATCH": false, "CONNECT": false, "PROPFIND": true, "REPORT": true, "SEARCH": true, "QUERY": true, "PROPPATCH": false, "get": false, "Put": false, " GET": false,
 	}
 	for method, want := range tests {
 		if got := idempotent(method); got != want {

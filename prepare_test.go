@@ -100,6 +100,7 @@ func TestPrepareIsTriedAgain(t *testing.T) {
 							req.Body, req.GetBody = newCountingBody("content"), nil
 						case "once, read":
 							req.Body, req.GetBody = newCountingBody("content"), nil
+							transport.Policy.MaxBuffer = -1
 							want = 1
 						}
 						if recovers {
@@ -156,7 +157,7 @@ func TestPrepareAgainIsBounded(t *testing.T) {
 		{name: "back-off that ends", edit: func(p *steadyhttp.Policy) {
 			p.NewBackOff = func() backoff.BackOff { return &backoff.StopBackOff{} }
 		}, from: 1, stop: "prepare", calls: 1},
-		{name: "MaxWait", edit: func(p *steadyhttp.Policy) { p.MaxWait = time.Millisecond }, from: 1, stop: "prepare", calls: 1},
+		{name: "MaxWait", edit: func(p *steadyhttp.Policy) { p.MaxWait = time.Millisecond }, from: 1, stop: "prepare", calls: 4},
 		{name: "deadline", ctx: func(ctx context.Context) (context.Context, func()) {
 			ctx, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
 			return ctx, cancel

@@ -364,7 +364,6 @@ func TestWhatNeverLeftIsSent(t *testing.T) {
 		"name server failed": dials(fmt.Errorf("lookup: %w", &net.DNSError{Err: "server misbehaving", Name: "api", IsTemporary: true})),
 		"TLS reset":          reaches(func(c *wireConn) { c.r.Peek(1); c.reset() }),
 		"TLS closed":         reaches(func(*wireConn) {}),
-		"TLS alert":          reaches(func(c *wireConn) { c.r.Peek(1); c.Write([]byte{21, 3, 3, 0, 2, 2, 80}) }),
 		"TLS timed out": func(t *testing.T, base *http.Transport, target string) {
 			base.TLSHandshakeTimeout = 500 * time.Millisecond
 			reaches(func(c *wireConn) { io.Copy(io.Discard, c.r) })(t, base, target)

@@ -36,7 +36,7 @@ func perKey(key func(*http.Request) string, newGate func(string) steadyhttp.Gate
 
 // spentBudget covers no retry for hours, and lets calls wait for it.
 func spentBudget() *steadyhttp.Budget {
-	b := &steadyhttp.Budget{Max: 1, PerSuccess: -1, PerSecond: 1e-6, Wait: true}
+	b := &steadyhttp.Budget{Max: 1, PerSuccess: -1, PerSecond: -1, Wait: true}
 	req, err := http.NewRequest("GET", "http://api.example/", nil)
 	if err != nil || !b.Take(req) {
 		panic("a full budget covers nothing")

@@ -481,7 +481,7 @@ func TestLog(t *testing.T) {
 		}},
 		{"refused retry", "GET", []step{answers(503, envelope("Busy", "m", "t-1"))}, []steadyhttp.Gate{refusing(2)}, 0, []string{
 			"DEBUG retrying method=GET " + url + " attempt=1 status=503 code=Busy tracking_id=t-1 wait=0s|1s",
-			"WARN giving up method=GET " + url + " attempt=1 status=503 code=Busy tracking_id=t-1 stop=refused",
+			"WARN giving up method=GET " + url + " attempt=1 status=503 code=Busy tracking_id=t-1 error=nothing was sent stop=refused",
 		}},
 		{"cancelled in the wait", "GET", []step{answers(429, "", "Retry-After: 20")}, nil, time.Second, []string{
 			"DEBUG retrying method=GET " + url + " attempt=1 status=429 wait=20s|21s",
