@@ -150,8 +150,10 @@ func (a *attributes) appendVerdict(attrs []attribute.KeyValue, v steadyhttp.Verd
 // errorType returns how an attempt failed, "" if it did not: the service's code if the Rules list
 // it, else the status, else what steadyhttp.Error.ErrorType calls it.
 func (a *attributes) errorType(attempt steadyhttp.Attempt) string {
+	// With an answer of its own, an error only says why there was no further attempt.
+	answered := attempt.Response != nil && attempt.Response.StatusCode >= 400
 	switch {
-	case attempt.Err != nil:
+	case attempt.Err != nil && !answered:
 		return (&steadyhttp.Error{Stop: attempt.Stop, Err: attempt.Err}).ErrorType()
 	case attempt.Response == nil || attempt.Verdict.Class == steadyhttp.Success:
 		return ""

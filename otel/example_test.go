@@ -46,7 +46,7 @@ func ExampleNew() {
 		}
 	}
 	// Output:
-	// level=WARN msg="giving up" method=GET url=https://api.security.microsoft.com/api/machines/123123123 attempt=1 status=404 code=ResourceNotFound target=43f4cb08-8fac-4b65-9db1-745c2ae65f3a stop=permanent
+	// level=WARN msg="giving up" method=GET url=https://api.security.microsoft.com/api/machines/123123123 attempt=1 status=404 code=ResourceNotFound tracking_id=43f4cb08-8fac-4b65-9db1-745c2ae65f3a stop=permanent
 	// GET: 43f4cb08-8fac-4b65-9db1-745c2ae65f3a
 	// call GET: 43f4cb08-8fac-4b65-9db1-745c2ae65f3a
 }

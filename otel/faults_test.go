@@ -173,7 +173,7 @@ func (w *faultsWatch) error(err error) {
 		message := faultsMessage[:min(len(faultsMessage), len(ours.Message))]
 		if strings.HasPrefix(ours.Message, message) {
 			fields = strings.Replace(fields, " message="+message, " message=", 1)
-			if ours.Err == nil {
+			if ours.StatusCode != 0 {
 				said = strings.Replace(said, ": "+message, ": ", 1)
 			}
 		}
