@@ -7,8 +7,23 @@ import (
 	"time"
 )
 
-// Attempt is one try at a call: what was sent, what came back, and what was made of it.
-// It is passed by value; later versions may add fields.
+// Attempt is one try at a call: what was sent, what came back, and what was made of it. It is passed by value; later versions
+// may add fields. Which of them are set depends on who is told, and when:
+//
+//	                        Gate.Enter,     Attempt-   Pass.Leave,   Done,
+//	                        Trace.Waiting   Start      AttemptDone   AttemptOf
+//	N                       yes             yes        yes           yes; 0: none was made
+//	Request                 the caller's    its own    its own       its own
+//	Response or Err                                    yes           yes; both: see Err
+//	Body, Verdict                                      yes           yes
+//	Ambiguous                                          yes           yes
+//	Wait, ServerAsked                                  yes
+//	Stop                                               yes           yes
+//	Began                   watched         yes        watched       watched
+//	Sent, Answered, Sends                              watched       watched
+//
+// "watched" stands for a call with a Trace, or through a Transport with Gates. Pass.Leave is told less of a redirect's hop to
+// another origin: see Pass.
 type Attempt struct {
 	// N counts the call's attempts, 1 for the first.
 	N int
@@ -16,10 +31,11 @@ type Attempt struct {
 	// Request is the request as sent. Before it is sent, in Gate.Enter and Trace.Waiting, it is the caller's own.
 	Request *http.Request
 
-	// Response is nil if Err is not. Its Body belongs to the caller of the Transport: hooks must not read it.
+	// Response is what the base transport returned. Its Body belongs to the caller of the Transport: hooks must not read it.
 	Response *http.Response
 
-	// Err is the base transport's error, or why a response could not be used.
+	// Err is the base transport's error, or why a response could not be used. In Done and from AttemptOf it comes beside a
+	// Response where that is the call's answer, and says why there was no retry, or what became of its body.
 	Err error
 
 	// Body is what was peeked of an error answer, at most 64 KiB.
@@ -29,8 +45,8 @@ type Attempt struct {
 	Verdict Verdict
 
 	// Began is when the call began; Sent and Answered are when this attempt's request headers went out and its
-	// response headers came in. A zero Sent says that provably nothing was sent. All three are filled only where a
-	// gate or a hook looks: reading the clock is most of what the happy path would cost.
+	// response headers came in. In a watched call a zero Sent says that provably nothing was sent. Elsewhere all three
+	// are zero: reading the clock is most of what the happy path would cost.
 	Began, Sent, Answered time.Time
 
 	// Sends is how often the request's headers went out: net/http replays some requests on its own, when a kept-alive
