@@ -622,8 +622,8 @@ func TestPauseIsBounded(t *testing.T) {
 		do(t, transport, newRequest(t, "GET", ""))
 		passed := stopwatch()
 		do(t, transport, newRequest(t, "GET", ""))
-		if passed() != time.Hour {
-			t.Errorf("closed for %v, want an hour", passed())
+		if passed() != 75*time.Minute {
+			t.Errorf("closed for %v, want 75 minutes", passed())
 		}
 	})
 }
