@@ -104,7 +104,6 @@ func slowPrepare(d time.Duration) func(*http.Request, *steadyhttp.Attempt) error
 func TestWaitsAreTold(t *testing.T) {
 	const ms = time.Millisecond
 	pass := sleeps(0, 0, nil)
-	withBudget := everySecond()
 	tests := map[string]struct {
 		steps     []step
 		transport func(t *testing.T) *steadyhttp.Transport
@@ -140,7 +139,7 @@ func TestWaitsAreTold(t *testing.T) {
 			return &steadyhttp.Transport{Policy: everySecond()}
 		}, "backoff -1 attempt 1 waiting 1s at 0s; backoff -1 attempt 1 waited 1s at 1s"},
 		"budget, then the rest of the back-off": {[]step{answers(503, ""), answers(200, "")}, func(t *testing.T) *steadyhttp.Transport {
-			p := withBudget
+			p := everySecond()
 			p.NewBackOff = func() backoff.BackOff { return backoff.NewConstantBackOff(3 * time.Second) }
 			p.Budget = budgetOfASecond(t)
 			return &steadyhttp.Transport{Policy: p}
@@ -279,9 +278,6 @@ func TestEachWaitingHasItsWaited(t *testing.T) {
 		"Waited panics": {outer: &steadyhttp.Trace{
 			Waited: func(context.Context, steadyhttp.Attempt, steadyhttp.Wait) { panic(errTrial) },
 		}},
-		"Waiting is slow": {outer: &steadyhttp.Trace{
-			Waiting: func(context.Context, steadyhttp.Attempt, steadyhttp.Wait) { time.Sleep(2 * time.Minute) },
-		}},
 	}
 	for cause, c := range causes {
 		for end, e := range ends {
@@ -371,7 +367,7 @@ func TestLogTellsALongWaitAsItBegins(t *testing.T) {
 		wait time.Duration // as told; 0: none is
 	}{
 		"quota":          {func(*testing.T) steadyhttp.Gate { return spentQuota(10 * time.Second) }, 10 * time.Second},
-		"quota, shorter": {func(*testing.T) steadyhttp.Gate { return spentQuota(9999 * time.Millisecond) }, 0},
+		"quota, shorter": {func(*testing.T) steadyhttp.Gate { return spentQuota(9 * time.Second) }, 0},
 		"quota after a 429": {func(t *testing.T) steadyhttp.Gate {
 			return throttled(t, &quota.Quota{Windows: []quota.Window{{N: 9, Per: time.Second}}}, "30")
 		}, 30 * time.Second},
