@@ -368,7 +368,8 @@ func TestClassAsText(t *testing.T) {
 		t.Errorf("%v, %v", read, err)
 	}
 	var rules struct{ ByCode map[string]steadyhttp.Class }
-	if err := json.Unmarshal([]byte(`{"ByCode":{"Busy":"transient"}}`), &rules); err != nil || rules.ByCode["Busy"] != steadyhttp.Transient {
+	err = json.Unmarshal([]byte(`{"ByCode":{"Busy":"transient"}}`), &rules)
+	if err != nil || rules.ByCode["Busy"] != steadyhttp.Transient {
 		t.Errorf("%v, %v", rules, err)
 	}
 	for _, none := range []steadyhttp.Class{6, 255} {
@@ -379,8 +380,8 @@ func TestClassAsText(t *testing.T) {
 	for _, none := range []string{"", "Transient", "transient ", "7", "Class(6)", "\x1b[31m"} {
 		class := steadyhttp.Throttled
 		err := class.UnmarshalText([]byte(none))
-		if err == nil || class != steadyhttp.Throttled || !strings.Contains(err.Error(), "use one of unclassified, success, ") ||
-			strings.Contains(err.Error(), "\x1b") {
+		if err == nil || class != steadyhttp.Throttled ||
+			!strings.Contains(err.Error(), "use one of unclassified, success, ") || strings.Contains(err.Error(), "\x1b") {
 			t.Errorf("%q: %v, %v", none, class, err)
 		}
 	}
@@ -390,7 +391,9 @@ func TestClassAsText(t *testing.T) {
 // stays.
 func TestVerdictsAreMergedByField(t *testing.T) {
 	const id = "43f4cb08-8fac-4b65-9db1-745c2ae65f3a"
-	standard := steadyhttp.Verdict{Class: steadyhttp.Transient, Code: "Busy", Message: "later", TrackingID: id, RetryAfter: 7 * time.Second}
+	standard := steadyhttp.Verdict{
+		Class: steadyhttp.Transient, Code: "Busy", Message: "later", TrackingID: id, RetryAfter: 7 * time.Second,
+	}
 	full := steadyhttp.Verdict{Class: steadyhttp.Permanent, Code: "C", Message: "M", TrackingID: "T"}
 	for name, tt := range map[string]struct{ said, want steadyhttp.Verdict }{
 		"nothing": {steadyhttp.Verdict{}, standard},
@@ -421,7 +424,8 @@ func TestVerdictsAreMergedByField(t *testing.T) {
 			}
 		}
 	}
-	zero := &steadyhttp.Transport{Base: newScript(answers(200, "done")), Classify: func(steadyhttp.Attempt) steadyhttp.Verdict { return steadyhttp.Verdict{} }}
+	nothing := func(steadyhttp.Attempt) steadyhttp.Verdict { return steadyhttp.Verdict{} }
+	zero := &steadyhttp.Transport{Base: newScript(answers(200, "done")), Classify: nothing}
 	if resp, body := do(t, zero, newRequest(t, "POST", "order")); resp.StatusCode != 200 || body != "done" {
 		t.Errorf("a 200 of which Classify says nothing: %d %q", resp.StatusCode, body)
 	}

@@ -786,7 +786,8 @@ func TestPauseEndsWhenSixtyFourMayGo(t *testing.T) {
 				}
 				return answers(200, "")(req)
 			})
-			tr := &steadyhttp.Transport{Base: base, Gates: []steadyhttp.Gate{steadyhttp.Limit(nil)}, Policy: steadyhttp.Policy{MaxAttempts: 1}}
+			tr := &steadyhttp.Transport{Base: base, Gates: []steadyhttp.Gate{steadyhttp.Limit(nil)}}
+			tr.Policy.MaxAttempts = 1
 			do(t, tr, newRequest(t, "PUT", ""))
 			time.Sleep(time.Second)
 			for range tt.answered {

@@ -568,11 +568,14 @@ func TestCloneSharesGatesAndBudget(t *testing.T) {
 		entered++
 		return nil, nil
 	})
-	for name, policy := range map[string]steadyhttp.Policy{
-		"its own budget":   {NewBackOff: newZeroBackOff, MaxAttempts: 100},
-		"a budget to hand": {NewBackOff: newZeroBackOff, MaxAttempts: 100, Budget: &steadyhttp.Budget{Max: 3, PerSuccess: -1, PerSecond: -1}},
+	for name, budget := range map[string]*steadyhttp.Budget{
+		"its own budget":   nil,
+		"a budget to hand": {Max: 3, PerSuccess: -1, PerSecond: -1},
 	} {
-		original := &steadyhttp.Transport{Base: newScript(answers(503, "")), Policy: policy, Gates: []steadyhttp.Gate{gate}}
+		policy := steadyhttp.Policy{NewBackOff: newZeroBackOff, MaxAttempts: 100, Budget: budget}
+		original := &steadyhttp.Transport{
+			Base: newScript(answers(503, "")), Policy: policy, Gates: []steadyhttp.Gate{gate},
+		}
 		clone := original.Clone()
 		again := clone.Clone()
 		entered = 0
@@ -594,7 +597,9 @@ func TestCloneSharesGatesAndBudget(t *testing.T) {
 	}
 	trace, prepare := &steadyhttp.Trace{}, func(*http.Request, *steadyhttp.Attempt) error { return nil }
 	base := newScript(answers(200, ""))
-	whole := (&steadyhttp.Transport{Base: base, Trace: trace, Prepare: prepare, Classify: (&steadyhttp.Rules{}).Classify}).Clone()
+	whole := (&steadyhttp.Transport{
+		Base: base, Trace: trace, Prepare: prepare, Classify: (&steadyhttp.Rules{}).Classify,
+	}).Clone()
 	if whole.Base != base || whole.Trace != trace || whole.Prepare == nil || whole.Classify == nil {
 		t.Errorf("%+v", whole)
 	}

@@ -82,6 +82,26 @@ func sleeps(length, real time.Duration, err error) steadyhttp.Gate {
 	})
 }
 
+// panicsLate is a gate.
+type panicsLate struct{}
+
+func (panicsLate) Enter(context.Context, steadyhttp.Attempt) (steadyhttp.Pass, error) {
+	time.Sleep(time.Minute)
+	panic(errTrial)
+}
+
+func behind(gates ...steadyhttp.Gate) *steadyhttp.Transport {
+	return &steadyhttp.Transport{Gates: gates}
+}
+
+// throttled returns the gate after a 429 that has closed it for so many seconds.
+func throttled(t *testing.T, gate steadyhttp.Gate, seconds string) steadyhttp.Gate {
+	tr := behind(gate)
+	tr.Base, tr.Policy.MaxAttempts = newScript(answers(429, "", "Retry-After: "+seconds)), 1
+	do(t, tr, newRequest(t, "GET", ""))
+	return gate
+}
+
 func everySecond() steadyhttp.Policy {
 	return steadyhttp.Policy{NewBackOff: func() backoff.BackOff { return backoff.NewConstantBackOff(time.Second) }}
 }
@@ -113,27 +133,28 @@ func TestWaitsAreTold(t *testing.T) {
 			return &steadyhttp.Transport{Gates: []steadyhttp.Gate{pass}, Prepare: slowPrepare(0)}
 		}, ""},
 		"gate, unannounced": {[]step{answers(200, "")}, func(*testing.T) *steadyhttp.Transport {
-			return &steadyhttp.Transport{Gates: []steadyhttp.Gate{sleeps(0, 10*time.Second, nil)}}
+			return behind(sleeps(0, 10*time.Second, nil))
 		}, "gate 0 attempt 1 waiting 0s at 1ms; gate 0 attempt 1 waited 10s at 10s"},
 		"gate, announced": {[]step{answers(200, "")}, func(*testing.T) *steadyhttp.Transport {
-			return &steadyhttp.Transport{Gates: []steadyhttp.Gate{sleeps(7*time.Second, 10*time.Second, nil)}}
+			return behind(sleeps(7*time.Second, 10*time.Second, nil))
 		}, "gate 0 attempt 1 waiting 7s at 0s; gate 0 attempt 1 waited 10s at 10s"},
 		"the third gate, the first being nil": {[]step{answers(200, "")}, func(*testing.T) *steadyhttp.Transport {
-			return &steadyhttp.Transport{Gates: []steadyhttp.Gate{nil, pass, sleeps(time.Second, time.Second, nil)}}
+			return behind(nil, pass, sleeps(time.Second, time.Second, nil))
 		}, "gate 2 attempt 1 waiting 1s at 0s; gate 2 attempt 1 waited 1s at 1s"},
 		"two gates": {[]step{answers(200, "")}, func(*testing.T) *steadyhttp.Transport {
 			one := sleeps(time.Second, time.Second, nil)
-			return &steadyhttp.Transport{Gates: []steadyhttp.Gate{one, one}}
-		}, "gate 0 attempt 1 waiting 1s at 0s; gate 0 attempt 1 waited 1s at 1s; gate 1 attempt 1 waiting 1s at 1s; gate 1 attempt 1 waited 1s at 2s"},
+			return behind(one, one)
+		}, "gate 0 attempt 1 waiting 1s at 0s; gate 0 attempt 1 waited 1s at 1s; " +
+			"gate 1 attempt 1 waiting 1s at 1s; gate 1 attempt 1 waited 1s at 2s"},
 		"gate behind PerKey": {[]step{answers(200, "")}, func(*testing.T) *steadyhttp.Transport {
 			inner := func(string) steadyhttp.Gate { return sleeps(time.Second, 2*time.Second, nil) }
-			return &steadyhttp.Transport{Gates: []steadyhttp.Gate{pass, &steadyhttp.PerKey{New: inner}}}
+			return behind(pass, &steadyhttp.PerKey{New: inner})
 		}, "gate 1 attempt 1 waiting 1s at 0s; gate 1 attempt 1 waited 2s at 2s"},
 		"a millisecond less a nanosecond": {[]step{answers(200, "")}, func(*testing.T) *steadyhttp.Transport {
 			return &steadyhttp.Transport{Gates: []steadyhttp.Gate{sleeps(0, ms-1, nil)}, Prepare: slowPrepare(ms - 1)}
 		}, ""},
 		"a millisecond": {[]step{answers(200, "")}, func(*testing.T) *steadyhttp.Transport {
-			return &steadyhttp.Transport{Gates: []steadyhttp.Gate{sleeps(0, ms, nil)}}
+			return behind(sleeps(0, ms, nil))
 		}, "gate 0 attempt 1 waiting 0s at 1ms; gate 0 attempt 1 waited 1ms at 1ms"},
 		"back-off": {[]step{answers(503, ""), answers(200, "")}, func(*testing.T) *steadyhttp.Transport {
 			return &steadyhttp.Transport{Policy: everySecond()}
@@ -143,7 +164,8 @@ func TestWaitsAreTold(t *testing.T) {
 			p.NewBackOff = func() backoff.BackOff { return backoff.NewConstantBackOff(3 * time.Second) }
 			p.Budget = budgetOfASecond(t)
 			return &steadyhttp.Transport{Policy: p}
-		}, "budget -1 attempt 1 waiting 0s at 1ms; budget -1 attempt 1 waited 1s at 1s; backoff -1 attempt 1 waiting 2s at 1s; backoff -1 attempt 1 waited 2s at 3s"},
+		}, "budget -1 attempt 1 waiting 0s at 1ms; budget -1 attempt 1 waited 1s at 1s; " +
+			"backoff -1 attempt 1 waiting 2s at 1s; backoff -1 attempt 1 waited 2s at 3s"},
 		"prepare": {[]step{answers(200, "")}, func(*testing.T) *steadyhttp.Transport {
 			return &steadyhttp.Transport{Prepare: slowPrepare(5 * time.Second)}
 		}, "prepare -1 attempt 1 waiting 0s at 1ms; prepare -1 attempt 1 waited 5s at 5s"},
@@ -175,7 +197,8 @@ func TestWaitForTheServerIsTold(t *testing.T) {
 			Base: newScript(answers(429, "", "Retry-After: 20"), answers(200, "")), Trace: steadyhttp.Join(n.trace(), trace),
 		}
 		do(t, tr, newRequest(t, "GET", ""))
-		if told.Cause != steadyhttp.WaitServer || told.Gate != -1 || told.For < 20*time.Second || told.For > 22*time.Second || was != told {
+		if told.Cause != steadyhttp.WaitServer || told.Gate != -1 || was != told ||
+			told.For < 20*time.Second || told.For > 22*time.Second {
 			t.Errorf("told %+v, was %+v", told, was)
 		}
 		n.assertPaired(t)
@@ -190,31 +213,25 @@ func TestEachWaitingHasItsWaited(t *testing.T) {
 		make  func(t *testing.T) *steadyhttp.Transport
 	}{
 		"gate": {[]step{answers(200, "")}, func(*testing.T) *steadyhttp.Transport {
-			return &steadyhttp.Transport{Gates: []steadyhttp.Gate{sleeps(0, time.Minute, nil)}}
+			return behind(sleeps(0, time.Minute, nil))
 		}},
 		"gate, announced": {[]step{answers(200, "")}, func(*testing.T) *steadyhttp.Transport {
-			return &steadyhttp.Transport{Gates: []steadyhttp.Gate{sleeps(time.Minute, time.Minute, nil)}}
+			return behind(sleeps(time.Minute, time.Minute, nil))
 		}},
 		"gate that refuses": {[]step{answers(200, "")}, func(*testing.T) *steadyhttp.Transport {
-			return &steadyhttp.Transport{Gates: []steadyhttp.Gate{sleeps(time.Minute, time.Minute, &steadyhttp.Refusal{Wait: time.Hour})}}
+			return behind(sleeps(time.Minute, time.Minute, &steadyhttp.Refusal{Wait: time.Hour}))
 		}},
 		"gate that fails": {[]step{answers(200, "")}, func(*testing.T) *steadyhttp.Transport {
-			return &steadyhttp.Transport{Gates: []steadyhttp.Gate{sleeps(0, time.Minute, errors.New("out of order"))}}
+			return behind(sleeps(0, time.Minute, errors.New("out of order")))
 		}},
 		"gate that panics": {[]step{answers(200, "")}, func(*testing.T) *steadyhttp.Transport {
-			return &steadyhttp.Transport{Gates: []steadyhttp.Gate{enterFunc(func(context.Context, steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
-				time.Sleep(time.Minute)
-				panic(errTrial)
-			})}}
+			return behind(panicsLate{})
 		}},
 		"limit that pauses": {[]step{answers(200, "")}, func(t *testing.T) *steadyhttp.Transport {
-			gate := steadyhttp.Limit(nil)
-			once := &steadyhttp.Transport{Base: newScript(answers(429, "", "Retry-After: 60")), Gates: []steadyhttp.Gate{gate}, Policy: steadyhttp.Policy{MaxAttempts: 1}}
-			do(t, once, newRequest(t, "GET", ""))
-			return &steadyhttp.Transport{Gates: []steadyhttp.Gate{gate}}
+			return behind(throttled(t, steadyhttp.Limit(nil), "60"))
 		}},
 		"quota": {[]step{answers(200, "")}, func(*testing.T) *steadyhttp.Transport {
-			return &steadyhttp.Transport{Gates: []steadyhttp.Gate{&quota.Quota{Windows: []quota.Window{{N: 1, Per: time.Minute}}, Start: quota.Spent}}}
+			return behind(spentQuota(time.Minute))
 		}},
 		"prepare": {[]step{answers(200, "")}, func(*testing.T) *steadyhttp.Transport {
 			return &steadyhttp.Transport{Prepare: func(req *http.Request, _ *steadyhttp.Attempt) error {
@@ -233,7 +250,10 @@ func TestEachWaitingHasItsWaited(t *testing.T) {
 			}}
 		}},
 		"prepare that panics": {[]step{answers(200, "")}, func(*testing.T) *steadyhttp.Transport {
-			return &steadyhttp.Transport{Prepare: func(*http.Request, *steadyhttp.Attempt) error { time.Sleep(time.Minute); panic(errTrial) }}
+			return &steadyhttp.Transport{Prepare: func(*http.Request, *steadyhttp.Attempt) error {
+				time.Sleep(time.Minute)
+				panic(errTrial)
+			}}
 		}},
 		"back-off": {[]step{answers(503, ""), answers(200, "")}, func(*testing.T) *steadyhttp.Transport {
 			return &steadyhttp.Transport{Policy: steadyhttp.Policy{
@@ -331,7 +351,10 @@ func TestWaitsOfManyCalls(t *testing.T) {
 		})
 		tr := &steadyhttp.Transport{
 			Base: newScript(answers(200, "")), Trace: n.trace(),
-			Gates: []steadyhttp.Gate{slow, steadyhttp.Limit(rate.NewLimiter(1, 1)), &quota.Quota{Windows: []quota.Window{{N: 10, Per: time.Minute}}}},
+			Gates: []steadyhttp.Gate{
+				slow, steadyhttp.Limit(rate.NewLimiter(1, 1)),
+				&quota.Quota{Windows: []quota.Window{{N: 10, Per: time.Minute}}},
+			},
 		}
 		var group sync.WaitGroup
 		for range calls {
@@ -352,11 +375,6 @@ func TestWaitsOfManyCalls(t *testing.T) {
 // Whoever watches the log learns of a long wait as it begins, and for how long it will be: with each
 // of our gates that can know.
 func TestLogTellsALongWaitAsItBegins(t *testing.T) {
-	throttled := func(t *testing.T, gate steadyhttp.Gate, wait string) steadyhttp.Gate {
-		tr := &steadyhttp.Transport{Base: newScript(answers(429, "", "Retry-After: "+wait)), Gates: []steadyhttp.Gate{gate}, Policy: steadyhttp.Policy{MaxAttempts: 1}}
-		do(t, tr, newRequest(t, "GET", ""))
-		return gate
-	}
 	drained := func(every time.Duration) *rate.Limiter {
 		l := rate.NewLimiter(rate.Every(every), 1)
 		l.Allow()
@@ -383,7 +401,8 @@ func TestLogTellsALongWaitAsItBegins(t *testing.T) {
 		t.Run(name, inBubble(func(t *testing.T) {
 			gate := tt.gate(t)
 			handler := &records{level: slog.LevelInfo}
-			tr := &steadyhttp.Transport{Base: newScript(answers(200, "")), Gates: []steadyhttp.Gate{gate}, Trace: steadyhttp.Log(slog.New(handler))}
+			tr := behind(gate)
+			tr.Base, tr.Trace = newScript(answers(200, "")), steadyhttp.Log(slog.New(handler))
 			began := time.Now()
 			req := newRequest(t, "GET", "")
 			go func() {
@@ -394,7 +413,8 @@ func TestLogTellsALongWaitAsItBegins(t *testing.T) {
 			synctest.Wait()
 			var got, want []string
 			for _, r := range handler.all {
-				got = append(got, r.Level.String()+" "+r.Message+" "+attr(r, "wait").Duration().Round(100*time.Millisecond).String())
+				wait := attr(r, "wait").Duration().Round(100 * time.Millisecond)
+				got = append(got, fmt.Sprint(r.Level, " ", r.Message, " ", wait))
 				if !r.Time.Equal(began) {
 					t.Errorf("told %v after the wait began", r.Time.Sub(began))
 				}
@@ -416,7 +436,8 @@ func TestRefusedLimitTellsNoWait(t *testing.T) {
 		limiter := rate.NewLimiter(rate.Every(time.Minute), 1)
 		limiter.Allow()
 		n := newWaits()
-		tr := &steadyhttp.Transport{Base: newScript(answers(200, "")), Gates: []steadyhttp.Gate{steadyhttp.Limit(limiter)}, Trace: n.trace()}
+		tr := behind(steadyhttp.Limit(limiter))
+		tr.Base, tr.Trace = newScript(answers(200, "")), n.trace()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		_, err := tr.RoundTrip(newRequest(t, "GET", "").WithContext(ctx))
