@@ -94,7 +94,7 @@ func (l *limit) Enter(ctx context.Context, a Attempt) (Pass, error) {
 		if err != nil {
 			return nil, err
 		}
-		switch current, err := l.wait(ctx, passed); {
+		switch current, err := l.wait(ctx, a, passed); {
 		case err != nil:
 			return nil, err
 		case current:
@@ -159,18 +159,38 @@ func (p *passage) Answered(resp *http.Response) {
 }
 
 // wait passes the limiter. It reports false if another attempt was throttled meanwhile, and the pause must be sat out too.
-func (l *limit) wait(ctx context.Context, p *passage) (current bool, err error) {
+func (l *limit) wait(ctx context.Context, a Attempt, p *passage) (current bool, err error) {
 	defer func() {
 		if !current {
 			l.pause.leave(p, Attempt{}) // also if the limiter panics
 		}
 	}()
 	if l.limiter != nil {
+		l.announce(ctx, a)
 		if err := l.limiter.Wait(ctx); err != nil {
 			return false, l.explain(ctx, err)
 		}
 	}
 	return l.pause.current(p.epoch), nil
+}
+
+// announce tells of a wait that a rate.Limiter is about to make, and not of one that it will refuse.
+func (l *limit) announce(ctx context.Context, a Attempt) {
+	pace := l.pause.pace
+	if pace == nil || a.watch == nil || pace.Limit() <= 0 || pace.Burst() < 1 {
+		return
+	}
+	wait := lack(pace, 1, time.Now())
+	if deadline, ok := ctx.Deadline(); wait >= noticeable && (!ok || time.Until(deadline) >= wait) {
+		a.Waits(func() time.Duration { return wait })
+	}
+}
+
+// lack returns how long a limiter takes from then on until it has so many tokens.
+func lack(pace *rate.Limiter, tokens float64, then time.Time) time.Duration {
+	short := max(0, tokens-pace.TokensAt(then))
+	seconds := min(short/float64(pace.Limit()), maxPushback.Seconds())
+	return time.Duration(seconds * float64(time.Second))
 }
 
 // explain adds to a rate.Limiter's refusal what it knows and does not say: how long the wait would have been.
@@ -189,16 +209,12 @@ func (l *limit) explain(ctx context.Context, err error) error {
 }
 
 const (
-	maxPause    = time.Hour   // longer than any window that a server counts in; what asks for more is a mistake or an attack
-	firstPause  = time.Second // after a 429 that names no time, doubled per failed probe
-	longPause   = time.Minute // and no longer than this
+	maxPause    = durations.MaxPause
+	firstPause  = durations.FirstPause
+	longPause   = time.Minute // the longest after a 429 that names no time
 	wideEnough  = 64          // attempts under way at once after which the pace is no longer held back
 	firstWindow = 1           // the probe
-
-	// patience is how long an attempt without an answer keeps its place in a narrow window. Nearly
-	// all APIs answer within it, and one more attempt in 5 s is 12 a minute: a service that is
-	// still throttling bears that. Without an end, one hung probe would stop everybody.
-	patience = 5 * time.Second
+	patience    = durations.Patience
 )
 
 // pause closes a gate for everyone after a throttling, and opens it again gently: n waiting callers that all come back at
@@ -295,11 +311,7 @@ func (p *pause) earliest(now time.Time) time.Time {
 	if !p.mayFavour() {
 		needs += float64(p.queue.Len())
 	}
-	if short := needs - p.pace.TokensAt(at); short > 0 {
-		seconds := min(short/float64(p.pace.Limit()), maxPushback.Seconds())
-		at = at.Add(time.Duration(seconds * float64(time.Second)))
-	}
-	return at
+	return at.Add(lack(p.pace, needs, at))
 }
 
 // mayFavour reports whether a caller who comes now may be let go before those ahead.
