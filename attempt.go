@@ -1,8 +1,13 @@
 package steadyhttp
 
 import (
+	"context"
+	"crypto/tls"
+	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/url"
+	"strings"
 	"sync"
 	"time"
 )
@@ -113,8 +118,114 @@ type sendLog struct {
 	notes     int        // of sendings
 	asked     int        // times that net/http looked for a connection
 	conns     int        // connections that it took for the request
+	wrote     bool       // headers went out since it last looked for one
 	observers []observer
+	resend    *resend               // nil where nobody observes
 	hooks     httptrace.ClientTrace // here to be allocated along with the rest
+}
+
+// resend is what is needed to hold up net/http's own replay of a request until the observers have
+// a place for it. Over HTTP/1.1 it looks for a connection anew, on the goroutine of RoundTrip and
+// with no lock held. HTTP/2's pool does so under its lock, so that who waits there holds up all
+// hosts: its replays are told once they are under way.
+type resend struct {
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	addr   string // that the request goes to: another base may send requests of its own, for a token
+	h2c    bool   // a connection without TLS speaks HTTP/2
+
+	// Of net/http's own transport, which asks for a connection on RoundTrip's goroutine:
+	native  bool
+	timer   *time.Timer // of AttemptTimeout, which is no time for waits; nil: there is none
+	timeout time.Duration
+
+	// Guarded by sendLog.mu:
+	last    string   // address that was asked for
+	conn    net.Conn // the last that was taken
+	refused bool     // nothing more may be sent
+}
+
+// observed says whether somebody is told of the attempt as it happens.
+func (l *sendLog) observed() bool { return l != nil && len(l.observers) > 0 }
+
+// holdUp has replays of an attempt wait for the observers. call is the context that gates get, and
+// attempt that of the attempt, which cancel ends.
+func (l *sendLog) holdUp(
+	call, attempt context.Context, cancel context.CancelCauseFunc, base http.RoundTripper, u *url.URL,
+) {
+	r := &resend{ctx: attempt, cancel: cancel}
+	if native, ok := base.(*http.Transport); ok {
+		r.native, r.ctx = true, call
+		protocols := native.Protocols
+		r.h2c = protocols != nil && protocols.UnencryptedHTTP2() && !protocols.HTTP1()
+	} else {
+		r.addr = dialled(u)
+	}
+	l.resend = r
+}
+
+// timed tells which timer ends the attempt after its timeout.
+func (l *sendLog) timed(timer *time.Timer, timeout time.Duration) {
+	if l != nil && l.resend != nil && l.resend.native {
+		l.resend.timer, l.resend.timeout = timer, timeout
+	}
+}
+
+// dialled returns the address that net/http gives to GetConn where there is no proxy.
+func dialled(u *url.URL) string {
+	port := u.Port()
+	if port == "" {
+		port = "80"
+		if strings.EqualFold(u.Scheme, "https") {
+			port = "443"
+		}
+	}
+	return net.JoinHostPort(u.Hostname(), port)
+}
+
+// isOwn says whether a connection is for the request itself, and so was the one before it.
+func (r *resend) isOwn(addr string) bool {
+	return r.addr == "" || r.last == addr && strings.EqualFold(r.addr, addr)
+}
+
+func (r *resend) http2() bool {
+	if c, ok := r.conn.(interface{ ConnectionState() tls.ConnectionState }); ok {
+		return c.ConnectionState().NegotiatedProtocol == "h2"
+	}
+	return r.h2c
+}
+
+// replay asks the observers for another sending, and ends the attempt if one says no.
+func (l *sendLog) replay(r *resend) {
+	err := r.ask(l.observers)
+	if err == nil {
+		return
+	}
+	l.mu.Lock()
+	r.refused = true
+	l.mu.Unlock()
+	r.cancel(err)
+}
+
+func (r *resend) ask(observers []observer) error {
+	if r.timer != nil {
+		if !r.timer.Stop() {
+			return context.DeadlineExceeded // the attempt has ended with its own error
+		}
+		defer func() { // the replay has all of the time anew
+			timeout := r.timeout
+			if deadline, ok := r.ctx.Deadline(); ok {
+				timeout = min(timeout, max(time.Until(deadline), 1))
+			}
+			r.timer.Reset(timeout)
+		}()
+	}
+	for _, o := range observers {
+		if err := o.Replay(r.ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // observer is an Observer, and whether the answer is for it to know.
@@ -128,16 +239,35 @@ func (l *sendLog) trace() *httptrace.ClientTrace {
 	return &l.hooks
 }
 
-func (l *sendLog) getConn(string) {
+func (l *sendLog) getConn(addr string) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.asked++
+	r, again := l.resend, l.wrote
+	l.wrote = false
+	if r != nil {
+		again = again && !r.refused && r.isOwn(addr) && !r.http2()
+		r.last = addr
+	}
+	l.mu.Unlock()
+	if again && r != nil {
+		l.replay(r)
+	}
 }
 
-func (l *sendLog) gotConn(httptrace.GotConnInfo) {
+func (l *sendLog) gotConn(info httptrace.GotConnInfo) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.conns++
+	r := l.resend
+	if r == nil {
+		return
+	}
+	r.conn = info.Conn
+	if r.refused && info.Conn != nil && !r.http2() {
+		// net/http may take a connection although the context has ended, and then sends. It can't on
+		// a closed one.
+		info.Conn.Close()
+	}
 }
 
 func (l *sendLog) wroteHeaders() {
@@ -150,6 +280,7 @@ func (l *sendLog) wroteHeaders() {
 		l.first = now
 	}
 	l.notes++
+	l.wrote = true
 	observers := l.observers // nobody joins once the attempt is being made
 	l.mu.Unlock()
 	for _, o := range observers {
@@ -182,8 +313,14 @@ func (l *sendLog) read() (first time.Time, sends int) {
 }
 
 // Observer is told of an attempt while it is under way. Its methods are called on net/http's goroutines, possibly after the
-// attempt has ended, and must not block.
+// attempt has ended, and must not block, but for Replay.
 type Observer interface {
+	// Replay is called before net/http sends the request again on its own, since the connection died
+	// on which it was sent. It may block until that may be. An error ends the attempt with it; ctx
+	// ends when the attempt must. Sent follows if it is sent. Over HTTP/2, and through a base that
+	// does not call httptrace.ClientTrace's GetConn, Sent is all that tells of a replay.
+	Replay(ctx context.Context) error
+
 	Sent(at time.Time)            // the request's headers went out; again each time net/http replays it
 	Answered(resp *http.Response) // the response's headers have come; its body must not be read
 }

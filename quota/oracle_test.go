@@ -304,9 +304,13 @@ func live(t *testing.T, seed uint64, choices []byte, steps int) (throttlings int
 	synctest.Test(t, func(t *testing.T) {
 		q := &Quota{Windows: windows, Reserve: reserve}
 		o := &oracle{windows: windows}
-		for _, w := range newWindows(windows, reserve) {
-			o.reserved = append(o.reserved, w.reserved)
-			o.pads = append(o.pads, w.pad)
+		for _, w := range windows {
+			reserved := 0
+			for float64(reserved)+0.5 <= reserve*float64(w.N) {
+				reserved++
+			}
+			o.reserved = append(o.reserved, reserved)
+			o.pads = append(o.pads, max(time.Millisecond, w.Per/2000))
 		}
 		o.wide = make([]bool, len(windows))
 		q.State() // begins time

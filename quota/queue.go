@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/steadyhttp/steadyhttp"
+	"github.com/steadyhttp/steadyhttp/internal/durations"
 )
 
 // caller is somebody who waits. There are many of them: what each costs is a channel and this.
@@ -13,9 +14,11 @@ type caller struct {
 	class      class
 	began      time.Time // of its call: a retry keeps its place
 	ready      chan struct{}
-	ticket     *ticket // once it may go
-	err        error   // or once it is known that it can't in time
+	ticket     *ticket // that waits
+	went       bool    // it may go
+	err        error   // or it is known that it can't in time
 	deadline   instant // forever: none
+	atMost     instant // until when Quota.MaxWait lets it wait; 0: it does not say
 	number     int     // in the order of arrival
 	next, prev *caller
 
@@ -96,27 +99,40 @@ func (q *Quota) nobodyBefore(c class) bool {
 }
 
 // enqueue puts a caller in line, unless its turn would come too late.
-func (q *Quota) enqueue(ctx context.Context, c class, a steadyhttp.Attempt, now instant) (*caller, error) {
-	if limit := q.MaxQueue; limit != 0 && q.waitingCallers() >= max(0, limit) {
+func (q *Quota) enqueue(ctx context.Context, t *ticket, now instant) (*caller, error) {
+	c := t.class
+	length := q.queues[c].length
+	if limit := q.MaxQueue; limit != 0 && length >= max(0, limit) && t.of == nil {
 		return nil, &steadyhttp.Refusal{
 			Wait: time.Duration(q.atBest(c, q.waitingCallers(), now) - now),
-			Err:  fmt.Errorf("quota: %d callers wait already; Quota.MaxQueue is %d", q.waitingCallers(), limit),
+			Err: fmt.Errorf("quota: %d callers of its priority wait already; Quota.MaxQueue is %d",
+				length, limit),
 		}
 	}
-	w := &caller{class: c, began: a.Began, deadline: forever}
+	w := &caller{class: c, began: t.began, ticket: t, deadline: forever}
 	if w.began.IsZero() {
 		w.began = q.base.Add(time.Duration(now))
 	}
-	if deadline, ok := ctx.Deadline(); ok {
+	deadline, limited := ctx.Deadline()
+	if limited || q.MaxWait > 0 {
 		ahead := q.ahead(w)
 		if q.mayFavour() {
 			ahead = 0
 		}
-		needs, left := time.Duration(q.atBest(c, ahead, now)-now), time.Until(deadline)
-		if needs > left {
-			return nil, refuseLate(needs, left)
+		if limited {
+			needs, left := time.Duration(q.atBest(c, ahead, now)-now), time.Until(deadline)
+			if needs > left {
+				return nil, refuseLate(needs, left)
+			}
+			w.deadline = now.add(left)
 		}
-		w.deadline = now.add(left)
+		if q.MaxWait > 0 {
+			if needs := time.Duration(q.bound(c, ahead, now) - now); needs > q.MaxWait {
+				return nil, q.refuseLong(needs)
+			}
+			w.atMost = now.add(q.MaxWait)
+			w.deadline = min(w.deadline, w.atMost)
+		}
 		q.soonest = min(q.soonest, w.deadline)
 	}
 	q.queued++
@@ -140,24 +156,45 @@ func (q *Quota) ahead(w *caller) int {
 }
 
 // await blocks until it is w's turn. A caller who gives up leaves nothing behind.
-func (q *Quota) await(ctx context.Context, w *caller, a steadyhttp.Attempt) (*ticket, error) {
+func (q *Quota) await(ctx context.Context, w *caller, a steadyhttp.Attempt) error {
 	a.Waits(func() time.Duration { return q.expected(w) })
+	var tooLong <-chan time.Time
+	if w.atMost != 0 {
+		timer := time.NewTimer(q.MaxWait)
+		defer timer.Stop()
+		tooLong = timer.C
+	}
 	select {
 	case <-w.ready:
 		if ctx.Err() == nil {
-			return w.ticket, w.err
+			return w.err
 		}
 	case <-ctx.Done():
+	case <-tooLong:
+		// It was expected in time, and the quota has become smaller.
+		needs := q.expected(w)
+		select {
+		case <-w.ready:
+			return w.err
+		default:
+			q.giveUp(w)
+			return q.refuseLong(q.MaxWait + needs)
+		}
 	}
 	q.giveUp(w)
-	return nil, &endedError{ctx}
+	return &endedError{ctx}
+}
+
+func (q *Quota) refuseLong(needs time.Duration) *steadyhttp.Refusal {
+	return &steadyhttp.Refusal{Wait: needs, Err: fmt.Errorf("quota: needs %v of quota, Quota.MaxWait is %v",
+		durations.Round(needs), q.MaxWait)}
 }
 
 // expected returns how long w has to wait as things are now; 0: no longer.
 func (q *Quota) expected(w *caller) time.Duration {
 	q.lock()
 	defer q.unlock()
-	if w.ticket != nil || w.err != nil {
+	if w.went || w.err != nil {
 		return 0
 	}
 	now := q.now()
@@ -219,7 +256,7 @@ func (q *Quota) clearOut() {
 	for ; w != nil; w = w.leavingNext {
 		switch {
 		case w.err != nil: // it is out of the line already
-		case w.ticket == nil:
+		case !w.went:
 			q.queues[w.class].remove(w)
 		default: // its turn came at the same time
 			q.refund(w.ticket)
@@ -239,12 +276,13 @@ func (q *Quota) serve(now instant) {
 			q.disarm()
 			return
 		}
-		if !q.mayGo(w.class, now) {
+		if !q.mayPass(w.ticket, now) {
 			q.arm(q.bound(w.class, 0, now), now)
 			return
 		}
 		q.queues[w.class].remove(w)
-		w.ticket = q.take(w.class, now)
+		w.went = true
+		q.take(w.ticket, now)
 		close(w.ready)
 	}
 }
@@ -252,7 +290,7 @@ func (q *Quota) serve(now instant) {
 // following returns whose turn it is, nil if nobody waits.
 func (q *Quota) following(now instant) *caller {
 	if q.pause.favours(now) {
-		if w := q.awaited(); w != nil && q.mayGo(w.class, now) {
+		if w := q.awaited(); w != nil && q.mayPass(w.ticket, now) {
 			return w
 		}
 	}
@@ -307,7 +345,11 @@ func (q *Quota) refuseLate(now instant) {
 				continue
 			}
 			q.queues[i].remove(w)
-			w.err = refuseLate(time.Duration(until-now), time.Duration(w.deadline-now))
+			if w.deadline == w.atMost {
+				w.err = q.refuseLong(q.MaxWait + time.Duration(until-w.atMost))
+			} else {
+				w.err = refuseLate(time.Duration(until-now), time.Duration(w.deadline-now))
+			}
 			close(w.ready)
 		}
 	}

@@ -37,9 +37,11 @@ func TestPlacesForReplays(t *testing.T) {
 			ticket.Sent(time.Now())
 			held = append(held, ticket)
 		}
-		// 2 + 49 places are taken, and 49 are kept free. One answer frees the one, and the call behind it waits for no more.
+		// 2 + 49 places are taken, and 49 are kept free. The call behind them needs two, since it may be
+		// sent twice itself. Each answer frees one, and it waits for no more.
 		began := time.Now()
-		time.AfterFunc(100*time.Millisecond, func() { leaveAnswered(q, held[0]) })
+		time.AfterFunc(50*time.Millisecond, func() { leaveAnswered(q, held[0]) })
+		time.AfterFunc(100*time.Millisecond, func() { leaveAnswered(q, held[1]) })
 		if _, err := q.enter(t.Context(), steadyhttp.Attempt{}); err != nil {
 			t.Fatal(err)
 		}

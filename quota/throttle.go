@@ -36,7 +36,7 @@ func (p *pause) open(now instant) bool { return now >= p.opens() }
 // after the other make way for as many in the time of patience as the door is wide, and not for all
 // at once.
 func (p *pause) opens() instant {
-	at := max(p.until, p.reading)
+	at := p.shut()
 	if p.full() {
 		longest := p.places.Front().Value.(*ticket).granted
 		spread := time.Duration(float64(patience) / p.width)
@@ -44,6 +44,9 @@ func (p *pause) opens() instant {
 	}
 	return at
 }
+
+// shut returns until when not even those who have a place may be sent.
+func (p *pause) shut() instant { return max(p.until, p.reading) }
 
 func (p *pause) full() bool { return p.width > 0 && p.places.Len() >= int(p.width) }
 
@@ -193,7 +196,6 @@ func (w *window) lower(n int, now instant) {
 	}
 	w.lowUntil = now.add(w.lowered)
 	w.n = n
-	w.reserved = min(w.reserved, n-1)
 	w.share = min(w.share, float64(n))
 }
 
@@ -207,7 +209,7 @@ func (w *window) restore(now instant) {
 		w.shared, w.share, w.next = true, float64(w.n), max(w.next, now)
 	}
 	w.grownAt = max(w.grownAt, w.lowUntil)
-	w.n, w.reserved = w.own, w.kept
+	w.n = w.own
 }
 
 // learn draws the conclusion from a 429. At the very limit, the server only counts a little otherwise than we do. Below it,

@@ -21,8 +21,7 @@ type window struct {
 	own      int           // as configured
 	per      time.Duration // its length
 	pad      time.Duration // added to it: the server's clock is not ours
-	reserved int           // places that only calls of high priority get
-	kept     int           // reserved, as configured
+	reserve  float64       // the share of the limit, as it is now, that only calls of high priority get
 	lowered  time.Duration // how long the limit that was named last holds; 0: none was
 	lowUntil instant       // until when
 	used     [classes]int  // logged calls that it still counts
@@ -49,12 +48,11 @@ const (
 func newWindows(limits []Window, reserve float64) []window {
 	windows := make([]window, len(limits))
 	for i, l := range limits {
-		kept := min(int(math.Round(reserve*float64(l.N))), l.N-1)
 		windows[i] = window{
 			n: l.N, own: l.N,
-			per:      l.Per,
-			pad:      max(minPad, time.Duration(padShare*float64(l.Per))),
-			reserved: kept, kept: kept,
+			per:     l.Per,
+			pad:     max(minPad, time.Duration(padShare*float64(l.Per))),
+			reserve: reserve,
 		}
 	}
 	return windows
@@ -84,8 +82,10 @@ func (w *window) admits(c class, inFlight, allInFlight int, now instant) bool {
 
 func (w *window) all() int { return w.used[normal] + w.used[high] }
 
-// forNormal keeps at least one place for normal calls, however small the share has become.
-func (w *window) forNormal(limit int) int { return max(1, limit-w.reserved) }
+// forNormal returns how many of the places are for normal calls, one at least.
+func (w *window) forNormal(limit int) int {
+	return max(1, limit-int(math.Round(w.reserve*float64(limit))))
+}
 
 // limit is what we may take of the window now: all of it, or our growing share.
 func (w *window) limit(now instant) int {
@@ -341,7 +341,7 @@ func (q *Quota) earliest(c class, ahead int, now instant, rate func(*window) (li
 		if over := w.all() + q.inFlight(classes) + ahead + 1 - limit; over > 0 {
 			bound = max(bound, q.freed(i, classes, over, limit, now))
 		}
-		if c == normal && w.reserved > 0 {
+		if c == normal && w.reserve > 0 {
 			limit = w.forNormal(limit)
 			if over := w.used[normal] + q.inFlight(normal) + normalAhead + 1 - limit; over > 0 {
 				bound = max(bound, q.freed(i, normal, over, limit, now))
