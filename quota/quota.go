@@ -88,26 +88,32 @@ type Quota struct {
 	// the place of a call without an answer is held for as long. 0: 2 s. At most an hour.
 	MaxTransit time.Duration
 
+	// PauseOnly is for services whose 429s tell also of limits that are no rate: calls at once, or
+	// processor time. One then pauses all callers, and teaches nothing of how fast to go, unless its
+	// text names one of the Windows. false: one that our own calls do not explain is a sign of others.
+	PauseOnly bool
+
 	// Start says what a new Quota takes its windows to be. Zero: Fresh.
 	Start ColdStart
 
 	leaving atomic.Pointer[caller] // those who have given up, and are still in line
 
-	mu      sync.Mutex // guards what follows; see lock
-	begun   bool
-	invalid error
-	base    time.Time // all times are measured from it, by the monotonic clock
-	windows []window
-	calls   [classes]history
-	transit time.Duration // MaxTransit, or what 0 stands for
-	unsent  list          // in flight, not sent yet as far as we know, with nobody to tell, in the order of their grants
-	sent    list          // in flight, in the order of their sending
-	queues  [classes]queue
-	soonest instant     // no deadline in the queues is before it
-	queued  int         // callers that had to queue so far
-	timer   *time.Timer // for whoever is next; nil: none is armed
-	spare   atomic.Pointer[ticket]
-	pause   pause
+	mu       sync.Mutex // guards what follows; see lock
+	begun    bool
+	invalid  error
+	restored bool      // Restore says what was sent
+	base     time.Time // all times are measured from it, by the monotonic clock
+	windows  []window
+	calls    [classes]history
+	transit  time.Duration // MaxTransit, or what 0 stands for
+	unsent   list          // in flight, not sent yet as far as we know, with nobody to tell, in the order of their grants
+	sent     list          // in flight, in the order of their sending
+	queues   [classes]queue
+	soonest  instant     // no deadline in the queues is before it
+	queued   int         // callers that had to queue so far
+	timer    *time.Timer // for whoever is next; nil: none is armed
+	spare    atomic.Pointer[ticket]
+	pause    pause
 
 	replayed instant // when net/http last sent a request twice on its own
 }
@@ -118,6 +124,10 @@ type ColdStart uint8
 const (
 	Fresh ColdStart = iota // nothing was sent: right for a first start, and quick
 	Spent                  // everything was sent just now: never a 429, after a wait as long as the longest window
+
+	// After Restore, Spent is for what the Snapshot does not cover: as many calls as the windows allow
+	// may have been sent since it was taken, and are taken to have been, just now. Where that was a
+	// moment ago, it costs the shortest window at most.
 )
 
 // instant is a time since Quota.base. Comparing and storing it is half the work of a time.Time.
@@ -229,7 +239,7 @@ func (q *Quota) begin() error {
 		return q.invalid
 	}
 	q.windows = newWindows(q.Windows, q.Reserve)
-	if q.Start == Spent {
+	if q.Start == Spent && !q.restored {
 		q.charge(normal, 0, q.windows[longest(q.windows)].n)
 	}
 	return nil

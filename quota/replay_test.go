@@ -89,3 +89,24 @@ func TestVeryLateSending(t *testing.T) {
 		}
 	})
 }
+
+// Reserve is a share of what others leave, too.
+func TestReserveOfAShare(t *testing.T) {
+	for _, c := range []struct {
+		reserve float64
+		share   float64
+		normal  int
+	}{{0.3, 27, 19}, {0.3, 100, 70}, {0.3, 1, 1}, {0.9, 5, 1}, {0, 27, 27}, {0.5, 3, 1}} {
+		w := newWindows([]Window{{N: 100, Per: time.Minute}}, c.reserve)[0]
+		w.shared, w.share = true, c.share
+		w.next = never / 2
+		w.used[normal] = c.normal - 1
+		if !w.admits(normal, 0, 0, 0) {
+			t.Errorf("%+v: not %d", c, c.normal)
+		}
+		w.used[normal]++
+		if w.admits(normal, 0, 0, 0) {
+			t.Errorf("%+v: more than %d", c, c.normal)
+		}
+	}
+}

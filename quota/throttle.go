@@ -141,24 +141,26 @@ func (q *Quota) throttled(t *ticket, a steadyhttp.Attempt, now instant) {
 	if !first {
 		return // the pause that it belongs to has learned already
 	}
-	w := q.blamed(a.Verdict.Message, asked, now)
+	w, named := q.blamed(a.Verdict.Message, asked, now)
 	if asked == 0 {
 		q.pause.prolong(now.add(min(firstPause<<min(q.pause.failed, 20), w.per/32)))
 	}
 	q.pause.failed++
-	q.learn(w, now)
+	if named || !q.PauseOnly {
+		q.learn(w, now)
+	}
 }
 
 // blamed returns the window that a 429 is about: the one that its text names, or else the one that our own calls fill
 // most. One that is shorter than the wait asked for is not it.
-func (q *Quota) blamed(message string, asked time.Duration, now instant) *window {
+func (q *Quota) blamed(message string, asked time.Duration, now instant) (blamed *window, byName bool) {
 	n, per, named := namedLimit(message)
 	var fullest *window
 	for i := range q.windows {
 		w := &q.windows[i]
 		if named && w.per == per {
 			w.lower(n, now)
-			return w
+			return w, true
 		}
 		if w.per >= asked && (fullest == nil || w.fill() > fullest.fill()) {
 			fullest = w
@@ -167,7 +169,7 @@ func (q *Quota) blamed(message string, asked time.Duration, now instant) *window
 	if fullest == nil {
 		fullest = &q.windows[longest(q.windows)]
 	}
-	return fullest
+	return fullest, false
 }
 
 func (w *window) fill() float64 { return float64(w.all()) / float64(w.n) }
