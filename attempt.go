@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 )
 
 // Attempt is one try at a call: what was sent, what came back, and what was made of it.
@@ -131,18 +132,22 @@ type sendLog struct {
 type resend struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
-	addr   string // that the request goes to: another base may send requests of its own, for a token
-	h2c    bool   // a connection without TLS speaks HTTP/2
+	req    *http.Request
 
-	// Of net/http's own transport, which asks for a connection on RoundTrip's goroutine:
-	native  bool
+	// net/http's own transport, which asks for a connection on RoundTrip's goroutine; nil: another's.
+	native  *http.Transport
 	timer   *time.Timer // of AttemptTimeout, which is no time for waits; nil: there is none
 	timeout time.Duration
 
 	// Guarded by sendLog.mu:
-	last    string   // address that was asked for
-	conn    net.Conn // the last that was taken
-	refused bool     // nothing more may be sent
+	conn    net.Conn    // the last that was taken
+	direct  bool        // a connection to the request's own address has been asked for: there is no proxy
+	other   bool        // the present connection is for a request of somebody else
+	unsure  bool        // it may be
+	conns   int         // that were somebody else's
+	notes   int         // of sendings that were
+	untold  []time.Time // sendings of which that is not known, and the observers have not been told
+	refused bool        // nothing more may be sent
 }
 
 // observed says whether somebody is told of the attempt as it happens.
@@ -151,28 +156,32 @@ func (l *sendLog) observed() bool { return l != nil && len(l.observers) > 0 }
 // holdUp has replays of an attempt wait for the observers. call is the context that gates get, and
 // attempt that of the attempt, which cancel ends.
 func (l *sendLog) holdUp(
-	call, attempt context.Context, cancel context.CancelCauseFunc, base http.RoundTripper, u *url.URL,
+	call, attempt context.Context, cancel context.CancelCauseFunc,
+	base http.RoundTripper, req *http.Request,
 ) {
-	r := &resend{ctx: attempt, cancel: cancel}
+	r := &resend{ctx: attempt, cancel: cancel, req: req}
 	if native, ok := base.(*http.Transport); ok {
-		r.native, r.ctx = true, call
-		protocols := native.Protocols
-		r.h2c = protocols != nil && protocols.UnencryptedHTTP2() && !protocols.HTTP1()
-	} else {
-		r.addr = dialled(u)
+		r.native, r.ctx = native, call
 	}
 	l.resend = r
 }
 
 // timed tells which timer ends the attempt after its timeout.
 func (l *sendLog) timed(timer *time.Timer, timeout time.Duration) {
-	if l != nil && l.resend != nil && l.resend.native {
+	if l != nil && l.resend != nil && l.resend.native != nil {
 		l.resend.timer, l.resend.timeout = timer, timeout
 	}
 }
 
-// dialled returns the address that net/http gives to GetConn where there is no proxy.
-func dialled(u *url.URL) string {
+// dials says whether an address is what net/http gives to GetConn for a URL where there is no proxy.
+func dials(u *url.URL, addr string) bool {
+	if addr == "" || addr == u.Host {
+		return true
+	}
+	colon := strings.LastIndexByte(addr, ':')
+	if colon < 0 {
+		return false
+	}
 	port := u.Port()
 	if port == "" {
 		port = "80"
@@ -180,19 +189,42 @@ func dialled(u *url.URL) string {
 			port = "443"
 		}
 	}
-	return net.JoinHostPort(u.Hostname(), port)
+	host := strings.TrimSuffix(strings.TrimPrefix(addr[:colon], "["), "]")
+	return strings.EqualFold(host, u.Hostname()) && addr[colon+1:] == port
 }
 
-// isOwn says whether a connection is for the request itself, and so was the one before it.
-func (r *resend) isOwn(addr string) bool {
-	return r.addr == "" || r.last == addr && strings.EqualFold(r.addr, addr)
+// isOwn says whether a connection is for the request itself: another base, or Prepare, may send
+// requests of its own with the request's context, for a token. unsure: behind a base that is not
+// net/http's own, it is another's or a proxy's.
+func (r *resend) isOwn(addr string) (own, unsure bool) {
+	switch u := r.req.URL; {
+	case dials(u, addr):
+		return true, false
+	case r.native == nil:
+		return false, !r.direct
+	case strings.ContainsFunc(u.Hostname(), func(c rune) bool { return c > unicode.MaxASCII }):
+		return true, false // its spelling in ASCII is net/http's secret
+	default:
+		return r.proxied(), false
+	}
+}
+
+func (r *resend) proxied() bool {
+	if r.native.Proxy == nil {
+		return false
+	}
+	proxy, err := r.native.Proxy(r.req)
+	return err == nil && proxy != nil
 }
 
 func (r *resend) http2() bool {
 	if c, ok := r.conn.(interface{ ConnectionState() tls.ConnectionState }); ok {
 		return c.ConnectionState().NegotiatedProtocol == "h2"
 	}
-	return r.h2c
+	if r.native == nil || r.native.Protocols == nil {
+		return false
+	}
+	return r.native.Protocols.UnencryptedHTTP2() && !r.native.Protocols.HTTP1()
 }
 
 // replay asks the observers for another sending, and ends the attempt if one says no.
@@ -243,15 +275,32 @@ func (l *sendLog) getConn(addr string) {
 	l.mu.Lock()
 	l.asked++
 	r, again := l.resend, l.wrote
-	l.wrote = false
-	if r != nil {
-		again = again && !r.refused && r.isOwn(addr) && !r.http2()
-		r.last = addr
+	if r == nil {
+		l.mu.Unlock()
+		return
 	}
+	own, unsure := r.isOwn(addr)
+	r.other, r.unsure = !own && !unsure, unsure
+	if own {
+		l.wrote = false
+		if !r.direct {
+			r.direct = true
+			l.disown()
+			again = false
+		}
+	}
+	again = again && own && !r.refused && !r.http2()
 	l.mu.Unlock()
-	if again && r != nil {
+	if again {
 		l.replay(r)
 	}
+}
+
+// disown notes that nothing of what went out until now was the request. It requires l.mu.
+func (l *sendLog) disown() {
+	r := l.resend
+	r.conns, r.notes, r.untold = l.conns, l.notes, nil
+	l.first = time.Time{}
 }
 
 func (l *sendLog) gotConn(info httptrace.GotConnInfo) {
@@ -259,7 +308,11 @@ func (l *sendLog) gotConn(info httptrace.GotConnInfo) {
 	defer l.mu.Unlock()
 	l.conns++
 	r := l.resend
-	if r == nil {
+	switch {
+	case r == nil:
+		return
+	case r.other:
+		r.conns++
 		return
 	}
 	r.conn = info.Conn
@@ -276,19 +329,46 @@ func (l *sendLog) wroteHeaders() {
 		now = time.Now()
 	}
 	l.mu.Lock()
-	if l.notes == 0 {
+	l.notes++
+	if r := l.resend; r != nil && r.other {
+		r.notes++
+		l.mu.Unlock()
+		return
+	} else if r != nil && r.unsure {
+		r.untold = append(r.untold, now)
+	}
+	if l.first.IsZero() {
 		l.first = now
 	}
-	l.notes++
 	l.wrote = true
 	observers := l.observers // nobody joins once the attempt is being made
+	if l.resend != nil && l.resend.unsure {
+		observers = nil
+	}
 	l.mu.Unlock()
 	for _, o := range observers {
 		o.Sent(now)
 	}
 }
 
+// tell has the observers know of the sendings that were somebody else's for all that was known: no
+// connection to the request's own address was ever asked for, so that they went through a proxy.
+func (l *sendLog) tell() {
+	l.mu.Lock()
+	var untold []time.Time
+	if l.resend != nil {
+		untold, l.resend.untold = l.resend.untold, nil
+	}
+	l.mu.Unlock()
+	for _, at := range untold {
+		for _, o := range l.observers {
+			o.Sent(at)
+		}
+	}
+}
+
 func (l *sendLog) answered(resp *http.Response) {
+	l.tell()
 	for _, o := range l.observers {
 		if !o.foreign {
 			o.Answered(resp)
@@ -307,8 +387,12 @@ func (l *sendLog) connections() (asked, taken int) {
 // read returns how often the request may have gone out. HTTP/2 notes a sending on a goroutine of its own, possibly after the
 // answer, so that a connection counts as well: only where there was none is it certain that nothing left.
 func (l *sendLog) read() (first time.Time, sends int) {
+	l.tell()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if r := l.resend; r != nil {
+		return l.first, max(l.notes-r.notes, l.conns-r.conns)
+	}
 	return l.first, max(l.notes, l.conns)
 }
 

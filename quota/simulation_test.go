@@ -160,7 +160,7 @@ func (s *service) RoundTrip(req *http.Request) (*http.Response, error) {
 	trace := httptrace.ContextClientTrace(req.Context())
 	getConn := func() error {
 		if trace != nil && trace.GetConn != nil {
-			trace.GetConn("api.example:443")
+			trace.GetConn("api.example:80")
 		}
 		return context.Cause(req.Context())
 	}

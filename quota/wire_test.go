@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -214,12 +215,82 @@ func TestRequestsForATokenAreNotReplays(t *testing.T) {
 		if took := time.Since(began); took > time.Second {
 			t.Errorf("took %v; hosts %v", took, p.hosts)
 		}
+		if s := q.State(); s.Windows[0].Used != 2 {
+			t.Errorf("two calls and their tokens' requests count as %d", s.Windows[0].Used)
+		}
 	})
 }
 
 type roundTripFunc func(*http.Request) (*http.Response, error)
 
 func (f roundTripFunc) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+// Nor is what Prepare sends with it, over net/http's own transport and through a proxy.
+func TestRequestsOfPrepareAreNotReplays(t *testing.T) {
+	for _, dropped := range []int{0, 3, 4} {
+		synctest.Test(t, func(t *testing.T) {
+			p := &pipes{drop: func(n int) bool { return n == dropped }}
+			base := p.transport()
+			defer base.CloseIdleConnections()
+			q := &quota.Quota{Windows: []quota.Window{{N: 5, Per: time.Hour}}}
+			tr := &steadyhttp.Transport{Base: base, Gates: []steadyhttp.Gate{q}}
+			tr.Prepare = func(req *http.Request, _ *steadyhttp.Attempt) error {
+				return get(req.Context(), t, base, "http://login.example/")
+			}
+			began := time.Now()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			for range 2 {
+				if err := get(ctx, t, tr, "http://api.example/"); err != nil && dropped != 4 {
+					t.Fatal(err)
+				}
+			}
+			if took := time.Since(began); took > time.Second {
+				t.Errorf("took %v; hosts %v", took, p.hosts)
+			}
+		})
+	}
+}
+
+// Behind a proxy, all connections are the proxy's, and a replay waits all the same.
+func TestReplayThroughAProxyWaitsForItsPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &pipes{drop: func(n int) bool { return n == 2 }}
+		base := p.transport()
+		base.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: "proxy.example:3128"})
+		defer base.CloseIdleConnections()
+		q := &quota.Quota{Windows: []quota.Window{{N: 2, Per: time.Minute}}}
+		tr := &steadyhttp.Transport{Base: base, Gates: []steadyhttp.Gate{q}}
+		for range 2 {
+			if err := get(t.Context(), t, tr, "http://api.example/"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := p.most(time.Minute); got > 2 || p.count() != 3 {
+			t.Errorf("the server counts %d in a minute, %d in all", got, p.count())
+		}
+	})
+}
+
+// Another base behind a proxy asks for the proxy's connections alone: each call is counted once.
+func TestAnotherBaseBehindAProxyIsCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &pipes{drop: func(n int) bool { return n == 3 }}
+		base := p.transport()
+		base.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: "proxy.example:3128"})
+		defer base.CloseIdleConnections()
+		q := &quota.Quota{Windows: []quota.Window{{N: 10, Per: time.Hour}}}
+		tr := &steadyhttp.Transport{Base: roundTripFunc(base.RoundTrip), Gates: []steadyhttp.Gate{q}}
+		for range 3 {
+			if err := get(t.Context(), t, tr, "http://api.example/"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if s := q.State(); s.Windows[0].Used != p.count() || p.count() != 4 {
+			t.Errorf("%d arrivals, counted %+v", p.count(), s)
+		}
+	})
+}
 
 // On mass loss, all calls in flight are sent again at once, and each as if it were a new one.
 func TestMassLossOverPipes(t *testing.T) {
