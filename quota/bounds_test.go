@@ -393,3 +393,83 @@ func TestEstimateIsWhatItTakes(t *testing.T) {
 		})
 	}
 }
+
+// A call may take several places, in every window, and those ahead of others count as what they take.
+func TestWeight(t *testing.T) {
+	weigh := func(req *http.Request) int { return int(req.ContentLength) }
+	enter := func(ctx context.Context, q *quota.Quota, weight int) error {
+		pass, err := q.Enter(ctx, steadyhttp.Attempt{Request: &http.Request{ContentLength: int64(weight)}})
+		if err == nil {
+			pass.Leave(answered())
+		}
+		return err
+	}
+	for _, c := range []struct {
+		weights []int
+		minutes int // that the last one waits
+	}{
+		{[]int{20, 20, 20, 20, 20}, 0},
+		{[]int{20, 20, 20, 20, 20, 1}, 1},
+		{[]int{1, 100}, 1},
+		{[]int{100, 100, 100}, 2},
+		{[]int{60, 60, 40}, 1}, // first come, first served: the third has room once the second has
+		{[]int{0, -5, 98}, 0},
+		{[]int{0, -5, 99}, 1},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			q := &quota.Quota{Windows: minuteAndHour(), Weight: weigh}
+			began := time.Now()
+			for _, w := range c.weights {
+				if err := enter(t.Context(), q, w); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := int(time.Since(began).Minutes()); got != c.minutes {
+				t.Errorf("%v took %v", c.weights, time.Since(began))
+			}
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		q := &quota.Quota{Windows: minuteAndHour(), Weight: weigh}
+		if err := enter(t.Context(), q, 101); err == nil || !strings.Contains(err.Error(), "Quota.Weight of the call is 101, and Quota.Windows[0].N is 100") {
+			t.Errorf("heavier than a window: %v", err)
+		}
+		if err := enter(t.Context(), q, 100); err != nil {
+			t.Error(err)
+		}
+		for range 3 { // 50 each, so that the next waits for two minutes
+			go enter(t.Context(), q, 50)
+		}
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
+		defer cancel()
+		err := enter(ctx, q, 60)
+		if refusal, ok := errors.AsType[*steadyhttp.Refusal](err); !ok || refusal.Wait < 2*time.Minute {
+			t.Errorf("behind 150 places: %v", err)
+		}
+		time.Sleep(time.Hour)
+	})
+	// What is given back and what is sent again takes its weight too.
+	synctest.Test(t, func(t *testing.T) {
+		p := &pipes{drop: func(n int) bool { return n == 2 }}
+		base := p.transport()
+		defer base.CloseIdleConnections()
+		q := &quota.Quota{Windows: []quota.Window{{N: 50, Per: time.Minute}}, Weight: func(*http.Request) int { return 20 }}
+		tr := &steadyhttp.Transport{Base: base, Gates: []steadyhttp.Gate{q}}
+		began := time.Now()
+		for range 2 {
+			if err := get(t.Context(), t, tr, "http://api.example/"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if took := time.Since(began); took < time.Minute || q.State().Windows[0].Used != 40 {
+			t.Errorf("took %v, %+v", took, q.State())
+		}
+		pass, err := (&quota.Quota{Windows: q.Windows, Weight: q.Weight}).Enter(t.Context(),
+			steadyhttp.Attempt{Request: &http.Request{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		pass.Leave(steadyhttp.Attempt{})
+	})
+}

@@ -29,7 +29,7 @@ func (q *Quota) Estimate(calls int) time.Duration {
 	}
 	now := q.now()
 	q.advance(now)
-	return time.Duration(q.planned(calls+q.waitingCallers(), now) - now)
+	return time.Duration(q.planned(calls+q.queues[normal].weight+q.queues[high].weight, now) - now)
 }
 
 func (q *Quota) planned(calls int, now instant) instant {

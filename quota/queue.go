@@ -29,11 +29,13 @@ type caller struct {
 type queue struct {
 	first, last *caller
 	length      int
+	weight      int // places that all of them take
 }
 
 // insert puts w in its place. New calls belong at the end, and retries near the front, so both ends are searched at once.
 func (q *queue) insert(w *caller) {
 	q.length++
+	q.weight += w.ticket.weight
 	back, front := q.last, q.first
 	for {
 		switch {
@@ -48,17 +50,19 @@ func (q *queue) insert(w *caller) {
 	}
 }
 
-// before returns how many are before w. It searches from w to both ends at once, for the same
+// before returns how many places those before w take. It searches from w to both ends at once, for the same
 // reason.
 func (q *queue) before(w *caller) int {
 	back, front := w.prev, w.next
-	for n := 0; ; n++ {
+	before, behind := 0, 0
+	for {
 		switch {
 		case back == nil:
-			return n
+			return before
 		case front == nil:
-			return q.length - 1 - n
+			return q.weight - w.ticket.weight - behind
 		}
+		before, behind = before+back.ticket.weight, behind+front.ticket.weight
 		back, front = back.prev, front.next
 	}
 }
@@ -80,6 +84,7 @@ func (q *queue) after(other, w *caller) {
 
 func (q *queue) remove(w *caller) {
 	q.length--
+	q.weight -= w.ticket.weight
 	if w.prev == nil {
 		q.first = w.next
 	} else {
@@ -104,7 +109,7 @@ func (q *Quota) enqueue(ctx context.Context, t *ticket, now instant) (*caller, e
 	length := q.queues[c].length
 	if limit := q.MaxQueue; limit != 0 && length >= max(0, limit) && t.of == nil {
 		return nil, &steadyhttp.Refusal{
-			Wait: time.Duration(q.atBest(c, q.waitingCallers(), now) - now),
+			Wait: time.Duration(q.atBest(c, q.queues[normal].weight+q.queues[high].weight, t.weight, now) - now),
 			Err: fmt.Errorf("quota: %d callers of its priority wait already; Quota.MaxQueue is %d",
 				length, limit),
 		}
@@ -120,14 +125,14 @@ func (q *Quota) enqueue(ctx context.Context, t *ticket, now instant) (*caller, e
 			ahead = 0
 		}
 		if limited {
-			needs, left := time.Duration(q.atBest(c, ahead, now)-now), time.Until(deadline)
+			needs, left := time.Duration(q.atBest(c, ahead, t.weight, now)-now), time.Until(deadline)
 			if needs > left {
 				return nil, refuseLate(needs, left)
 			}
 			w.deadline = now.add(left)
 		}
 		if q.MaxWait > 0 {
-			if needs := time.Duration(q.bound(c, ahead, now) - now); needs > q.MaxWait {
+			if needs := time.Duration(q.bound(c, ahead, t.weight, now) - now); needs > q.MaxWait {
 				return nil, q.refuseLong(needs)
 			}
 			w.atMost = now.add(q.MaxWait)
@@ -143,14 +148,14 @@ func (q *Quota) enqueue(ctx context.Context, t *ticket, now instant) (*caller, e
 	return w, nil
 }
 
-// ahead returns how many callers at least will go before w. Of its own class, a retry may pass all.
+// ahead returns how many places at least those take who will go before w. Of its own class, a retry may pass all.
 func (q *Quota) ahead(w *caller) int {
 	n := 0
 	if last := q.queues[w.class].last; last == nil || !last.began.After(w.began) {
-		n = q.queues[w.class].length
+		n = q.queues[w.class].weight
 	}
 	if w.class == normal {
-		n += q.queues[high].length
+		n += q.queues[high].weight
 	}
 	return n
 }
@@ -201,9 +206,9 @@ func (q *Quota) expected(w *caller) time.Duration {
 	q.advance(now)
 	ahead := q.queues[w.class].before(w)
 	if w.class == normal {
-		ahead += q.queues[high].length
+		ahead += q.queues[high].weight
 	}
-	return time.Duration(q.bound(w.class, ahead, now) - now)
+	return time.Duration(q.bound(w.class, ahead, w.ticket.weight, now) - now)
 }
 
 // endedError is the end of a caller's context. It looks its cause up when it is asked: context.Cause takes the context's lock,
@@ -277,7 +282,7 @@ func (q *Quota) serve(now instant) {
 			return
 		}
 		if !q.mayPass(w.ticket, now) {
-			q.arm(q.bound(w.class, 0, now), now)
+			q.arm(q.bound(w.class, 0, w.ticket.weight, now), now)
 			return
 		}
 		q.queues[w.class].remove(w)
@@ -360,9 +365,22 @@ func (q *Quota) refuseLate(now instant) {
 func (q *Quota) arm(at, now instant) {
 	if at <= now {
 		at = q.pause.opens()
+		consider := func(change instant) {
+			if change > now && (at <= now || change < at) {
+				at = change
+			}
+		}
 		for _, first := range [...]*ticket{q.unsent.first, q.sent.first} {
-			if first != nil && (at <= now || first.until() < at) {
-				at = first.until()
+			if first != nil {
+				consider(first.until())
+			}
+		}
+		if q.replayed != never {
+			consider(q.replayed.add(q.windows[longest(q.windows)].per + 1))
+			for i := range q.windows {
+				if w := &q.windows[i]; w.all() > 0 {
+					consider(q.logged(i, classes, 1).add(w.per + w.pad))
+				}
 			}
 		}
 	}

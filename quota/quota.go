@@ -88,6 +88,11 @@ type Quota struct {
 	// the place of a call without an answer is held for as long. 0: 2 s. At most an hour.
 	MaxTransit time.Duration
 
+	// Weight says how many places a call takes in every window: a batch of up to 20 requests, or what
+	// a service's table of costs says. Less than 1 is 1. A call that weighs more than a window's N is
+	// refused. It must be fast and safe for concurrent use. nil: each takes one.
+	Weight func(*http.Request) int
+
 	// PauseOnly is for services whose 429s tell also of limits that are no rate: calls at once, or
 	// processor time. One then pauses all callers, and teaches nothing of how fast to go, unless its
 	// text names one of the Windows. false: one that our own calls do not explain is a sign of others.
@@ -186,7 +191,10 @@ func (q *Quota) enter(ctx context.Context, a steadyhttp.Attempt) (*ticket, error
 	if t == nil {
 		t = new(ticket)
 	}
-	*t = ticket{q: q, class: classOf(ctx), began: a.Began}
+	*t = ticket{q: q, class: classOf(ctx), began: a.Began, weight: 1}
+	if q.Weight != nil && a.Request != nil {
+		t.weight = max(1, q.Weight(a.Request))
+	}
 	t.told = a.Observe(t)
 	if err := q.pass(ctx, t, a); err != nil {
 		return nil, err
@@ -203,6 +211,15 @@ func (q *Quota) pass(ctx context.Context, t *ticket, a steadyhttp.Attempt) error
 	if err := q.begin(); err != nil {
 		q.unlock()
 		return err
+	}
+	if t.weight > 1 {
+		for i, w := range q.Windows {
+			if t.weight > w.N {
+				q.unlock()
+				return &steadyhttp.Refusal{Err: fmt.Errorf("quota: Quota.Weight of the call is %d, "+
+					"and Quota.Windows[%d].N is %d; split the call", t.weight, i, w.N)}
+			}
+		}
 	}
 	now := q.now()
 	q.advance(now)
@@ -222,7 +239,7 @@ func (q *Quota) pass(ctx context.Context, t *ticket, a steadyhttp.Attempt) error
 // Replay implements steadyhttp.Observer for a ticket: net/http is about to send its request again.
 // The server may count both sendings, so that this one waits for a place of its own.
 func (t *ticket) Replay(ctx context.Context) error {
-	r := &ticket{q: t.q, class: t.class, began: t.began, told: true, of: t}
+	r := &ticket{q: t.q, class: t.class, began: t.began, weight: t.weight, told: true, of: t}
 	return t.q.pass(ctx, r, steadyhttp.Attempt{})
 }
 
@@ -312,27 +329,25 @@ func (q *Quota) advance(now instant) {
 // has its place there already.
 func (q *Quota) mayPass(t *ticket, now instant) bool {
 	if t.of != nil && t.of.epoch == q.pause.epoch {
-		return now >= q.pause.shut() && q.haveRoom(t.class, now)
+		return now >= q.pause.shut() && q.haveRoom(t, now)
 	}
-	return q.mayGo(t.class, now)
+	return q.pause.open(now) && q.haveRoom(t, now)
 }
 
-// mayGo says whether a new call may be sent now.
-func (q *Quota) mayGo(c class, now instant) bool { return q.pause.open(now) && q.haveRoom(c, now) }
-
-func (q *Quota) haveRoom(c class, now instant) bool {
+func (q *Quota) haveRoom(t *ticket, now instant) bool {
+	c, weight := t.class, t.weight
 	own, all := q.inFlight(c), q.inFlight(classes)
 	for i := range q.windows {
 		w := &q.windows[i]
-		if !w.admits(c, own, all, now) {
+		if !w.admits(c, own, all, weight, now) {
 			return false
 		}
 		if q.replayed == never {
 			continue
 		}
 		// With the call itself, for which there is always room in an empty window.
-		if w.all()+all > 0 && !w.admits(classes, 0, all+q.mayReplay(classes)+1, now) ||
-			c == normal && w.used[normal]+own > 0 && !w.admits(c, own+q.mayReplay(c)+1, 0, now) {
+		if w.all()+all > 0 && !w.admits(classes, 0, all+q.mayReplay(classes)+weight, weight, now) ||
+			c == normal && w.used[normal]+own > 0 && !w.admits(c, own+q.mayReplay(c)+weight, 0, weight, now) {
 			return false
 		}
 	}
@@ -367,9 +382,9 @@ func (q *Quota) mayReplay(c class) int {
 
 // take lets a call go.
 func (q *Quota) take(t *ticket, now instant) {
-	t.granted, t.places, t.epoch = now, 1, q.pause.epoch
-	q.calls[t.class].inFlight++
-	q.calls[t.class].unanswered++
+	t.granted, t.places, t.epoch = now, t.weight, q.pause.epoch
+	q.calls[t.class].inFlight += t.weight
+	q.calls[t.class].unanswered += t.weight
 	if !t.told {
 		q.unsent.push(t)
 	}
@@ -379,7 +394,7 @@ func (q *Quota) take(t *ticket, now instant) {
 		q.resend(t.of, t, now)
 	}
 	for i := range q.windows {
-		q.windows[i].pace(now)
+		q.windows[i].pace(t.weight, now)
 	}
 }
 
@@ -425,7 +440,7 @@ func (q *Quota) settle(t *ticket, at instant) {
 func (q *Quota) answered(t *ticket) {
 	if !t.over {
 		t.over = true
-		q.calls[t.class].unanswered--
+		q.calls[t.class].unanswered -= t.weight
 	}
 }
 
@@ -496,7 +511,7 @@ func (q *Quota) refund(t *ticket) {
 		q.answered(t)
 		t.state = refunded
 	case logged:
-		q.calls[t.class].remove(t.at, q.windows, t.class)
+		q.calls[t.class].remove(t.at, t.weight, q.windows, t.class)
 		t.state = refunded
 	}
 }
@@ -533,13 +548,13 @@ func (t *ticket) Sent(at time.Time) {
 		q.sent.remove(t)
 		t.sentAt = max(t.sentAt, instant(at.Sub(q.base)))
 		q.sent.insert(t)
-		t.places++
-		q.calls[t.class].inFlight++
+		t.places += t.weight
+		q.calls[t.class].inFlight += t.weight
 	case t.state == logged && t.told && sends == 1:
 		// Its answer came first.
 	case t.state == logged:
 		// The first sending, very late, or one again after that: count what the log does not have, until it has surely arrived.
-		q.charge(t.class, now.add(q.transit), 1)
+		q.charge(t.class, now.add(q.transit), t.weight)
 	}
 }
 

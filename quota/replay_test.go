@@ -101,11 +101,11 @@ func TestReserveOfAShare(t *testing.T) {
 		w.shared, w.share = true, c.share
 		w.next = never / 2
 		w.used[normal] = c.normal - 1
-		if !w.admits(normal, 0, 0, 0) {
+		if !w.admits(normal, 0, 0, 1, 0) {
 			t.Errorf("%+v: not %d", c, c.normal)
 		}
 		w.used[normal]++
-		if w.admits(normal, 0, 0, 0) {
+		if w.admits(normal, 0, 0, 1, 0) {
 			t.Errorf("%+v: more than %d", c, c.normal)
 		}
 	}

@@ -38,7 +38,7 @@ func (p *pause) open(now instant) bool { return now >= p.opens() }
 func (p *pause) opens() instant {
 	at := p.shut()
 	if p.full() {
-		longest := p.places.Front().Value.(*ticket).granted
+		longest := p.places.Front().Value.(*ticket).entered
 		spread := time.Duration(float64(patience) / p.width)
 		at = max(at, longest.add(patience), p.moved.add(spread))
 	}
@@ -64,7 +64,7 @@ func (p *pause) admit(t *ticket, queued int, now instant) {
 		p.favoured = !p.favoured
 		p.moved = now
 	}
-	t.narrow, t.queued = true, queued
+	t.narrow, t.queued, t.entered = true, queued, now
 	t.place = p.places.PushBack(t)
 }
 

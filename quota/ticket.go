@@ -16,7 +16,8 @@ type ticket struct {
 	granted instant
 	sentAt  instant // of the last sending
 	at      instant // in the log
-	places  int     // one for each sending that was not asked for
+	weight  int     // places that a sending takes
+	places  int     // for each sending that was not asked for
 	sends   int     // of which the first was told, replays included
 	epoch   int     // the pause after which it was granted
 	told    bool    // an attempt tells it of its sending
@@ -25,10 +26,11 @@ type ticket struct {
 	closed  bool // its 429 began the present pause
 	good    bool // it has been answered, and has widened the door
 
-	gone   bool          // it has been told of its sending
-	narrow bool          // granted while few may be under way at once
-	place  *fifo.Element // in pause.places or pause.stuck; nil: in neither
-	queued int           // callers that had to queue until its grant
+	gone    bool          // it has been told of its sending
+	narrow  bool          // granted while few may be under way at once
+	place   *fifo.Element // in pause.places or pause.stuck; nil: in neither
+	entered instant       // when it got its place
+	queued  int           // callers that had to queue until its grant
 
 	of *ticket // the first sending, of a replay; nil: this is it
 
