@@ -98,6 +98,7 @@ func (l *limit) Enter(ctx context.Context, a Attempt) (Pass, error) {
 		case err != nil:
 			return nil, err
 		case current:
+			passed.limit = l
 			passed.observe(a)
 			return passed, nil
 		}
@@ -107,6 +108,7 @@ func (l *limit) Enter(ctx context.Context, a Attempt) (Pass, error) {
 // passage is one attempt's way through a Limit. Its epoch is that of the grant: by the time the
 // caller wakes, there may be another.
 type passage struct {
+	limit    *limit
 	pause    *pause
 	epoch    int
 	narrow   bool // granted in a narrow window: it has, or had, a place
@@ -117,7 +119,9 @@ type passage struct {
 	place    *list.Element // in pause.places or pause.stuck; nil: in neither
 	told     bool          // it will be told of its sending
 	sent     bool
-	answered bool // and has widened the window
+	answered bool     // and has widened the window
+	unpaid   int      // replays that have passed, and have not been sent
+	again    *passage // of a replay that had to sit out a pause; nil: there was none
 }
 
 // observe has an attempt tell of its sending and answer from now on.
@@ -132,15 +136,65 @@ func (p *passage) observe(a Attempt) {
 }
 
 // Leave implements Pass.
-func (p *passage) Leave(a Attempt) { p.pause.leave(p, a) }
+func (p *passage) Leave(a Attempt) {
+	if again := p.last(); again != p {
+		p.pause.leave(p, Attempt{})
+		p = again
+	}
+	p.pause.leave(p, a)
+}
 
-// Sent implements Observer.
-func (p *passage) Sent(time.Time) {
-	if !p.narrow {
-		return
+// last returns the passage of the last replay, or else p itself.
+func (p *passage) last() *passage {
+	p.pause.mu.Lock()
+	defer p.pause.mu.Unlock()
+	if p.again != nil {
+		return p.again
+	}
+	return p
+}
+
+// Replay implements Observer: what net/http sends again on its own passes like what we send.
+func (p *passage) Replay(ctx context.Context) error {
+	l, passed := p.limit, p.last()
+	for {
+		current := l.pause.current(passed.epoch)
+		if !current {
+			// What was sent before the pause has no place in it.
+			again, err := l.pause.enter(ctx, Attempt{})
+			if err != nil {
+				return err
+			}
+			again.limit, again.sent = l, true
+			p.pause.mu.Lock()
+			p.again, passed = again, again
+			p.pause.mu.Unlock()
+		}
+		if l.limiter != nil {
+			if err := l.limiter.Wait(ctx); err != nil {
+				return l.explain(ctx, err)
+			}
+		}
+		if l.pause.current(passed.epoch) {
+			break
+		}
 	}
 	p.pause.mu.Lock()
 	defer p.pause.mu.Unlock()
+	p.unpaid++
+	return nil
+}
+
+// Sent implements Observer.
+func (p *passage) Sent(time.Time) {
+	p.pause.mu.Lock()
+	defer p.pause.mu.Unlock()
+	switch {
+	case p.unpaid > 0:
+		p.unpaid--
+	case p.sent && p.pause.pace != nil:
+		p.pause.pace.Reserve() // nobody asked before this replay: those who come pay for it
+	}
 	p.sent = true
 	if p.place != nil && p.epoch == p.pause.epoch {
 		p.pause.stuck.Remove(p.place)
@@ -150,6 +204,7 @@ func (p *passage) Sent(time.Time) {
 // Answered implements Observer: a 429 stops the others now, and not when its body has been looked
 // at. An answer that is no failure frees its place: its body may go on for hours.
 func (p *passage) Answered(resp *http.Response) {
+	p = p.last()
 	switch {
 	case resp.StatusCode == http.StatusTooManyRequests:
 		p.pause.throttle(p.epoch, pushback(resp, Throttled))
