@@ -16,6 +16,18 @@
 // need. Calls to other hosts, and downloads by SAS URL, wait for nothing. A Transport counts for
 // one tenant and one application; with Config.NewGate several can share their quotas.
 //
+// # Jobs and deadlines
+//
+// Jobs take steadyhttp.Batch() as Config.Policy: it waits for up to 75 minutes at a time, which an
+// hourly quota may need, and goes on against 429s for up to 6 hours. http.Client.Timeout and a
+// context with a deadline end that patience: whatever would have to wait beyond them is refused at
+// once, however many calls that are. Give a job neither, or a deadline of hours; a single attempt
+// that hangs is bounded by Policy.AttemptTimeout and IdleTimeout all the same.
+//
+// A hunting query that is refused without a time waits for 15 minutes, the cycle by which a tenant's
+// processor time is counted. Other policies than Batch, whose MaxWait is shorter, return the 429 at
+// once.
+//
 // # Tokens
 //
 // All calls share one token. It is fetched when it is first needed, again before it expires, and
@@ -64,8 +76,9 @@ type Config struct {
 	//	MaxRead         32 MiB      a page that breaks off is fetched again; longer ones stream
 	//	Idempotent      Idempotent
 	//
-	// Give jobs steadyhttp.Batch(), which waits until an hourly quota has room again. With the zero
-	// Policy, a call gets its 429 back if the service asks for more than a minute.
+	// Give jobs steadyhttp.Batch(), which waits until an hourly quota has room again, and neither a
+	// http.Client.Timeout nor a context with a deadline: what would wait beyond that is refused at
+	// once. With the zero Policy, a call gets its 429 back if the service asks for more than a minute.
 	Policy steadyhttp.Policy
 
 	// Cloud says where Defender is. "": Commercial.

@@ -16,7 +16,11 @@ import (
 // translate them too, wrongly.
 //
 // A 429 names its wait in the header Retry-After, or in the sentence "You can send requests again
-// in 8 seconds." in its body: the longer of the two counts. Some name none.
+// in 8 seconds." in its body: the longer of the two counts. Some name none, and the back-off
+// decides; but to a hunting query such a 429 means that the tenant's processor time is spent "until
+// the next 15-minute cycle", and has a wait of 15 minutes. Batch waits it out; under a shorter
+// MaxWait the call gets its 429 back at once. One that tells of a number of calls ("45 per
+// 00:01:00") is left to the back-off.
 func Rules() *steadyhttp.Rules {
 	codes := classes()
 	return &steadyhttp.Rules{ByCode: codes, Parse: func(a steadyhttp.Attempt) steadyhttp.Verdict { return parse(a, codes) }}
@@ -76,12 +80,72 @@ func parse(a steadyhttp.Attempt, codes map[string]steadyhttp.Class) steadyhttp.V
 	switch {
 	case a.Response.StatusCode == http.StatusTooManyRequests || v.Code == "429" || v.Code == "TooManyRequests":
 		v.RetryAfter = sentence(v.Message)
+		if v.RetryAfter == 0 && hunts(a.Request) {
+			v.RetryAfter = cycleWait(a.Response.Header, &e)
+		}
 	case v.Code == "InvalidRequestBody" || v.Code == "MissingRequiredParameter":
 		v.Message = withHint(v.Message, caseHint)
 	case a.Response.StatusCode == http.StatusUnauthorized && licence(v.Message):
 		v.Class = steadyhttp.Permanent
 	}
 	return v
+}
+
+// hunts reports whether req is a hunting query, which the tenant's processor time is spent by.
+func hunts(req *http.Request) bool {
+	if req == nil {
+		return false
+	}
+	e := find(req)
+	if e == nil {
+		return false
+	}
+	switch e.Family {
+	case "advancedqueries/run", "advancedhunting/run", "security/runHuntingQuery":
+		return true
+	}
+	return false
+}
+
+// cycle is how long spent processor time blocks hunting at the most (security-api-overview: "until
+// after the next 15-minute cycle"). When a cycle begins is documented nowhere.
+const cycle = 15 * time.Minute
+
+// cycleWait returns what a hunting query waits for whose 429 has no sentence with a time: a time
+// that the answer names elsewhere comes before the cycle.
+func cycleWait(h http.Header, e *envelope.Envelope) time.Duration {
+	now := time.Now()
+	if wait, _ := retryafter.Read(h, now); wait > 0 {
+		return wait
+	}
+	if wait := retryafter.Value(e.Wait+e.WaitMs, e.WaitMs != "", h, now); wait > 0 { // never both
+		return wait
+	}
+	if countsCalls(e.Message) {
+		return 0
+	}
+	return cycle
+}
+
+// countsCalls recognizes "Maximum allowed 45 per 00:01:00": the calls of a window are spent, and
+// not the processor time.
+func countsCalls(message string) bool {
+	const before, window = " per ", "00:00:00"
+	for rest := message; ; {
+		at := indexFold(rest, before)
+		if at < 0 || len(rest)-at-len(before) < len(window) {
+			return false
+		}
+		rest = rest[at+len(before):]
+		clock := true
+		for i := range len(window) {
+			digit := '0' <= rest[i] && rest[i] <= '9'
+			clock = clock && digit == (window[i] == '0') && (digit || rest[i] == ':')
+		}
+		if clock {
+			return true
+		}
+	}
 }
 
 func withHint(message, hint string) string {
