@@ -70,7 +70,7 @@ func TestHuntingWaitsForTheCycle(t *testing.T) {
 		{
 			name: "a window's header", url: mde,
 			fields: []string{"X-RateLimit-Remaining: 0", "X-RateLimit-Reset: 20"},
-			want: 20 * time.Second,
+			want:   20 * time.Second,
 		},
 		{name: "an absurd header", url: mde, fields: []string{"Retry-After: soon"}, want: cycle},
 		{
@@ -80,9 +80,9 @@ func TestHuntingWaitsForTheCycle(t *testing.T) {
 		},
 		{
 			name: "sentence and header", url: mde,
-			body: envelope("429", "again in 8 seconds."),
+			body:   envelope("429", "again in 8 seconds."),
 			fields: []string{"Retry-After: 9"},
-			want: 9 * time.Second,
+			want:   9 * time.Second,
 		},
 		{
 			name: "member of the body", url: mde,
