@@ -419,7 +419,8 @@ func TestPauseCountsTheTokensOfThoseAhead(t *testing.T) {
 		}
 		synctest.Wait()
 		// 5 tokens at 10 s, one a second from then on: the 21st goes at 26 s.
-		for limit, refused := range map[time.Duration]bool{25 * time.Second: true, 27 * time.Second: false} {
+		for _, limit := range []time.Duration{25 * time.Second, 27 * time.Second} {
+			refused := limit < 26*time.Second
 			ctx, cancel := context.WithTimeout(t.Context(), limit)
 			defer cancel()
 			group.Go(func() {
