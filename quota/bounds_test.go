@@ -443,7 +443,25 @@ func TestWeight(t *testing.T) {
 		synctest.Wait()
 		ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
 		defer cancel()
-		err := enter(ctx, q, 60)
+		told := time.Duration(0)
+		tr := &steadyhttp.Transport{
+			Base:  newService(&rolling{windows: q.Windows}, q.Windows),
+			Gates: []steadyhttp.Gate{q},
+			Trace: &steadyhttp.Trace{Waiting: func(_ context.Context, _ steadyhttp.Attempt, w steadyhttp.Wait) { told = w.For }},
+		}
+		soon, stop := context.WithCancel(t.Context())
+		req, err := http.NewRequestWithContext(soon, http.MethodGet, "http://api.example/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go tr.RoundTrip(req)
+		synctest.Wait()
+		stop()
+		synctest.Wait()
+		if told < 110*time.Second || told > 125*time.Second {
+			t.Errorf("behind 150 places, told of %v", told)
+		}
+		err = enter(ctx, q, 60)
 		if refusal, ok := errors.AsType[*steadyhttp.Refusal](err); !ok || refusal.Wait < 2*time.Minute {
 			t.Errorf("behind 150 places: %v", err)
 		}

@@ -89,14 +89,19 @@ func get(ctx context.Context, t *testing.T, tr http.RoundTripper, url string) er
 
 // The smallest case of issue 11: what net/http sends again takes a place before it is sent.
 func TestReplayWaitsForItsPlace(t *testing.T) {
-	for _, timeout := range []time.Duration{0, 10 * time.Second} {
+	for i, timeout := range []time.Duration{0, 10 * time.Second, 0} {
 		synctest.Test(t, func(t *testing.T) {
 			p := &pipes{drop: func(n int) bool { return n == 2 }}
 			base := p.transport()
 			defer base.CloseIdleConnections()
 			q := &quota.Quota{Windows: []quota.Window{{N: 2, Per: time.Minute}}}
+			if i == 2 {
+				q.MaxQueue = -1 // it is in already
+			}
+			attempts := 0
 			tr := &steadyhttp.Transport{
 				Base: base, Gates: []steadyhttp.Gate{q},
+				Trace:  &steadyhttp.Trace{AttemptDone: func(context.Context, steadyhttp.Attempt) { attempts++ }},
 				Policy: steadyhttp.Policy{AttemptTimeout: timeout},
 			}
 			began := time.Now()
@@ -105,8 +110,8 @@ func TestReplayWaitsForItsPlace(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if got := p.most(time.Minute); got > 2 {
-				t.Errorf("the server counts %d in a minute", got)
+			if got := p.most(time.Minute); got > 2 || attempts != 2 {
+				t.Errorf("the server counts %d in a minute, of %d attempts", got, attempts)
 			}
 			if took := time.Since(began); p.count() != 3 || took > 61*time.Second {
 				t.Errorf("%d arrivals in %v", p.count(), took)
@@ -247,6 +252,15 @@ func TestRequestsOfPrepareAreNotReplays(t *testing.T) {
 			}
 			if took := time.Since(began); took > time.Second {
 				t.Errorf("took %v; hosts %v", took, p.hosts)
+			}
+			own := 0
+			for _, host := range p.hosts {
+				if host == "api.example" {
+					own++
+				}
+			}
+			if got := q.State().Windows[0].Used; got != own {
+				t.Errorf("counted %d; hosts %v", got, p.hosts)
 			}
 		})
 	}
