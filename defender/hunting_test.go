@@ -40,8 +40,8 @@ func TestHuntingWaitsForTheCycle(t *testing.T) {
 		{name: "Graph", url: graph + "/v1.0/security/runHuntingQuery", want: cycle},
 		{name: "Graph, beta", url: graph + "/beta/security/runHuntingQuery", want: cycle},
 		{
-			name: "Graph, qualified", url: graph + "/v1.0/security/microsoft.graph.security.runHuntingQuery",
-			want: cycle,
+			name: "Graph, qualified", want: cycle,
+			url: graph + "/v1.0/security/microsoft.graph.security.runHuntingQuery",
 		},
 		{name: "nothing in the body", url: mde, body: " ", want: cycle},
 		{name: "HTML", url: mde, body: "<html>429</html>", want: cycle},
@@ -70,7 +70,7 @@ func TestHuntingWaitsForTheCycle(t *testing.T) {
 		{
 			name: "a window's header", url: mde,
 			fields: []string{"X-RateLimit-Remaining: 0", "X-RateLimit-Reset: 20"},
-			want: 20 * time.Second,
+			want:   20 * time.Second,
 		},
 		{name: "an absurd header", url: mde, fields: []string{"Retry-After: soon"}, want: cycle},
 		{
@@ -80,9 +80,9 @@ func TestHuntingWaitsForTheCycle(t *testing.T) {
 		},
 		{
 			name: "sentence and header", url: mde,
-			body: envelope("429", "again in 8 seconds."),
+			body:   envelope("429", "again in 8 seconds."),
 			fields: []string{"Retry-After: 9"},
-			want: 9 * time.Second,
+			want:   9 * time.Second,
 		},
 		{
 			name: "member of the body", url: mde,
@@ -182,7 +182,8 @@ func TestBatchOutlastsSpentProcessorTime(t *testing.T) {
 					t.Errorf("%s, quotas %v: status %d after %d sends in %v, want %d",
 						name, quotas, resp.StatusCode, sent, took, c.sends)
 				}
-				if cycles := c.block.Truncate(15*time.Minute) + 15*time.Minute; took > cycles+5*time.Minute {
+				const cycle = 15 * time.Minute
+				if took > c.block.Truncate(cycle)+cycle+5*time.Minute {
 					t.Errorf("%s, quotas %v: took %v", name, quotas, took)
 				}
 			})
@@ -210,7 +211,8 @@ func TestInteractiveHuntingIsGivenItsRefusal(t *testing.T) {
 			defer resp.Body.Close()
 			said := steadyhttp.Check(resp)
 			failure, ok := errors.AsType[*steadyhttp.Error](said)
-			if !ok || failure.Stop != steadyhttp.StopWaitTooLong || failure.RetryAfter != 15*time.Minute {
+			if !ok || failure.Stop != steadyhttp.StopWaitTooLong ||
+				failure.RetryAfter != 15*time.Minute {
 				t.Errorf("%s: %v", name, said)
 			}
 			if took := time.Since(began); sent != 1 || took != 0 {
