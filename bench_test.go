@@ -147,7 +147,7 @@ func (a *busyFirst) RoundTrip(req *http.Request) (*http.Response, error) {
 // BenchmarkRetryWithEnvelope is BenchmarkRetry where the first answer says why.
 func BenchmarkRetryWithEnvelope(b *testing.B) {
 	b.Run("bare", func(b *testing.B) {
-		base, req := &busyFirst{}, get(b)
+		base, req := registered(&busyFirst{}), get(b)
 		b.ReportAllocs()
 		for b.Loop() {
 			for range 2 {
@@ -160,7 +160,7 @@ func BenchmarkRetryWithEnvelope(b *testing.B) {
 		}
 	})
 	b.Run("steady", func(b *testing.B) {
-		bench(b, &steadyhttp.Transport{Base: &busyFirst{}, Policy: steadyhttp.Policy{
+		bench(b, &steadyhttp.Transport{Base: registered(&busyFirst{}), Policy: steadyhttp.Policy{
 			NewBackOff: func() backoff.BackOff { return &backoff.ZeroBackOff{} },
 			Budget:     &steadyhttp.Budget{Max: -1},
 		}}, get(b))
@@ -173,4 +173,14 @@ func BenchmarkErrorAnswer(b *testing.B) {
 	base := registered(constant{status: 404, body: notFound})
 	b.Run("bare", func(b *testing.B) { bench(b, base, get(b)) })
 	b.Run("steady", func(b *testing.B) { bench(b, &steadyhttp.Transport{Base: base}, get(b)) })
+}
+
+// BenchmarkGatedPost is an order that passes a gate, which is told of its sending and its answer.
+func BenchmarkGatedPost(b *testing.B) {
+	ok := registered(constant{status: 200})
+	order := func(tb testing.TB) *http.Request { return post(tb, `{"Comment":"x"}`) }
+	b.Run("bare", func(b *testing.B) { bench(b, ok, order(b)) })
+	b.Run("steady", func(b *testing.B) {
+		bench(b, &steadyhttp.Transport{Base: ok, Gates: []steadyhttp.Gate{steadyhttp.Limit(nil)}}, order(b))
+	})
 }

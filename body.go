@@ -594,6 +594,7 @@ type responseBody struct {
 	room    *http.Response // for the copy that it is handed out with
 	given   *http.Response // what that is a copy of; nil: it is not handed out
 	ahead   *readAhead     // what was read before the caller came; nil: nothing
+	reader  *readAhead     // room for it
 	offset  int            // how much of it the caller has had
 	reads   atomic.Int64   // begun and ended under an IdleTimeout: odd while one is under way
 	expired atomic.Bool
@@ -605,6 +606,7 @@ func (b *responseBody) standsIn() *responseBody { return b }
 type delivery struct {
 	responseBody
 	response http.Response
+	reader   readAhead
 }
 
 // writableBody keeps the Write of a 101's body: without it, WebSocket clients fail (opentelemetry-go-contrib #1329).
@@ -639,7 +641,7 @@ func (b *responseBody) peek(resp *http.Response, limit time.Duration, ends ...<-
 	if eventStream(resp) {
 		return nil
 	}
-	b.ahead = newReadAhead(bodySource{b}, peekSize, resp.ContentLength)
+	b.ahead = b.readAhead(bodySource{b}, peekSize, resp.ContentLength)
 	if b.ahead.run(limit, ends...) {
 		return b.ahead.buffer
 	}
@@ -653,7 +655,7 @@ func (b *responseBody) readWhole(resp *http.Response, limit int64, within time.D
 		return nil
 	}
 	// One byte more, to see whether a body of just that length has ended.
-	b.ahead = newReadAhead(bodySource{b}, int(min(limit, math.MaxInt-1))+1, resp.ContentLength)
+	b.ahead = b.readAhead(bodySource{b}, int(min(limit, math.MaxInt-1))+1, resp.ContentLength)
 	if within == 0 {
 		within = 1
 	}
@@ -834,13 +836,18 @@ type readAhead struct {
 	panicked any   // what the body's Read panicked with, nil if it did not
 }
 
-func newReadAhead(rc io.Reader, limit int, length int64) *readAhead {
+func (b *responseBody) readAhead(rc io.Reader, limit int, length int64) *readAhead {
 	size := 512
 	// Content-Length is the server's word: good enough to save an allocation, not to size a large one.
 	if length >= 0 && length < 16<<10 {
 		size = int(length) + 1 // with room to see the end
 	}
-	return &readAhead{rc: rc, limit: limit, done: make(chan struct{}), buffer: make([]byte, 0, min(size, limit))}
+	r := b.reader
+	if r == nil {
+		r = new(readAhead)
+	}
+	r.rc, r.limit, r.done, r.buffer = rc, limit, make(chan struct{}), make([]byte, 0, min(size, limit))
+	return r
 }
 
 // run reads until the end, the limit, the timeout (0: none) or one of up to two channels' end. It reports whether the
@@ -955,7 +962,7 @@ func (r *readAhead) snapshot() []byte {
 // worth a second look.
 func (b *responseBody) discard(resp *http.Response, ends ...<-chan struct{}) {
 	if b.ahead == nil && resp.Body != http.NoBody {
-		b.ahead = newReadAhead(b.rc, peekSize, resp.ContentLength)
+		b.ahead = b.readAhead(b.rc, peekSize, resp.ContentLength)
 		b.ahead.run(drainTime, ends...)
 	}
 	b.shut()

@@ -53,7 +53,7 @@ func (b *Budget) check() error {
 		value float64
 	}{{"Max", b.Max}, {"PerSuccess", b.PerSuccess}, {"PerSecond", b.PerSecond}} {
 		if math.IsNaN(field.value) || math.IsInf(field.value, 0) {
-			return fmt.Errorf("Budget.%s is %v; use a finite number", field.name, field.value)
+			return fmt.Errorf("%s is %v; use a finite number", "Budget."+field.name, field.value)
 		}
 	}
 	if b.Wait && b.Max > 0 && b.Max < 1 {

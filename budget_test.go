@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -549,4 +551,98 @@ func TestBatchOutlastsAnOutage(t *testing.T) {
 			t.Errorf("%d of 4000 items lost", lost.Load())
 		}
 	})
+}
+
+// One balance per origin, however its URL spells it (RFC 6454 section 4).
+func TestBudgetKnowsAnOriginHoweverSpelt(t *testing.T) {
+	for _, tt := range []struct {
+		a, b string
+		same bool
+	}{
+		{"https://h.example", "https://h.example:443", true},
+		{"https://h.example:443", "https://H.EXAMPLE", true},
+		{"HTTPS://h.example", "https://h.example", true},
+		{"http://h.example", "http://h.example:80", true},
+		{"http://h.example:", "http://h.example", true},
+		{"https://[2001:db8::1]", "https://[2001:DB8::1]:443", true},
+		{"https://[::1]:8443", "https://[::1]:8443", true},
+		{"https://h.example", "http://h.example", false},
+		{"https://h.example", "https://h.example:80", false},
+		{"http://h.example", "http://h.example:443", false},
+		{"https://h.example", "https://h.example:8443", false},
+		{"https://h.example", "https://h.example.", false},
+		{"https://[::1]", "https://[::1]:80", false},
+		{"https://[::1]", "https://[::2]", false},
+		{"https://[::443]", "https://[::443]:443", true},
+		{"https://[::443]", "https://[::]", false},
+	} {
+		for _, urls := range [][2]string{{tt.a, tt.b}, {tt.b, tt.a}} {
+			b := &steadyhttp.Budget{Max: 1, PerSuccess: -1, PerSecond: -1}
+			if !b.Take(requestTo(t, urls[0])) {
+				t.Fatalf("%s: a full balance covers nothing", urls[0])
+			}
+			if got := !b.Take(requestTo(t, urls[1])); got != tt.same {
+				t.Errorf("%s and %s share a balance: %v", urls[0], urls[1], got)
+			}
+		}
+	}
+}
+
+// What can't be meant is refused before anything is sent, with the field's name and the fix, also
+// where an edit of WithPolicy says so.
+func TestImpossiblePoliciesAreRefused(t *testing.T) {
+	type policy = steadyhttp.Policy
+	budget := func(b *steadyhttp.Budget) policy { return policy{Budget: b} }
+	for name, tt := range map[string]struct {
+		policy policy
+		field  string // "": it is accepted
+	}{
+		"MaxWait -1":                 {policy{MaxWait: -1}, "Policy.MaxWait"},
+		"MaxWait -1h":                {policy{MaxWait: -time.Hour}, "Policy.MaxWait"},
+		"MaxWait -1, with a budget":  {policy{MaxWait: -1, Budget: &steadyhttp.Budget{}}, "Policy.MaxWait"},
+		"Max 0.5 with Wait":          {budget(&steadyhttp.Budget{Max: 0.5, Wait: true}), "Budget.Max"},
+		"Max just below 1 with Wait": {budget(&steadyhttp.Budget{Max: 0.999, Wait: true}), "Budget.Max"},
+		"Max NaN":                    {budget(&steadyhttp.Budget{Max: math.NaN()}), "Budget.Max"},
+		"Max Inf":                    {budget(&steadyhttp.Budget{Max: math.Inf(1)}), "Budget.Max"},
+		"Max -Inf":                   {budget(&steadyhttp.Budget{Max: math.Inf(-1)}), "Budget.Max"},
+		"PerSuccess NaN":             {budget(&steadyhttp.Budget{PerSuccess: math.NaN()}), "Budget.PerSuccess"},
+		"PerSuccess Inf":             {budget(&steadyhttp.Budget{PerSuccess: math.Inf(1)}), "Budget.PerSuccess"},
+		"PerSecond NaN":              {budget(&steadyhttp.Budget{PerSecond: math.NaN()}), "Budget.PerSecond"},
+		"PerSecond -Inf":             {budget(&steadyhttp.Budget{PerSecond: math.Inf(-1)}), "Budget.PerSecond"},
+		"zero":                       {policy{}, ""},
+		"Batch":                      {steadyhttp.Batch(), ""},
+		"Max 0.5":                    {budget(&steadyhttp.Budget{Max: 0.5}), ""},
+		"Max 1 with Wait":            {budget(&steadyhttp.Budget{Max: 1, Wait: true}), ""},
+		"Max -1 with Wait":           {budget(&steadyhttp.Budget{Max: -1, Wait: true}), ""},
+		"negative rates":             {budget(&steadyhttp.Budget{PerSuccess: -1, PerSecond: -0.5}), ""},
+		"MaxWait a nanosecond":       {policy{MaxWait: 1}, ""},
+	} {
+		for _, edited := range []bool{false, true} {
+			base := newScript(answers(200, ""))
+			tr := &steadyhttp.Transport{Base: base, Policy: tt.policy}
+			req := newRequest(t, "PUT", "content")
+			if edited {
+				tr.Policy = steadyhttp.Policy{}
+				req = req.WithContext(steadyhttp.WithPolicy(t.Context(), func(p *policy) { *p = tt.policy }))
+			}
+			resp, err := tr.RoundTrip(req)
+			if tt.field == "" {
+				if err != nil {
+					t.Errorf("%s, edited %v: %v", name, edited, err)
+					continue
+				}
+				readAll(t, resp)
+				continue
+			}
+			if err == nil {
+				t.Errorf("%s, edited %v: accepted", name, edited)
+				continue
+			}
+			e := errorOf(t, err)
+			if base.sent() != 0 || !errors.Is(err, steadyhttp.ErrNotSent) || e.Stop != steadyhttp.StopPermanent ||
+				!strings.Contains(err.Error(), tt.field+" is ") || !strings.Contains(err.Error(), "; use ") {
+				t.Errorf("%s, edited %v: %v, %d sends", name, edited, err, base.sent())
+			}
+		}
+	}
 }

@@ -302,8 +302,12 @@ func (c *call) attemptContext() {
 		depth, _ := c.ctx.Value(nesting{c.transport}).(int)
 		c.context = context.WithValue(c.context, nesting{c.transport}, depth+1)
 	}
-	if !c.native || c.policy.AttemptTimeout > 0 || c.policy.IdleTimeout > 0 || c.policy.MaxElapsed > 0 {
+	if !c.native || c.policy.AttemptTimeout > 0 || c.policy.IdleTimeout > 0 || c.policy.MaxElapsed > 0 ||
+		c.sends.observed() {
 		c.context, c.cancel = context.WithCancelCause(c.context)
+	}
+	if c.sends.observed() {
+		c.sends.holdUp(c.bound(), c.context, c.cancel, c.transport.base(), c.original)
 	}
 	if c.sends != nil {
 		c.context = httptrace.WithClientTrace(c.context, c.sends.trace())
@@ -486,6 +490,7 @@ func (c *call) limitAttempt() {
 		c.limit(left, "Policy.MaxElapsed", c.policy.MaxElapsed)
 	} else if timeout > 0 {
 		c.limit(timeout, "Policy.AttemptTimeout", timeout)
+		c.sends.timed(c.timer, timeout)
 	}
 }
 

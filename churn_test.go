@@ -29,7 +29,7 @@ import (
 // The churn makes calls of all kinds through Transports of all kinds to bases that fail, lie, hang
 // and panic, with orders among them that must not be carried out twice, by nobody. STEADYHTTP_CHURN
 // sets how many calls, of which a sixth goes over sockets: the full run is 2000000.
-// STEADYHTTP_CHURN_SEED retries a run's choices.
+// STEADYHTTP_CHURN_SEED makes a run's choices once more.
 const (
 	churnDefault = 20_000
 	churnWire    = 6 // one call of so many

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -347,5 +349,84 @@ func TestBaseThatReturnsNeither(t *testing.T) {
 	_, err := (&steadyhttp.Transport{Base: base}).RoundTrip(newRequest(t, "GET", ""))
 	if err == nil || !strings.Contains(err.Error(), "steadyhttp_test.roundTripper") || attempts != 1 {
 		t.Errorf("%d attempts, then %v", attempts, err)
+	}
+}
+
+// A class reads and writes its name, in JSON as in any other text.
+func TestClassAsText(t *testing.T) {
+	all := []steadyhttp.Class{
+		steadyhttp.Unclassified, steadyhttp.Success, steadyhttp.Permanent, steadyhttp.Transient,
+		steadyhttp.Throttled, steadyhttp.Unauthorized,
+	}
+	const want = `["unclassified","success","permanent","transient","throttled","unauthorized"]`
+	text, err := json.Marshal(all)
+	if err != nil || string(text) != want {
+		t.Fatalf("%s, %v", text, err)
+	}
+	var read []steadyhttp.Class
+	if err := json.Unmarshal(text, &read); err != nil || !slices.Equal(read, all) {
+		t.Errorf("%v, %v", read, err)
+	}
+	var rules struct{ ByCode map[string]steadyhttp.Class }
+	err = json.Unmarshal([]byte(`{"ByCode":{"Busy":"transient"}}`), &rules)
+	if err != nil || rules.ByCode["Busy"] != steadyhttp.Transient {
+		t.Errorf("%v, %v", rules, err)
+	}
+	for _, none := range []steadyhttp.Class{6, 255} {
+		if text, err := none.MarshalText(); err == nil {
+			t.Errorf("%d is written as %q", none, text)
+		}
+	}
+	for _, none := range []string{"", "Transient", "transient ", "7", "Class(6)", "\x1b[31m"} {
+		class := steadyhttp.Throttled
+		err := class.UnmarshalText([]byte(none))
+		if err == nil || class != steadyhttp.Throttled ||
+			!strings.Contains(err.Error(), "use one of unclassified, success, ") || strings.Contains(err.Error(), "\x1b") {
+			t.Errorf("%q: %v, %v", none, class, err)
+		}
+	}
+}
+
+// What a Classify or a Parse leaves zero is filled in, field by field, from the default; what it says
+// stays.
+func TestVerdictsAreMergedByField(t *testing.T) {
+	const id = "43f4cb08-8fac-4b65-9db1-745c2ae65f3a"
+	standard := steadyhttp.Verdict{
+		Class: steadyhttp.Transient, Code: "Busy", Message: "later", TrackingID: id, RetryAfter: 7 * time.Second,
+	}
+	full := steadyhttp.Verdict{Class: steadyhttp.Permanent, Code: "C", Message: "M", TrackingID: "T"}
+	for name, tt := range map[string]struct{ said, want steadyhttp.Verdict }{
+		"nothing": {steadyhttp.Verdict{}, standard},
+		"a class": {steadyhttp.Verdict{Class: steadyhttp.Throttled}, steadyhttp.Verdict{
+			Class: steadyhttp.Throttled, Code: "Busy", Message: "later", TrackingID: id, RetryAfter: 7 * time.Second}},
+		"a class that has no wait": {steadyhttp.Verdict{Class: steadyhttp.Permanent}, steadyhttp.Verdict{
+			Class: steadyhttp.Permanent, Code: "Busy", Message: "later", TrackingID: id}},
+		"a code": {steadyhttp.Verdict{Code: "C"}, steadyhttp.Verdict{
+			Class: steadyhttp.Transient, Code: "C", Message: "later", TrackingID: id, RetryAfter: 7 * time.Second}},
+		"a message": {steadyhttp.Verdict{Message: "M"}, steadyhttp.Verdict{
+			Class: steadyhttp.Transient, Code: "Busy", Message: "M", TrackingID: id, RetryAfter: 7 * time.Second}},
+		"an ID": {steadyhttp.Verdict{TrackingID: "T"}, steadyhttp.Verdict{
+			Class: steadyhttp.Transient, Code: "Busy", Message: "later", TrackingID: "T", RetryAfter: 7 * time.Second}},
+		"a longer wait": {steadyhttp.Verdict{RetryAfter: time.Minute}, steadyhttp.Verdict{
+			Class: steadyhttp.Transient, Code: "Busy", Message: "later", TrackingID: id, RetryAfter: time.Minute}},
+		"all but a wait": {full, full},
+	} {
+		say := func(steadyhttp.Attempt) steadyhttp.Verdict { return tt.said }
+		answer := answers(503, envelope("Busy", "later", id), "Retry-After: 7")
+		for way, tr := range map[string]*steadyhttp.Transport{
+			"Classify": {Classify: say},
+			"Parse":    {Classify: (&steadyhttp.Rules{Parse: say}).Classify},
+		} {
+			tr.Base, tr.Policy.MaxAttempts = newScript(answer), 1
+			resp, _ := do(t, tr, newRequest(t, "GET", ""))
+			if a, ok := steadyhttp.AttemptOf(resp); !ok || a.Verdict != tt.want {
+				t.Errorf("%s says %s: %+v, want %+v", way, name, a.Verdict, tt.want)
+			}
+		}
+	}
+	nothing := func(steadyhttp.Attempt) steadyhttp.Verdict { return steadyhttp.Verdict{} }
+	zero := &steadyhttp.Transport{Base: newScript(answers(200, "done")), Classify: nothing}
+	if resp, body := do(t, zero, newRequest(t, "POST", "order")); resp.StatusCode != 200 || body != "done" {
+		t.Errorf("a 200 of which Classify says nothing: %d %q", resp.StatusCode, body)
 	}
 }

@@ -15,7 +15,7 @@ func settingsOf(ctx context.Context) *settings {
 	return s
 }
 
-// with returns a context whose settings are a changed copy of ctx's.
+// withSettings returns a context whose settings are a changed copy of ctx's.
 func withSettings(ctx context.Context, change func(*settings)) context.Context {
 	var s settings
 	if outer := settingsOf(ctx); outer != nil {

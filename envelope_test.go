@@ -353,3 +353,12 @@ func TestWaitInTheBody(t *testing.T) {
 		}
 	}
 }
+
+// .NET writes a byte order mark before its JSON, which RFC 8259 section 8.1 lets a reader ignore.
+func TestEnvelopeAfterAByteOrderMark(t *testing.T) {
+	const id = "43f4cb08-8fac-4b65-9db1-745c2ae65f3a"
+	v := (&steadyhttp.Rules{}).Classify(answered(404, "\ufeff"+envelope("ResourceNotFound", "gone", id)))
+	if v.Code != "ResourceNotFound" || v.Message != "gone" || v.TrackingID != id {
+		t.Errorf("%+v", v)
+	}
+}

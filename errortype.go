@@ -29,8 +29,8 @@ const (
 // ErrorType returns the kind of failure for OpenTelemetry's attribute error.type, which otelhttp and others ask for by this
 // method. It is one of
 //
-//	"timeout"       an attempt's time, MaxElapsed or the context's deadline ran out on it; where a wait would only have been too
-//	                long, it is what failed before, although Timeout reports true for MaxElapsed
+//	"timeout"       AttemptTimeout, MaxElapsed or a deadline ended it. A wait that was not begun, since it would have been
+//	                too long, does not count: then it is the kind of the failure before it
 //	"cancelled"     the caller ended the call
 //	"refused"       a Gate said no
 //	"prepare"       Transport.Prepare failed

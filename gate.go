@@ -94,10 +94,11 @@ func (l *limit) Enter(ctx context.Context, a Attempt) (Pass, error) {
 		if err != nil {
 			return nil, err
 		}
-		switch current, err := l.wait(ctx, passed); {
+		switch current, err := l.wait(ctx, a, passed); {
 		case err != nil:
 			return nil, err
 		case current:
+			passed.limit = l
 			passed.observe(a)
 			return passed, nil
 		}
@@ -107,6 +108,7 @@ func (l *limit) Enter(ctx context.Context, a Attempt) (Pass, error) {
 // passage is one attempt's way through a Limit. Its epoch is that of the grant: by the time the
 // caller wakes, there may be another.
 type passage struct {
+	limit    *limit
 	pause    *pause
 	epoch    int
 	narrow   bool // granted in a narrow window: it has, or had, a place
@@ -117,7 +119,9 @@ type passage struct {
 	place    *list.Element // in pause.places or pause.stuck; nil: in neither
 	told     bool          // it will be told of its sending
 	sent     bool
-	answered bool // and has widened the window
+	answered bool     // and has widened the window
+	unpaid   int      // replays that have passed, and have not been sent
+	again    *passage // of a replay that had to sit out a pause; nil: there was none
 }
 
 // observe has an attempt tell of its sending and answer from now on.
@@ -132,15 +136,65 @@ func (p *passage) observe(a Attempt) {
 }
 
 // Leave implements Pass.
-func (p *passage) Leave(a Attempt) { p.pause.leave(p, a) }
+func (p *passage) Leave(a Attempt) {
+	if again := p.last(); again != p {
+		p.pause.leave(p, Attempt{})
+		p = again
+	}
+	p.pause.leave(p, a)
+}
 
-// Sent implements Observer.
-func (p *passage) Sent(time.Time) {
-	if !p.narrow {
-		return
+// last returns the passage of the last replay, or else p itself.
+func (p *passage) last() *passage {
+	p.pause.mu.Lock()
+	defer p.pause.mu.Unlock()
+	if p.again != nil {
+		return p.again
+	}
+	return p
+}
+
+// Replay implements Observer: what net/http sends again on its own passes like what we send.
+func (p *passage) Replay(ctx context.Context) error {
+	l, passed := p.limit, p.last()
+	for {
+		current := l.pause.current(passed.epoch)
+		if !current {
+			// What was sent before the pause has no place in it.
+			again, err := l.pause.enter(ctx, Attempt{})
+			if err != nil {
+				return err
+			}
+			again.limit, again.sent = l, true
+			p.pause.mu.Lock()
+			p.again, passed = again, again
+			p.pause.mu.Unlock()
+		}
+		if l.limiter != nil {
+			if err := l.limiter.Wait(ctx); err != nil {
+				return l.explain(ctx, err)
+			}
+		}
+		if l.pause.current(passed.epoch) {
+			break
+		}
 	}
 	p.pause.mu.Lock()
 	defer p.pause.mu.Unlock()
+	p.unpaid++
+	return nil
+}
+
+// Sent implements Observer.
+func (p *passage) Sent(time.Time) {
+	p.pause.mu.Lock()
+	defer p.pause.mu.Unlock()
+	switch {
+	case p.unpaid > 0:
+		p.unpaid--
+	case p.sent && p.pause.pace != nil:
+		p.pause.pace.Reserve() // nobody asked before this replay: those who come pay for it
+	}
 	p.sent = true
 	if p.place != nil && p.epoch == p.pause.epoch {
 		p.pause.stuck.Remove(p.place)
@@ -150,6 +204,7 @@ func (p *passage) Sent(time.Time) {
 // Answered implements Observer: a 429 stops the others now, and not when its body has been looked
 // at. An answer that is no failure frees its place: its body may go on for hours.
 func (p *passage) Answered(resp *http.Response) {
+	p = p.last()
 	switch {
 	case resp.StatusCode == http.StatusTooManyRequests:
 		p.pause.throttle(p.epoch, pushback(resp, Throttled))
@@ -159,18 +214,38 @@ func (p *passage) Answered(resp *http.Response) {
 }
 
 // wait passes the limiter. It reports false if another attempt was throttled meanwhile, and the pause must be sat out too.
-func (l *limit) wait(ctx context.Context, p *passage) (current bool, err error) {
+func (l *limit) wait(ctx context.Context, a Attempt, p *passage) (current bool, err error) {
 	defer func() {
 		if !current {
 			l.pause.leave(p, Attempt{}) // also if the limiter panics
 		}
 	}()
 	if l.limiter != nil {
+		l.announce(ctx, a)
 		if err := l.limiter.Wait(ctx); err != nil {
 			return false, l.explain(ctx, err)
 		}
 	}
 	return l.pause.current(p.epoch), nil
+}
+
+// announce tells of a wait that a rate.Limiter is about to make, and not of one that it will refuse.
+func (l *limit) announce(ctx context.Context, a Attempt) {
+	pace := l.pause.pace
+	if pace == nil || a.watch == nil || pace.Limit() <= 0 || pace.Burst() < 1 {
+		return
+	}
+	wait := lack(pace, 1, time.Now())
+	if deadline, ok := ctx.Deadline(); wait >= noticeable && (!ok || time.Until(deadline) >= wait) {
+		a.Waits(func() time.Duration { return wait })
+	}
+}
+
+// lack returns how long a limiter takes from then on until it has so many tokens.
+func lack(pace *rate.Limiter, tokens float64, then time.Time) time.Duration {
+	short := max(0, tokens-pace.TokensAt(then))
+	seconds := min(short/float64(pace.Limit()), maxPushback.Seconds())
+	return time.Duration(seconds * float64(time.Second))
 }
 
 // explain adds to a rate.Limiter's refusal what it knows and does not say: how long the wait would have been.
@@ -189,16 +264,12 @@ func (l *limit) explain(ctx context.Context, err error) error {
 }
 
 const (
-	maxPause    = time.Hour   // longer than any window that a server counts in; what asks for more is a mistake or an attack
-	firstPause  = time.Second // after a 429 that names no time, doubled per failed probe
-	longPause   = time.Minute // and no longer than this
+	maxPause    = durations.MaxPause
+	firstPause  = durations.FirstPause
+	longPause   = time.Minute // the longest after a 429 that names no time
 	wideEnough  = 64          // attempts under way at once after which the pace is no longer held back
 	firstWindow = 1           // the probe
-
-	// patience is how long an attempt without an answer keeps its place in a narrow window. Nearly
-	// all APIs answer within it, and one more attempt in 5 s is 12 a minute: a service that is
-	// still throttling bears that. Without an end, one hung probe would stop everybody.
-	patience = 5 * time.Second
+	patience    = durations.Patience
 )
 
 // pause closes a gate for everyone after a throttling, and opens it again gently: n waiting callers that all come back at
@@ -295,11 +366,7 @@ func (p *pause) earliest(now time.Time) time.Time {
 	if !p.mayFavour() {
 		needs += float64(p.queue.Len())
 	}
-	if short := needs - p.pace.TokensAt(at); short > 0 {
-		seconds := min(short/float64(p.pace.Limit()), maxPushback.Seconds())
-		at = at.Add(time.Duration(seconds * float64(time.Second)))
-	}
-	return at
+	return at.Add(lack(p.pace, needs, at))
 }
 
 // mayFavour reports whether a caller who comes now may be let go before those ahead.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -622,8 +623,8 @@ func TestPauseIsBounded(t *testing.T) {
 		do(t, transport, newRequest(t, "GET", ""))
 		passed := stopwatch()
 		do(t, transport, newRequest(t, "GET", ""))
-		if passed() != time.Hour {
-			t.Errorf("closed for %v, want an hour", passed())
+		if passed() != 75*time.Minute {
+			t.Errorf("closed for %v, want 75 minutes", passed())
 		}
 	})
 }
@@ -766,5 +767,47 @@ func TestNilRateLimiterLeavesNothingOpen(t *testing.T) {
 	}()
 	if want := []string{"enter a", "leave a"}; !slices.Equal(log.events, want) || body.closes.Load() == 0 {
 		t.Errorf("%q, body closed %d times", log.events, body.closes.Load())
+	}
+}
+
+// After a pause, each answer lets a little more go at once, and once 64 may, any number may.
+func TestPauseEndsWhenSixtyFourMayGo(t *testing.T) {
+	for _, tt := range []struct{ answered, want int }{{0, 1}, {1, 2}, {3, 2}, {4, 3}, {1700, 58}, {2000, 63}, {2100, 200}} {
+		t.Run(fmt.Sprint(tt.answered), inBubble(func(t *testing.T) {
+			release := make(chan struct{})
+			var away atomic.Int64
+			base := roundTripper(func(req *http.Request) (*http.Response, error) {
+				switch req.Method {
+				case "PUT":
+					return answers(429, "", "Retry-After: 1")(req)
+				case "HEAD":
+					away.Add(1)
+					<-release
+				}
+				return answers(200, "")(req)
+			})
+			tr := &steadyhttp.Transport{Base: base, Gates: []steadyhttp.Gate{steadyhttp.Limit(nil)}}
+			tr.Policy.MaxAttempts = 1
+			do(t, tr, newRequest(t, "PUT", ""))
+			time.Sleep(time.Second)
+			for range tt.answered {
+				do(t, tr, newRequest(t, "GET", ""))
+			}
+			var group sync.WaitGroup
+			for range 200 {
+				req := newRequest(t, "HEAD", "")
+				group.Go(func() {
+					if resp, err := tr.RoundTrip(req); err == nil {
+						resp.Body.Close()
+					}
+				})
+			}
+			synctest.Wait()
+			if got := int(away.Load()); got != tt.want {
+				t.Errorf("%d at once after %d answers, want %d", got, tt.answered, tt.want)
+			}
+			close(release)
+			group.Wait()
+		}))
 	}
 }

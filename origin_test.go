@@ -23,6 +23,7 @@ func (g *noteGate) Enter(_ context.Context, a steadyhttp.Attempt) (steadyhttp.Pa
 	return steadyhttp.PassFunc(func(a steadyhttp.Attempt) { g.left = append(g.left, a) }), nil
 }
 
+func (g *noteGate) Replay(context.Context) error { return nil }
 func (g *noteGate) Sent(time.Time)               { g.sent++ }
 func (g *noteGate) Answered(resp *http.Response) { g.answered = append(g.answered, resp) }
 

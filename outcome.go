@@ -68,6 +68,7 @@ func (c *call) newStandIn() *responseBody {
 	d := new(delivery)
 	b := &d.responseBody
 	b.rc, b.idle, b.cancel, b.native, b.room = c.response.Body, c.policy.IdleTimeout, c.cancel, c.native, &d.response
+	b.reader = &d.reader
 	return b
 }
 

@@ -38,14 +38,16 @@ type Policy struct {
 	// own context. nil: 500 ms doubling to 30 s, each ±50 % at random.
 	NewBackOff func() backoff.BackOff
 
-	// Idempotent reports whether doing req twice does no harm. It is asked about a request whose fate is unknown, not
-	// about one that was refused (429) or never sent. nil: GET, HEAD, OPTIONS, TRACE, PUT and DELETE (RFC 9110 section
-	// 9.2.2), and whatever has an Idempotency-Key or X-Idempotency-Key field, as net/http has it.
+	// Idempotent reports whether doing req twice does no harm. It is asked before the request is sent, since what it denies
+	// net/http must not replay either, and again after a failure whose fate is unknown. What was refused (429) or was provably
+	// never sent is retried whatever it says. It may read the body from req.GetBody. nil: GET, HEAD, OPTIONS, TRACE, PUT and
+	// DELETE (RFC 9110 section 9.2.2), PROPFIND, REPORT, SEARCH and QUERY, and whatever has an Idempotency-Key or
+	// X-Idempotency-Key field, as net/http has it.
 	Idempotent func(req *http.Request) bool
 
 	// IdempotencyKey gives each call that has no key and is not idempotent by method one of its own, the same on all
-	// its attempts, and so makes it idempotent. Set it only for services that know the field: to the others a retry
-	// is a second order.
+	// its attempts, and so makes it idempotent. A request that Idempotent denies even so gets none. Set it only for services
+	// that know the field: to the others a retry is a second order.
 	IdempotencyKey bool
 
 	// MaxBuffer is how many bytes of a request body without GetBody are kept, to be able to retry it. They are recorded as

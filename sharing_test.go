@@ -559,3 +559,48 @@ func TestWireTrailersReachTheCaller(t *testing.T) {
 		}
 	}
 }
+
+// A clone spends the same quota and the same budget as what it was made of, and its own fields are
+// its own.
+func TestCloneSharesGatesAndBudget(t *testing.T) {
+	var entered int
+	gate := enterFunc(func(context.Context, steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
+		entered++
+		return nil, nil
+	})
+	for name, budget := range map[string]*steadyhttp.Budget{
+		"its own budget":   nil,
+		"a budget to hand": {Max: 3, PerSuccess: -1, PerSecond: -1},
+	} {
+		policy := steadyhttp.Policy{NewBackOff: newZeroBackOff, MaxAttempts: 100, Budget: budget}
+		original := &steadyhttp.Transport{
+			Base: newScript(answers(503, "")), Policy: policy, Gates: []steadyhttp.Gate{gate},
+		}
+		clone := original.Clone()
+		again := clone.Clone()
+		entered = 0
+		resp, _ := do(t, clone, newRequest(t, "GET", ""))
+		if stop := stopOf(t, resp); stop != steadyhttp.StopBudget || entered < 2 {
+			t.Errorf("%s: stop %q after %d entries", name, stop, entered)
+		}
+		for _, other := range []*steadyhttp.Transport{original, again} {
+			entered = 0
+			resp, _ := do(t, other, newRequest(t, "GET", ""))
+			if stop := stopOf(t, resp); stop != steadyhttp.StopBudget || entered != 1 {
+				t.Errorf("%s: what the clone has spent is not: stop %q after %d entries", name, stop, entered)
+			}
+		}
+		clone.Gates[0], clone.Policy.MaxAttempts = nil, 1
+		if original.Gates[0] == nil || original.Policy.MaxAttempts != 100 {
+			t.Errorf("%s: a change of the clone has changed the original", name)
+		}
+	}
+	trace, prepare := &steadyhttp.Trace{}, func(*http.Request, *steadyhttp.Attempt) error { return nil }
+	base := newScript(answers(200, ""))
+	whole := (&steadyhttp.Transport{
+		Base: base, Trace: trace, Prepare: prepare, Classify: (&steadyhttp.Rules{}).Classify,
+	}).Clone()
+	if whole.Base != base || whole.Trace != trace || whole.Prepare == nil || whole.Classify == nil {
+		t.Errorf("%+v", whole)
+	}
+}

@@ -848,8 +848,8 @@ func TestLogOfGates(t *testing.T) {
 	}
 }
 
-// The words of it, and that it is the coming attempt that was held up.
-func TestLogOfAGatedRetry(t *testing.T) {
+// The words of it, and that it is the coming attempt that waited.
+func TestLogOfARetryThatWaitedForAGate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gate := gateFunc(func(_ context.Context, a steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
 			if a.N == 2 {

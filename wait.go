@@ -56,13 +56,24 @@ func (c *call) watch(cause WaitCause, gate int) *watch {
 				w.panicked = value
 			}
 		}()
-		w.begin(0)
+		w.tell(0)
 	})
 	return w
 }
 
 // begin tells of a wait that begins now.
 func (w *watch) begin(length time.Duration) {
+	returned := false
+	defer func() {
+		if !returned {
+			w.end() // of joined hooks, those that did not panic wait for it
+		}
+	}()
+	w.tell(length)
+	returned = true
+}
+
+func (w *watch) tell(length time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.told || w.over {
@@ -79,25 +90,33 @@ func (w *watch) begin(length time.Duration) {
 // end tells that the wait is over, if its beginning was told.
 func (w *watch) end() {
 	w.timer.Stop()
-	if time.Since(w.began) >= noticeable {
-		w.begin(0) // the timer is late, or would have been at this very instant
+	length := time.Since(w.began)
+	defer w.finish(length)
+	if length >= noticeable {
+		w.tell(0) // the timer is late, or would have been at this very instant
 	}
+}
+
+func (w *watch) finish(length time.Duration) {
 	w.mu.Lock()
+	over, told, panicked := w.over, w.told, w.panicked
 	w.over = true
-	told, panicked := w.told, w.panicked
 	w.mu.Unlock()
+	if over {
+		return
+	}
 	if panicked != nil {
-		panic(panicked)
+		defer panic(panicked)
 	}
 	if told && w.trace.Waited != nil {
-		w.wait.For = time.Since(w.began)
+		w.wait.For = length
 		w.trace.Waited(w.ctx, w.attempt, w.wait)
 	}
 }
 
-// Waits is what a Gate calls in Enter before it blocks, with the time that it will take as far as is known, 0 if it is not. It
-// tells Trace.Waiting. length is asked only if somebody wants to know. It must not be called with a lock held that length or
-// a hook may need.
+// Waits is what a Gate calls in Enter before it blocks, with the time that it will take as far as
+// is known, 0 if it is not. It tells Trace.Waiting. length is asked only if somebody wants to know.
+// It must not be called with a lock held that length or a hook may need.
 func (a Attempt) Waits(length func() time.Duration) {
 	if a.watch != nil {
 		a.watch.begin(length())

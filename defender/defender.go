@@ -110,8 +110,14 @@ type Config struct {
 	// (quota.WithPriority), at least 0 and less than 1. 0: none.
 	Reserve float64
 
+	// MaxWait bounds how long a call waits for its quota. What would wait longer is refused at once,
+	// with that wait in its *steadyhttp.Error. The 101st call of a minute waits for a minute, and an
+	// hour's quota that is used up for up to an hour: Trace.Waiting, and steadyhttp.Log, tell of it as
+	// it begins. 0: no bound.
+	MaxWait time.Duration
+
 	// NewGate makes the gate of one quota at its first use: a gate that several processes share,
-	// or one that is kept over a restart. q is ready with the family's windows and Reserve, and is
+	// or one that is kept over a restart. q is ready with the family's windows, Reserve and MaxWait, and is
 	// the function's own: it may set other fields (MaxQueue), restore a snapshot, and return q
 	// itself or a gate of its own; nil lets everything pass. The key names the family and the
 	// tenant, and the application where each has a quota of its own. NewGate may be called for

@@ -31,6 +31,10 @@ type Endpoint struct {
 	// PerTenant says that all applications of a tenant share the quota. false: each has its own.
 	PerTenant bool
 
+	// PauseOnly says that a 429 may tell of a limit that is no rate: live response sessions at once, or
+	// the processor time of queries. One then only pauses the family.
+	PauseOnly bool
+
 	// MaxPage is how many items one page of a list may hold ($top or pageSize). 0: nothing is documented.
 	MaxPage int
 
@@ -59,6 +63,7 @@ func Endpoints() []Endpoint {
 	for _, f := range families() {
 		for _, e := range f.endpoints {
 			e.Family, e.Windows, e.PerTenant = f.name, slices.Clone(f.windows), f.perTenant
+			e.PauseOnly = pauseOnly(f.name)
 			all = append(all, e)
 		}
 	}
@@ -97,6 +102,16 @@ type family struct {
 	windows   []quota.Window
 	perTenant bool
 	endpoints []Endpoint
+}
+
+// pauseOnly says which families have limits that are no rate: 25 live response sessions at once in a
+// tenant, and the processor time of hunting queries.
+func pauseOnly(family string) bool {
+	switch family {
+	case "machines/{id}/runliveresponse", "advancedhunting/run", "security/runHuntingQuery":
+		return true
+	}
+	return false
 }
 
 // per returns the limits for a minute and for an hour; 0 is none.

@@ -103,6 +103,10 @@ func (c *Config) quotas(known hosts) (steadyhttp.Gate, error) {
 		return nil, fmt.Errorf("defender: Config.Reserve is %v; "+
 			"use a share from 0 up to but not 1", c.Reserve)
 	}
+	if c.MaxWait < 0 {
+		return nil, fmt.Errorf("defender: Config.MaxWait is %v; "+
+			"use a positive duration, or 0 for no bound", c.MaxWait)
+	}
 	if c.NoQuotas {
 		return nil, nil
 	}
@@ -143,7 +147,7 @@ func (l *limits) key(req *http.Request) string {
 
 // newGate returns what makes the gate of a key.
 func (l *limits) newGate(c *Config) func(key string) steadyhttp.Gate {
-	custom, reserve := c.NewGate, c.Reserve
+	custom, reserve, maxWait := c.NewGate, c.Reserve, c.MaxWait
 	return func(key string) steadyhttp.Gate {
 		windows := l.windows[key]
 		switch {
@@ -153,7 +157,10 @@ func (l *limits) newGate(c *Config) func(key string) steadyhttp.Gate {
 			// No limit is known. Still, after a 429 the others wait with the call that met it.
 			return steadyhttp.Limit(nil)
 		}
-		q := &quota.Quota{Windows: windows, Reserve: reserve}
+		q := &quota.Quota{
+			Windows: windows, Reserve: reserve, MaxWait: maxWait,
+			PauseOnly: pauseOnly(l.families[key]),
+		}
 		var gate steadyhttp.Gate = q
 		if custom != nil {
 			gate = custom(key, q)

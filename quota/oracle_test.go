@@ -22,6 +22,8 @@ type oracle struct {
 	calls    []*heldCall
 	queue    [classes][]*waiter // first come, first served
 
+	replayed instant // when a request was last sent again that nobody had asked for
+
 	// After a 429:
 	pads   []time.Duration
 	wide   []bool  // pads that a 429 at the very limit has widened
@@ -35,13 +37,22 @@ type oracle struct {
 // heldCall is a call that has been let go.
 type heldCall struct {
 	class    class
+	weight   int
+	places   int       // one weight for each sending that nobody asked for
+	told     bool      // its sending would be told of, so that its place is kept until then
+	over     bool      // it can't be sent again
+	sends    int       // that its ticket was told of
+	root     *heldCall // the first sending of it
+	current  *heldCall // of a first sending: the last one
+	asking   bool      // for another one
 	granted  instant
 	sent     instant // -1: not yet
 	ended    instant // -1: under way
 	refunded bool
 	epoch    int
-	holds    bool   // one of the places after a 429
-	forgot   []bool // by window
+	door     instant // when it got its place
+	holds    bool    // one of the places after a 429
+	forgot   []bool  // by window
 	ticket   *ticket
 }
 
@@ -51,12 +62,14 @@ type waiter struct {
 	cancel context.CancelFunc
 	result chan *ticket // gets nil if he was cancelled
 	call   *heldCall
+	weight int
+	root   *heldCall // what is to be sent again; nil: it is new
 }
 
 // counted returns until when a call is counted by a window of a length, and whether it is for ever, as far as is known.
 func (c *heldCall) counted(now instant, span time.Duration) (until instant, unknown bool) {
 	end := c.ended
-	if limit := c.granted.add(unsentFor); c.sent < 0 && limit <= now && (end < 0 || limit < end) {
+	if limit := c.granted.add(unsentFor); !c.told && c.sent < 0 && limit <= now && (end < 0 || limit < end) {
 		end = limit
 	}
 	if limit := c.sent.add(usualTransit); c.sent >= 0 && limit <= now && (end < 0 || limit < end) {
@@ -84,7 +97,7 @@ func (o *oracle) used(w int, c class) int {
 	n := 0
 	for _, call := range o.calls {
 		if _, yes := o.counts(w, call); yes && (c == classes || call.class == c) {
-			n++
+			n += call.places
 		}
 	}
 	return n
@@ -94,10 +107,30 @@ func (o *oracle) used(w int, c class) int {
 func (o *oracle) logged(w int) (n int) {
 	for _, call := range o.calls {
 		if since, yes := o.counts(w, call); yes && since >= 0 {
-			n++
+			n += call.places
 		}
 	}
 	return n
+}
+
+// mayBecome returns how many places those may yet take that are sent again.
+func (o *oracle) mayBecome(c class) (n int) {
+	for _, call := range o.calls {
+		_, unknown := call.counted(o.now, 0)
+		if unknown && !call.over && !call.refunded && (c == classes || call.class == c) {
+			n += call.weight
+		}
+	}
+	return n
+}
+
+// expectsReplays says whether a request was sent again unasked within the longest window.
+func (o *oracle) expectsReplays() bool {
+	longest := time.Duration(0)
+	for _, w := range o.windows {
+		longest = max(longest, w.Per)
+	}
+	return o.replayed >= 0 && o.now <= o.replayed.add(longest)
 }
 
 // left takes note of a call that has ended somehow.
@@ -112,6 +145,7 @@ func (o *oracle) holders() (calls []*heldCall) {
 			calls = append(calls, call)
 		}
 	}
+	slices.SortStableFunc(calls, func(a, b *heldCall) int { return int(a.door - b.door) })
 	return calls
 }
 
@@ -119,7 +153,7 @@ func (o *oracle) holders() (calls []*heldCall) {
 func (o *oracle) doorOpens() instant {
 	at := o.until
 	if holders := o.holders(); o.width > 0 && len(holders) >= int(o.width) {
-		at = max(at, holders[0].granted.add(5*time.Second), o.moved.add(time.Duration(5e9/o.width)))
+		at = max(at, holders[0].door.add(5*time.Second), o.moved.add(time.Duration(5e9/o.width)))
 	}
 	return at
 }
@@ -157,7 +191,7 @@ func (o *oracle) blamed(asked time.Duration) (at int, exact bool) {
 		}
 		until, unknown := call.counted(o.now, 0)
 		if !unknown && until > o.now.add(-o.windows[at].Per-edge) {
-			recent++
+			recent += call.places
 		}
 	}
 	return at, recent >= o.windows[at].N && !o.wide[at]
@@ -195,16 +229,30 @@ func (o *oracle) count() (counts [][classes]int) {
 	return counts
 }
 
-func (o *oracle) mayGo(c class) bool {
-	if o.now < o.doorOpens() {
+func (o *oracle) mayGo(who *waiter) bool {
+	if o.now < o.until {
+		return false
+	}
+	if (who.root == nil || who.root.epoch != o.epoch) && o.now < o.doorOpens() {
 		return false
 	}
 	for w := range o.windows {
-		if o.used(w, classes) >= o.windows[w].N {
-			return false
-		}
-		if c == normal && o.used(w, normal) >= max(1, o.windows[w].N-o.reserved[w]) {
-			return false
+		for _, c := range []class{classes, normal} {
+			most := o.windows[w].N
+			if c == normal {
+				if who.class == high {
+					continue
+				}
+				most = max(1, most-o.reserved[w])
+			}
+			used, weight := o.used(w, c), min(who.weight, most)
+			if used+weight > most {
+				return false
+			}
+			// It may be sent twice itself, but there is always room for one in an empty window.
+			if o.expectsReplays() && used > 0 && used+o.mayBecome(c)+who.weight+weight > most {
+				return false
+			}
 		}
 	}
 	return true
@@ -217,24 +265,42 @@ func (o *oracle) serve() (granted []*waiter) {
 		if len(o.queue[high]) == 0 {
 			c = normal
 		}
-		if len(o.queue[c]) == 0 || !o.mayGo(c) {
+		if len(o.queue[c]) == 0 || !o.mayGo(o.queue[c][0]) {
 			return granted
 		}
 		w := o.queue[c][0]
 		o.queue[c] = o.queue[c][1:]
-		w.call = o.take(c)
+		w.call = o.admit(w)
 		granted = append(granted, w)
 	}
 }
 
-func (o *oracle) take(c class) *heldCall {
-	call := &heldCall{class: c, granted: o.now, sent: -1, ended: -1, epoch: o.epoch, forgot: make([]bool, len(o.windows))}
-	if o.width > 0 {
+func (o *oracle) take(c class) *heldCall { return o.admit(&waiter{class: c, weight: 1}) }
+
+func (o *oracle) admit(w *waiter) *heldCall {
+	call := &heldCall{
+		class: w.class, weight: w.weight, places: w.weight,
+		granted: o.now, sent: -1, ended: -1, epoch: o.epoch, forgot: make([]bool, len(o.windows)),
+	}
+	enters := call
+	if root := w.root; root == nil {
+		call.root, call.current = call, call
+	} else {
+		call.told, call.root = true, root
+		root.current.over = true
+		root.current, root.asking = call, false
+		enters = root
+		if root.epoch == o.epoch {
+			enters = nil
+		}
+		root.epoch = o.epoch
+	}
+	if enters != nil && o.width > 0 {
 		if holders := o.holders(); len(holders) >= int(o.width) {
 			holders[0].holds = false
 			o.moved = o.now
 		}
-		call.holds = true
+		enters.holds, enters.door = true, o.now
 	}
 	o.calls = append(o.calls, call)
 	return call
@@ -250,6 +316,9 @@ func (o *oracle) next(limit instant) instant {
 	}
 	consider(o.until)
 	consider(o.doorOpens())
+	for _, w := range o.windows {
+		consider(o.replayed.add(w.Per + 1))
+	}
 	for _, call := range o.calls {
 		if call.refunded {
 			continue
@@ -303,10 +372,16 @@ func live(t *testing.T, seed uint64, choices []byte, steps int) (throttlings int
 	reserve := []float64{0, 0, 0.1, 0.5, 0.9}[dice.IntN(5)]
 	synctest.Test(t, func(t *testing.T) {
 		q := &Quota{Windows: windows, Reserve: reserve}
-		o := &oracle{windows: windows}
-		for _, w := range newWindows(windows, reserve) {
-			o.reserved = append(o.reserved, w.reserved)
-			o.pads = append(o.pads, w.pad)
+		q.Weight = func(req *http.Request) int { return int(req.ContentLength) }
+		lightest := slices.MinFunc(windows, func(a, b Window) int { return a.N - b.N }).N
+		o := &oracle{windows: windows, replayed: never}
+		for _, w := range windows {
+			reserved := 0
+			for float64(reserved)+0.5 <= reserve*float64(w.N) {
+				reserved++
+			}
+			o.reserved = append(o.reserved, reserved)
+			o.pads = append(o.pads, max(time.Millisecond, w.Per/2000))
 		}
 		o.wide = make([]bool, len(windows))
 		q.State() // begins time
@@ -320,8 +395,10 @@ func live(t *testing.T, seed uint64, choices []byte, steps int) (throttlings int
 			for _, w := range granted {
 				select {
 				case ticket := <-w.result:
-					w.call.ticket = ticket
-					held = append(held, w.call)
+					if w.root == nil {
+						w.call.ticket = ticket
+						held = append(held, w.call)
+					}
 				default:
 					fail(step, "a caller waits who may go")
 				}
@@ -354,6 +431,25 @@ func live(t *testing.T, seed uint64, choices []byte, steps int) (throttlings int
 			held = slices.Delete(held, i, i+1)
 			return call
 		}
+		// free returns the number of a call that does not wait to be sent again, the i-th or one after it.
+		free := func(i int) (int, bool) {
+			for range held {
+				if i %= len(held); !held[i].asking {
+					return i, true
+				}
+				i++
+			}
+			return 0, false
+		}
+		late := func(call *heldCall) bool { return !call.told && call.granted.add(unsentFor) <= o.now }
+		// send has the current sending of a call go out, unless that was long ago.
+		send := func(call *heldCall) {
+			if current := call.current; current.sent < 0 && !late(current) {
+				current.sent = o.now
+				call.sends++
+				call.ticket.Sent(time.Now())
+			}
+		}
 		for step := range steps {
 			choice := dice.IntN(256)
 			if choices != nil {
@@ -362,14 +458,19 @@ func live(t *testing.T, seed uint64, choices []byte, steps int) (throttlings int
 			if len(o.calls) > 400 {
 				o.forget()
 			}
-			switch choice % 11 {
+			switch choice % 14 {
 			case 0, 1, 2: // somebody wants to go
-				w := &waiter{class: class(choice / 10 % 8 / 7), result: make(chan *ticket, 1)}
+				w := &waiter{class: class(choice / 10 % 8 / 7), weight: 1, result: make(chan *ticket, 1)}
+				if weights := seed%3 == 0; weights {
+					w.weight = 1 + dice.IntN(min(4, lightest))
+				}
 				ctx, cancel := context.WithCancel(WithPriority(t.Context(), Priority(w.class)))
 				w.cancel = cancel
 				o.queue[w.class] = append(o.queue[w.class], w)
 				go func() {
-					ticket, _ := q.enter(ctx, steadyhttp.Attempt{})
+					ticket, _ := q.enter(ctx, steadyhttp.Attempt{
+						Request: &http.Request{ContentLength: int64(w.weight)},
+					})
 					w.result <- ticket
 				}()
 				settle(step, o.serve())
@@ -382,21 +483,23 @@ func live(t *testing.T, seed uint64, choices []byte, steps int) (throttlings int
 				w := o.queue[c][i]
 				o.queue[c] = slices.Delete(o.queue[c], i, i+1)
 				w.cancel()
+				if w.root != nil {
+					w.root.asking = false
+				}
 				settle(step, o.serve())
 				if ticket := <-w.result; ticket != nil {
 					fail(step, "a caller who gave up was let go")
 				}
 			case 4, 5: // an answer
-				if len(held) == 0 {
+				i, ok := free(choice / 10)
+				if !ok {
 					continue
 				}
-				call := release(choice / 10 % len(held))
-				if call.sent < 0 && call.granted.add(unsentFor) > o.now {
-					call.sent = o.now
-					call.ticket.Sent(time.Now())
-				}
-				if call.ended < 0 {
-					call.ended = o.now
+				call := release(i)
+				send(call)
+				call.current.over = true
+				if call.current.ended < 0 {
+					call.current.ended = o.now
 				}
 				o.left(call)
 				o.good(call)
@@ -405,24 +508,26 @@ func live(t *testing.T, seed uint64, choices []byte, steps int) (throttlings int
 				q.leave(call.ticket, steadyhttp.Attempt{Response: resp, Sent: time.Now(), Verdict: steadyhttp.Verdict{Class: steadyhttp.Success}})
 				settle(step, o.serve())
 			case 10: // a 429, where it is known exactly what follows
-				if len(held) == 0 {
+				i, ok := free(choice / 11)
+				if !ok {
 					continue
 				}
-				i := choice / 11 % len(held)
-				call, before := held[i], *held[i]
-				if call.sent < 0 && call.granted.add(unsentFor) > o.now {
-					call.sent = o.now
+				call := held[i]
+				current, before := call.current, *call.current
+				if current.sent < 0 && !late(current) {
+					current.sent = o.now
 				}
-				if call.ended < 0 {
-					call.ended = o.now
+				if current.ended < 0 {
+					current.ended = o.now
 				}
 				asked := time.Duration(choice/11%4) * 2 * time.Second
 				if _, exact := o.blamed(asked); call.epoch == o.epoch && !exact {
-					*call = before
+					*current = before
 					continue
 				}
 				release(i)
-				if before.sent != call.sent {
+				current.over = true
+				if before.sent != current.sent {
 					call.ticket.Sent(time.Now())
 				}
 				o.left(call)
@@ -433,33 +538,68 @@ func live(t *testing.T, seed uint64, choices []byte, steps int) (throttlings int
 				throttlings++
 				settle(step, o.serve())
 			case 6: // a request goes out, and its answer is lost or late
-				if len(held) == 0 {
+				i, ok := free(choice / 10)
+				if !ok {
 					continue
 				}
-				call := held[choice/10%len(held)]
-				if call.sent >= 0 || call.granted.add(unsentFor) <= o.now {
+				call := held[i]
+				if call.current.sent >= 0 || late(call.current) {
 					continue
 				}
-				call.sent = o.now
-				call.ticket.Sent(time.Now())
+				send(call)
 				if choice/10%3 == 0 {
-					q.leave(call.ticket, steadyhttp.Attempt{Err: context.Canceled, Sent: time.Now()})
-					release(slices.Index(held, call))
+					q.leave(call.ticket, steadyhttp.Attempt{Err: context.Canceled, Sent: time.Now(), Sends: call.sends})
+					call.current.over = true
+					release(i)
 					o.left(call)
 				}
 				settle(step, o.serve())
 			case 7: // a request provably never left
-				if len(held) == 0 {
-					continue
-				}
-				i := choice / 10 % len(held)
-				if held[i].sent >= 0 {
+				i, ok := free(choice / 10)
+				if !ok || held[i].current.sent >= 0 {
 					continue
 				}
 				call := release(i)
-				call.refunded = true
+				call.current.refunded = true
 				o.left(call)
-				q.leave(call.ticket, steadyhttp.Attempt{})
+				a := steadyhttp.Attempt{}
+				if call.current != call {
+					a = steadyhttp.Attempt{Err: context.Canceled, Sent: time.Now(), Sends: call.sends}
+				}
+				q.leave(call.ticket, a)
+				settle(step, o.serve())
+			case 11, 12: // net/http is about to send it again
+				i, ok := free(choice / 10)
+				if !ok || held[i].current.sent < 0 {
+					continue
+				}
+				call := held[i]
+				w := &waiter{class: call.class, weight: call.weight, root: call, result: make(chan *ticket, 1)}
+				call.asking = true
+				ctx, cancel := context.WithCancel(t.Context())
+				w.cancel = cancel
+				o.queue[w.class] = append(o.queue[w.class], w)
+				go func() {
+					if call.ticket.Replay(ctx) != nil {
+						w.result <- nil
+						return
+					}
+					w.result <- call.ticket
+				}()
+				settle(step, o.serve())
+			case 13: // net/http has sent it again without a word
+				i, ok := free(choice / 10)
+				if !ok || seed%2 == 0 {
+					continue
+				}
+				call := held[i].current
+				if call.sent < 0 || call.sent.add(usualTransit) <= o.now {
+					continue
+				}
+				call.sent, o.replayed = o.now, o.now
+				call.places += call.weight
+				held[i].sends++
+				held[i].ticket.Sent(time.Now())
 				settle(step, o.serve())
 			default:
 				pass(step, time.Duration(choice/10*choice)*time.Millisecond*20)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/steadyhttp/steadyhttp"
+	"github.com/steadyhttp/steadyhttp/internal/durations"
 )
 
 // caller is somebody who waits. There are many of them: what each costs is a channel and this.
@@ -13,9 +14,11 @@ type caller struct {
 	class      class
 	began      time.Time // of its call: a retry keeps its place
 	ready      chan struct{}
-	ticket     *ticket // once it may go
-	err        error   // or once it is known that it can't in time
+	ticket     *ticket // that waits
+	went       bool    // it may go
+	err        error   // or it is known that it can't in time
 	deadline   instant // forever: none
+	atMost     instant // until when Quota.MaxWait lets it wait; 0: it does not say
 	number     int     // in the order of arrival
 	next, prev *caller
 
@@ -26,11 +29,13 @@ type caller struct {
 type queue struct {
 	first, last *caller
 	length      int
+	weight      int // places that all of them take
 }
 
 // insert puts w in its place. New calls belong at the end, and retries near the front, so both ends are searched at once.
 func (q *queue) insert(w *caller) {
 	q.length++
+	q.weight += w.ticket.weight
 	back, front := q.last, q.first
 	for {
 		switch {
@@ -45,17 +50,19 @@ func (q *queue) insert(w *caller) {
 	}
 }
 
-// before returns how many are before w. It searches from w to both ends at once, for the same
+// before returns how many places those before w take. It searches from w to both ends at once, for the same
 // reason.
 func (q *queue) before(w *caller) int {
 	back, front := w.prev, w.next
-	for n := 0; ; n++ {
+	before, behind := 0, 0
+	for {
 		switch {
 		case back == nil:
-			return n
+			return before
 		case front == nil:
-			return q.length - 1 - n
+			return q.weight - w.ticket.weight - behind
 		}
+		before, behind = before+back.ticket.weight, behind+front.ticket.weight
 		back, front = back.prev, front.next
 	}
 }
@@ -77,6 +84,7 @@ func (q *queue) after(other, w *caller) {
 
 func (q *queue) remove(w *caller) {
 	q.length--
+	q.weight -= w.ticket.weight
 	if w.prev == nil {
 		q.first = w.next
 	} else {
@@ -96,27 +104,40 @@ func (q *Quota) nobodyBefore(c class) bool {
 }
 
 // enqueue puts a caller in line, unless its turn would come too late.
-func (q *Quota) enqueue(ctx context.Context, c class, a steadyhttp.Attempt, now instant) (*caller, error) {
-	if limit := q.MaxQueue; limit != 0 && q.waitingCallers() >= max(0, limit) {
+func (q *Quota) enqueue(ctx context.Context, t *ticket, now instant) (*caller, error) {
+	c := t.class
+	length := q.queues[c].length
+	if limit := q.MaxQueue; limit != 0 && length >= max(0, limit) && t.of == nil {
 		return nil, &steadyhttp.Refusal{
-			Wait: time.Duration(q.atBest(c, q.waitingCallers(), now) - now),
-			Err:  fmt.Errorf("quota: %d callers wait already; Quota.MaxQueue is %d", q.waitingCallers(), limit),
+			Wait: time.Duration(q.atBest(c, q.queues[normal].weight+q.queues[high].weight, t.weight, now) - now),
+			Err: fmt.Errorf("quota: %d callers of its priority wait already; Quota.MaxQueue is %d",
+				length, limit),
 		}
 	}
-	w := &caller{class: c, began: a.Began, deadline: forever}
+	w := &caller{class: c, began: t.began, ticket: t, deadline: forever}
 	if w.began.IsZero() {
 		w.began = q.base.Add(time.Duration(now))
 	}
-	if deadline, ok := ctx.Deadline(); ok {
+	deadline, limited := ctx.Deadline()
+	if limited || q.MaxWait > 0 {
 		ahead := q.ahead(w)
 		if q.mayFavour() {
 			ahead = 0
 		}
-		needs, left := time.Duration(q.atBest(c, ahead, now)-now), time.Until(deadline)
-		if needs > left {
-			return nil, refuseLate(needs, left)
+		if limited {
+			needs, left := time.Duration(q.atBest(c, ahead, t.weight, now)-now), time.Until(deadline)
+			if needs > left {
+				return nil, refuseLate(needs, left)
+			}
+			w.deadline = now.add(left)
 		}
-		w.deadline = now.add(left)
+		if q.MaxWait > 0 {
+			if needs := time.Duration(q.bound(c, ahead, t.weight, now) - now); needs > q.MaxWait {
+				return nil, q.refuseLong(needs)
+			}
+			w.atMost = now.add(q.MaxWait)
+			w.deadline = min(w.deadline, w.atMost)
+		}
 		q.soonest = min(q.soonest, w.deadline)
 	}
 	q.queued++
@@ -127,46 +148,67 @@ func (q *Quota) enqueue(ctx context.Context, c class, a steadyhttp.Attempt, now 
 	return w, nil
 }
 
-// ahead returns how many callers at least will go before w. Of its own class, a retry may pass all.
+// ahead returns how many places at least those take who will go before w. Of its own class, a retry may pass all.
 func (q *Quota) ahead(w *caller) int {
 	n := 0
 	if last := q.queues[w.class].last; last == nil || !last.began.After(w.began) {
-		n = q.queues[w.class].length
+		n = q.queues[w.class].weight
 	}
 	if w.class == normal {
-		n += q.queues[high].length
+		n += q.queues[high].weight
 	}
 	return n
 }
 
 // await blocks until it is w's turn. A caller who gives up leaves nothing behind.
-func (q *Quota) await(ctx context.Context, w *caller, a steadyhttp.Attempt) (*ticket, error) {
+func (q *Quota) await(ctx context.Context, w *caller, a steadyhttp.Attempt) error {
 	a.Waits(func() time.Duration { return q.expected(w) })
+	var tooLong <-chan time.Time
+	if w.atMost != 0 {
+		timer := time.NewTimer(q.MaxWait)
+		defer timer.Stop()
+		tooLong = timer.C
+	}
 	select {
 	case <-w.ready:
 		if ctx.Err() == nil {
-			return w.ticket, w.err
+			return w.err
 		}
 	case <-ctx.Done():
+	case <-tooLong:
+		// It was expected in time, and the quota has become smaller.
+		needs := q.expected(w)
+		select {
+		case <-w.ready:
+			return w.err
+		default:
+			q.giveUp(w)
+			return q.refuseLong(q.MaxWait + needs)
+		}
 	}
 	q.giveUp(w)
-	return nil, &endedError{ctx}
+	return &endedError{ctx}
+}
+
+func (q *Quota) refuseLong(needs time.Duration) *steadyhttp.Refusal {
+	return &steadyhttp.Refusal{Wait: needs, Err: fmt.Errorf("quota: needs %v of quota, Quota.MaxWait is %v",
+		durations.Round(needs), q.MaxWait)}
 }
 
 // expected returns how long w has to wait as things are now; 0: no longer.
 func (q *Quota) expected(w *caller) time.Duration {
 	q.lock()
 	defer q.unlock()
-	if w.ticket != nil || w.err != nil {
+	if w.went || w.err != nil {
 		return 0
 	}
 	now := q.now()
 	q.advance(now)
 	ahead := q.queues[w.class].before(w)
 	if w.class == normal {
-		ahead += q.queues[high].length
+		ahead += q.queues[high].weight
 	}
-	return time.Duration(q.bound(w.class, ahead, now) - now)
+	return time.Duration(q.bound(w.class, ahead, w.ticket.weight, now) - now)
 }
 
 // endedError is the end of a caller's context. It looks its cause up when it is asked: context.Cause takes the context's lock,
@@ -219,7 +261,7 @@ func (q *Quota) clearOut() {
 	for ; w != nil; w = w.leavingNext {
 		switch {
 		case w.err != nil: // it is out of the line already
-		case w.ticket == nil:
+		case !w.went:
 			q.queues[w.class].remove(w)
 		default: // its turn came at the same time
 			q.refund(w.ticket)
@@ -239,12 +281,13 @@ func (q *Quota) serve(now instant) {
 			q.disarm()
 			return
 		}
-		if !q.mayGo(w.class, now) {
-			q.arm(q.bound(w.class, 0, now), now)
+		if !q.mayPass(w.ticket, now) {
+			q.arm(q.bound(w.class, 0, w.ticket.weight, now), now)
 			return
 		}
 		q.queues[w.class].remove(w)
-		w.ticket = q.take(w.class, now)
+		w.went = true
+		q.take(w.ticket, now)
 		close(w.ready)
 	}
 }
@@ -252,7 +295,7 @@ func (q *Quota) serve(now instant) {
 // following returns whose turn it is, nil if nobody waits.
 func (q *Quota) following(now instant) *caller {
 	if q.pause.favours(now) {
-		if w := q.awaited(); w != nil && q.mayGo(w.class, now) {
+		if w := q.awaited(); w != nil && q.mayPass(w.ticket, now) {
 			return w
 		}
 	}
@@ -307,7 +350,11 @@ func (q *Quota) refuseLate(now instant) {
 				continue
 			}
 			q.queues[i].remove(w)
-			w.err = refuseLate(time.Duration(until-now), time.Duration(w.deadline-now))
+			if w.deadline == w.atMost {
+				w.err = q.refuseLong(q.MaxWait + time.Duration(until-w.atMost))
+			} else {
+				w.err = refuseLate(time.Duration(until-now), time.Duration(w.deadline-now))
+			}
 			close(w.ready)
 		}
 	}
@@ -318,9 +365,22 @@ func (q *Quota) refuseLate(now instant) {
 func (q *Quota) arm(at, now instant) {
 	if at <= now {
 		at = q.pause.opens()
+		consider := func(change instant) {
+			if change > now && (at <= now || change < at) {
+				at = change
+			}
+		}
 		for _, first := range [...]*ticket{q.unsent.first, q.sent.first} {
-			if first != nil && (at <= now || first.until() < at) {
-				at = first.until()
+			if first != nil {
+				consider(first.until())
+			}
+		}
+		if q.replayed != never {
+			consider(q.replayed.add(q.windows[longest(q.windows)].per + 1))
+			for i := range q.windows {
+				if w := &q.windows[i]; w.all() > 0 {
+					consider(q.logged(i, classes, 1).add(w.per + w.pad))
+				}
 			}
 		}
 	}

@@ -69,38 +69,56 @@ type Quota struct {
 	// Windows are the limits, all of which hold at once. At least one.
 	Windows []Window
 
-	// Reserve is the share of every window that is kept for calls of high priority, from 0 up to but not 1. It is rounded
-	// to whole calls: 0.1 of 2 a minute is none. 0: none.
+	// Reserve is the share of every window that is kept for calls of high priority, from 0 up to but not 1. It is
+	// that share of the limit as it is at the time, and is rounded to whole calls: 0.1 of 2 a minute is
+	// none. 0: none.
 	Reserve float64
 
-	// MaxQueue bounds the callers that wait; one more is refused. 0: no bound. Negative: nobody waits.
+	// MaxQueue bounds the callers that wait, those of high priority and the others apart; one more is
+	// refused. 0: no bound. Negative: nobody waits.
 	MaxQueue int
+
+	// MaxWait bounds how long a call waits here. What would take longer, as things are when it comes,
+	// is refused at once, with that wait in its steadyhttp.Refusal; what turns out to is refused then.
+	// 0: no bound. Trace.Waiting is told of each wait as it begins.
+	MaxWait time.Duration
 
 	// MaxTransit is how long a request may take from its sending to where the server counts it, the condition of the
 	// promise: one that arrives later than that may be counted in a window that we believe has room. A longer one costs:
 	// the place of a call without an answer is held for as long. 0: 2 s. At most an hour.
 	MaxTransit time.Duration
 
+	// Weight says how many places a call takes in every window: a batch of up to 20 requests, or what
+	// a service's table of costs says. Less than 1 is 1. A call that weighs more than a window's N is
+	// refused. It must be fast and safe for concurrent use. nil: each takes one.
+	Weight func(*http.Request) int
+
+	// PauseOnly is for services whose 429s tell also of limits that are no rate: calls at once, or
+	// processor time. One then pauses all callers, and teaches nothing of how fast to go, unless its
+	// text names one of the Windows. false: one that our own calls do not explain is a sign of others.
+	PauseOnly bool
+
 	// Start says what a new Quota takes its windows to be. Zero: Fresh.
 	Start ColdStart
 
 	leaving atomic.Pointer[caller] // those who have given up, and are still in line
 
-	mu      sync.Mutex // guards what follows; see lock
-	begun   bool
-	invalid error
-	base    time.Time // all times are measured from it, by the monotonic clock
-	windows []window
-	calls   [classes]history
-	transit time.Duration // MaxTransit, or what 0 stands for
-	unsent  list          // in flight, not sent yet as far as we know, in the order of their grants
-	sent    list          // in flight, in the order of their sending
-	queues  [classes]queue
-	soonest instant     // no deadline in the queues is before it
-	queued  int         // callers that had to queue so far
-	timer   *time.Timer // for whoever is next; nil: none is armed
-	spare   *ticket     // for the next call in flight
-	pause   pause
+	mu       sync.Mutex // guards what follows; see lock
+	begun    bool
+	invalid  error
+	restored bool      // Restore says what was sent
+	base     time.Time // all times are measured from it, by the monotonic clock
+	windows  []window
+	calls    [classes]history
+	transit  time.Duration // MaxTransit, or what 0 stands for
+	unsent   list          // in flight, not sent yet as far as we know, with nobody to tell, in the order of their grants
+	sent     list          // in flight, in the order of their sending
+	queues   [classes]queue
+	soonest  instant     // no deadline in the queues is before it
+	queued   int         // callers that had to queue so far
+	timer    *time.Timer // for whoever is next; nil: none is armed
+	spare    atomic.Pointer[ticket]
+	pause    pause
 
 	replayed instant // when net/http last sent a request twice on its own
 }
@@ -111,6 +129,10 @@ type ColdStart uint8
 const (
 	Fresh ColdStart = iota // nothing was sent: right for a first start, and quick
 	Spent                  // everything was sent just now: never a 429, after a wait as long as the longest window
+
+	// After Restore, Spent is for what the Snapshot does not cover: as many calls as the windows allow
+	// may have been sent since it was taken, and are taken to have been, just now. Where that was a
+	// moment ago, it costs the shortest window at most.
 )
 
 // instant is a time since Quota.base. Comparing and storing it is half the work of a time.Time.
@@ -130,7 +152,9 @@ const (
 	usualTransit = 2 * time.Second
 	maxTransit   = time.Hour
 
-	// After the grant, an attempt that has not told of its sending is taken to have been sent at last after this.
+	// After the grant, an attempt that nobody tells the sending of is taken to have been sent at last
+	// after this. One that is told of keeps its place for as long as it waits elsewhere: all that wait
+	// may go at once.
 	unsentFor = 30 * time.Second
 )
 
@@ -156,12 +180,6 @@ func (q *Quota) Enter(ctx context.Context, a steadyhttp.Attempt) (steadyhttp.Pas
 	if err != nil {
 		return nil, err
 	}
-	told := a.Observe(t)
-	if t.narrow {
-		q.lock() // others look, for whom a probe may wait
-		defer q.unlock()
-	}
-	t.told = told
 	return t, nil
 }
 
@@ -169,28 +187,60 @@ func (q *Quota) Enter(ctx context.Context, a steadyhttp.Attempt) (steadyhttp.Pas
 func (t *ticket) Leave(a steadyhttp.Attempt) { t.q.leave(t, a) }
 
 func (q *Quota) enter(ctx context.Context, a steadyhttp.Attempt) (*ticket, error) {
-	if ctx.Err() != nil {
-		return nil, &endedError{ctx}
+	t := q.spare.Swap(nil)
+	if t == nil {
+		t = new(ticket)
 	}
-	class := classOf(ctx)
+	*t = ticket{q: q, class: classOf(ctx), began: a.Began, weight: 1}
+	if q.Weight != nil && a.Request != nil {
+		t.weight = max(1, q.Weight(a.Request))
+	}
+	t.told = a.Observe(t)
+	if err := q.pass(ctx, t, a); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// pass has t wait for its turn.
+func (q *Quota) pass(ctx context.Context, t *ticket, a steadyhttp.Attempt) error {
+	if ctx.Err() != nil {
+		return &endedError{ctx}
+	}
 	q.lock()
 	if err := q.begin(); err != nil {
 		q.unlock()
-		return nil, err
+		return err
+	}
+	if t.weight > 1 {
+		for i, w := range q.Windows {
+			if t.weight > w.N {
+				q.unlock()
+				return &steadyhttp.Refusal{Err: fmt.Errorf("quota: Quota.Weight of the call is %d, "+
+					"and Quota.Windows[%d].N is %d; split the call", t.weight, i, w.N)}
+			}
+		}
 	}
 	now := q.now()
 	q.advance(now)
-	if q.nobodyBefore(class) && q.mayGo(class, now) {
-		t := q.take(class, now)
+	if q.nobodyBefore(t.class) && q.mayPass(t, now) {
+		q.take(t, now)
 		q.unlock()
-		return t, nil
+		return nil
 	}
-	w, err := q.enqueue(ctx, class, a, now)
+	w, err := q.enqueue(ctx, t, now)
 	q.unlock()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	return q.await(ctx, w, a)
+}
+
+// Replay implements steadyhttp.Observer for a ticket: net/http is about to send its request again.
+// The server may count both sendings, so that this one waits for a place of its own.
+func (t *ticket) Replay(ctx context.Context) error {
+	r := &ticket{q: t.q, class: t.class, began: t.began, weight: t.weight, told: true, of: t}
+	return t.q.pass(ctx, r, steadyhttp.Attempt{})
 }
 
 // begin resolves the fields at the first use. It requires that q.mu is held.
@@ -206,7 +256,7 @@ func (q *Quota) begin() error {
 		return q.invalid
 	}
 	q.windows = newWindows(q.Windows, q.Reserve)
-	if q.Start == Spent {
+	if q.Start == Spent && !q.restored {
 		q.charge(normal, 0, q.windows[longest(q.windows)].n)
 	}
 	return nil
@@ -236,6 +286,9 @@ func (q *Quota) check() error {
 	}
 	if q.MaxTransit < 0 || q.MaxTransit > maxTransit {
 		return refuse("Quota.MaxTransit is %v; use up to %v, or 0 for %v", q.MaxTransit, maxTransit, usualTransit)
+	}
+	if q.MaxWait < 0 {
+		return refuse("Quota.MaxWait is %v; use a positive duration, or 0 for no bound", q.MaxWait)
 	}
 	if q.Start > Spent {
 		return refuse("Quota.Start is %d; use Fresh or Spent", q.Start)
@@ -272,13 +325,29 @@ func (q *Quota) advance(now instant) {
 	}
 }
 
-// mayGo says whether a call may be sent now.
-func (q *Quota) mayGo(c class, now instant) bool {
-	if !q.pause.open(now) {
-		return false
+// mayPass says whether t may be sent now. A replay of a call that was let go since the last pause
+// has its place there already.
+func (q *Quota) mayPass(t *ticket, now instant) bool {
+	if t.of != nil && t.of.epoch == q.pause.epoch {
+		return now >= q.pause.shut() && q.haveRoom(t, now)
 	}
+	return q.pause.open(now) && q.haveRoom(t, now)
+}
+
+func (q *Quota) haveRoom(t *ticket, now instant) bool {
+	c, weight := t.class, t.weight
+	own, all := q.inFlight(c), q.inFlight(classes)
 	for i := range q.windows {
-		if !q.windows[i].admits(c, q.inFlight(c)+q.mayReplay(c), q.inFlight(classes)+q.mayReplay(classes), now) {
+		w := &q.windows[i]
+		if !w.admits(c, own, all, weight, now) {
+			return false
+		}
+		if q.replayed == never {
+			continue
+		}
+		// With the call itself, for which there is always room in an empty window.
+		if w.all()+all > 0 && !w.admits(classes, 0, all+q.mayReplay(classes)+weight, weight, now) ||
+			c == normal && w.used[normal]+own > 0 && !w.admits(c, own+q.mayReplay(c)+weight, 0, weight, now) {
 			return false
 		}
 	}
@@ -312,22 +381,43 @@ func (q *Quota) mayReplay(c class) int {
 }
 
 // take lets a call go.
-func (q *Quota) take(c class, now instant) *ticket {
-	t := q.spare
-	if t == nil {
-		t = &ticket{}
+func (q *Quota) take(t *ticket, now instant) {
+	t.granted, t.places, t.epoch = now, t.weight, q.pause.epoch
+	q.calls[t.class].inFlight += t.weight
+	q.calls[t.class].unanswered += t.weight
+	if !t.told {
+		q.unsent.push(t)
+	}
+	if t.of == nil {
+		q.pause.admit(t, q.queued, now)
 	} else {
-		q.spare = t.next
+		q.resend(t.of, t, now)
 	}
-	*t = ticket{q: q, class: c, granted: now, places: 1, epoch: q.pause.epoch}
-	q.calls[c].inFlight++
-	q.calls[c].unanswered++
-	q.unsent.push(t)
-	q.pause.admit(t, q.queued, now)
 	for i := range q.windows {
-		q.windows[i].pace(now)
+		q.windows[i].pace(t.weight, now)
 	}
-	return t
+}
+
+// resend makes r what is heard of t from now on. What was sent before may be on its way yet.
+func (q *Quota) resend(t, r *ticket, now instant) {
+	switch before := t.current(); before.state {
+	case waiting:
+		q.refund(before)
+	default:
+		q.answered(before)
+	}
+	t.replay = r
+	if t.epoch != q.pause.epoch {
+		t.epoch, t.narrow, t.place = q.pause.epoch, false, nil
+		q.pause.admit(t, q.queued, now)
+	}
+}
+
+// forget takes a call that has not been sent off its list.
+func (q *Quota) forget(t *ticket) {
+	if !t.told {
+		q.unsent.remove(t)
+	}
 }
 
 // charge logs n calls of a class that the server has counted by the given time.
@@ -350,7 +440,7 @@ func (q *Quota) settle(t *ticket, at instant) {
 func (q *Quota) answered(t *ticket) {
 	if !t.over {
 		t.over = true
-		q.calls[t.class].unanswered--
+		q.calls[t.class].unanswered -= t.weight
 	}
 }
 
@@ -361,18 +451,25 @@ func (q *Quota) leave(t *ticket, a steadyhttp.Attempt) {
 	now := q.now()
 	q.advance(now)
 	q.pause.release(t)
+	last := t.current()
 	switch {
 	case a.Response != nil:
-		q.ended(t, now)
-	case a.Sent.IsZero() && t.state != onTheWay:
-		q.refund(t)
-	case t.state == waiting:
-		// It went out, and nobody told us when: the attempt itself does.
-		q.departed(t, instant(a.Sent.Sub(q.base)))
-		q.answered(t)
+		q.ended(last, now)
+	case last.state == waiting && (a.Sent.IsZero() || last != t && a.Sends <= t.sends):
+		q.refund(last)
+	case a.Sent.IsZero() && last.state != onTheWay:
+		q.refund(last)
+	case last.state == waiting:
+		// It went out, and nobody told us when: the attempt itself does, of its first sending.
+		at := instant(a.Sent.Sub(q.base))
+		if last != t {
+			at = now
+		}
+		q.departed(last, at)
+		q.answered(last)
 	default:
 		// A lost answer: the server may count it until the connection has surely broken.
-		q.answered(t)
+		q.answered(last)
 	}
 	switch {
 	case a.Verdict.Class == steadyhttp.Throttled || t.closed:
@@ -389,10 +486,10 @@ func (q *Quota) leave(t *ticket, a steadyhttp.Attempt) {
 func (q *Quota) ended(t *ticket, now instant) {
 	switch t.state {
 	case waiting:
-		q.unsent.remove(t)
+		q.forget(t)
 	case onTheWay:
 		q.sent.remove(t)
-	case logged:
+	case logged, refunded:
 		return
 	}
 	q.settle(t, now)
@@ -400,7 +497,7 @@ func (q *Quota) ended(t *ticket, now instant) {
 
 // departed notes when a call's headers went out.
 func (q *Quota) departed(t *ticket, at instant) {
-	q.unsent.remove(t)
+	q.forget(t)
 	t.state, t.sentAt = onTheWay, max(at, t.granted)
 	q.sent.insert(t)
 }
@@ -409,12 +506,12 @@ func (q *Quota) departed(t *ticket, at instant) {
 func (q *Quota) refund(t *ticket) {
 	switch t.state {
 	case waiting:
-		q.unsent.remove(t)
+		q.forget(t)
 		q.calls[t.class].inFlight -= t.places
 		q.answered(t)
 		t.state = refunded
 	case logged:
-		q.calls[t.class].remove(t.at, q.windows, t.class)
+		q.calls[t.class].remove(t.at, t.weight, q.windows, t.class)
 		t.state = refunded
 	}
 }
@@ -423,7 +520,7 @@ func (q *Quota) refund(t *ticket) {
 // left to the garbage collector.
 func (q *Quota) recycle(t *ticket) {
 	if !t.told && t.left && (t.state == logged || t.state == refunded) {
-		t.next, q.spare = q.spare, t
+		q.spare.Store(t)
 	}
 }
 
@@ -435,21 +532,29 @@ func (t *ticket) Sent(at time.Time) {
 	now := q.now()
 	q.advance(now)
 	q.pause.sent(t)
+	t.sends++
+	left, sends := t.left, t.sends
+	t = t.current()
 	switch {
-	case t.left:
+	case left:
 	case t.state == waiting:
 		q.departed(t, instant(at.Sub(q.base)))
+		if t.told && q.waitingCallers() > 0 {
+			q.serve(now) // whoever waits for its place knows now for how long
+		}
 	case t.state == onTheWay:
 		// net/http sends it again, on another connection: the server may count both.
 		q.replayed = now
 		q.sent.remove(t)
 		t.sentAt = max(t.sentAt, instant(at.Sub(q.base)))
 		q.sent.insert(t)
-		t.places++
-		q.calls[t.class].inFlight++
+		t.places += t.weight
+		q.calls[t.class].inFlight += t.weight
+	case t.state == logged && t.told && sends == 1:
+		// Its answer came first.
 	case t.state == logged:
 		// The first sending, very late, or one again after that: count what the log does not have, until it has surely arrived.
-		q.charge(t.class, now.add(q.transit), 1)
+		q.charge(t.class, now.add(q.transit), t.weight)
 	}
 }
 
@@ -465,7 +570,7 @@ func (t *ticket) Answered(resp *http.Response) {
 	}
 	now := q.now()
 	q.advance(now)
-	q.ended(t, now)
+	q.ended(t.current(), now)
 	switch {
 	case t.epoch != q.pause.epoch:
 	case resp.StatusCode == http.StatusTooManyRequests:

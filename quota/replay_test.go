@@ -37,9 +37,11 @@ func TestPlacesForReplays(t *testing.T) {
 			ticket.Sent(time.Now())
 			held = append(held, ticket)
 		}
-		// 2 + 49 places are taken, and 49 are kept free. One answer frees the one, and the call behind it waits for no more.
+		// 2 + 49 places are taken, and 49 are kept free. The call behind them needs two, since it may be
+		// sent twice itself. Each answer frees one, and it waits for no more.
 		began := time.Now()
-		time.AfterFunc(100*time.Millisecond, func() { leaveAnswered(q, held[0]) })
+		time.AfterFunc(50*time.Millisecond, func() { leaveAnswered(q, held[0]) })
+		time.AfterFunc(100*time.Millisecond, func() { leaveAnswered(q, held[1]) })
 		if _, err := q.enter(t.Context(), steadyhttp.Attempt{}); err != nil {
 			t.Fatal(err)
 		}
@@ -86,4 +88,25 @@ func TestVeryLateSending(t *testing.T) {
 			t.Errorf("the next call went %v after it, and may arrive within a minute of it", took)
 		}
 	})
+}
+
+// Reserve is a share of what others leave, too.
+func TestReserveOfAShare(t *testing.T) {
+	for _, c := range []struct {
+		reserve float64
+		share   float64
+		normal  int
+	}{{0.3, 27, 19}, {0.3, 100, 70}, {0.3, 1, 1}, {0.9, 5, 1}, {0, 27, 27}, {0.5, 3, 1}} {
+		w := newWindows([]Window{{N: 100, Per: time.Minute}}, c.reserve)[0]
+		w.shared, w.share = true, c.share
+		w.next = never / 2
+		w.used[normal] = c.normal - 1
+		if !w.admits(normal, 0, 0, 1, 0) {
+			t.Errorf("%+v: not %d", c, c.normal)
+		}
+		w.used[normal]++
+		if w.admits(normal, 0, 0, 1, 0) {
+			t.Errorf("%+v: more than %d", c, c.normal)
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package quota_test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"math"
@@ -117,6 +118,7 @@ type service struct {
 	skew       float64              // the server's clock is faster by this share
 	lose       float64              // share of the answers that are lost with their connection
 	replayEach int                  // net/http sends every n-th request twice; 0: none
+	breakEach  time.Duration        // after so long each, all connections break at once; 0: never
 	others     func(now time.Time)  // calls of another program, made up to now; nil: none
 
 	mu       sync.Mutex
@@ -155,10 +157,21 @@ func (s *service) clock() time.Time {
 }
 
 func (s *service) RoundTrip(req *http.Request) (*http.Response, error) {
+	trace := httptrace.ContextClientTrace(req.Context())
+	getConn := func() error {
+		if trace != nil && trace.GetConn != nil {
+			trace.GetConn("api.example:80")
+		}
+		return context.Cause(req.Context())
+	}
 	wrote := func() {
-		if trace := httptrace.ContextClientTrace(req.Context()); trace != nil && trace.WroteHeaders != nil {
+		if trace != nil && trace.WroteHeaders != nil {
 			trace.WroteHeaders()
 		}
+	}
+	began := time.Now()
+	if err := getConn(); err != nil {
+		return nil, err
 	}
 	wrote()
 	s.travel()
@@ -168,9 +181,18 @@ func (s *service) RoundTrip(req *http.Request) (*http.Response, error) {
 	lost := s.lose > 0 && s.dice.Float64() < s.lose
 	s.mu.Unlock()
 	wait, ok := s.count()
+	if s.breakEach > 0 {
+		next := s.began.Add(began.Sub(s.began).Truncate(s.breakEach) + s.breakEach)
+		if replay = next.Before(time.Now().Add(s.takes)); replay {
+			time.Sleep(time.Until(next))
+		}
+	}
 	if replay {
 		// The connection closed after the request had been read; net/http sends it again on a new one.
 		s.travel()
+		if err := getConn(); err != nil {
+			return nil, err
+		}
 		wrote()
 		s.travel()
 		wait, ok = s.count()
@@ -233,11 +255,16 @@ type batchResult struct {
 // batch makes calls with 32 workers, as fast as the gate lets it.
 func batch(t *testing.T, transport http.RoundTripper, calls int, until time.Duration) batchResult {
 	t.Helper()
+	return batchOf(t, transport, 32, calls, until)
+}
+
+func batchOf(t *testing.T, transport http.RoundTripper, workers, calls int, until time.Duration) batchResult {
+	t.Helper()
 	var mu sync.Mutex
 	var r batchResult
 	began := time.Now()
 	var group sync.WaitGroup
-	for range 32 {
+	for range workers {
 		group.Go(func() {
 			for {
 				mu.Lock()
@@ -247,7 +274,7 @@ func batch(t *testing.T, transport http.RoundTripper, calls int, until time.Dura
 				if over {
 					return
 				}
-				req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://api.example/machines", nil)
+				req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://api.example/machines", nil)
 				if err != nil {
 					t.Error(err)
 					return
@@ -324,11 +351,12 @@ func TestNo429(t *testing.T) {
 
 // A day at the limit: not one interval over it, as the server counts, and next to nothing left unused.
 func TestADayAtTheLimit(t *testing.T) {
-	for _, c := range []struct {
+	type day struct {
 		name   string
 		change func(*service, *steadyhttp.Transport)
 		used   float64 // of what could be
-	}{
+	}
+	days := []day{
 		{"plain", func(*service, *steadyhttp.Transport) {}, 0.999},
 		{"delays", func(s *service, _ *steadyhttp.Transport) { s.uniform(20*time.Millisecond, 520*time.Millisecond) }, 0.999},
 		{"server's clock slow", func(s *service, _ *steadyhttp.Transport) { s.skew = -200e-6 }, 0.998},
@@ -347,8 +375,19 @@ func TestADayAtTheLimit(t *testing.T) {
 			}
 		}, 0.99},
 		{"lost answers", func(s *service, _ *steadyhttp.Transport) { s.lose = 0.2 }, 0.99},
-		{"replays", func(s *service, _ *steadyhttp.Transport) { s.replayEach = 3 }, 0.95},
-	} {
+		{"mass loss", func(s *service, _ *steadyhttp.Transport) {
+			s.breakEach, s.takes = 7*time.Minute, 10*time.Second
+		}, 0.995},
+		{"mass loss, at once", func(s *service, _ *steadyhttp.Transport) {
+			s.breakEach, s.takes = time.Minute, 59*time.Second
+		}, 0.995},
+	}
+	for _, each := range []int{1, 2, 3, 4, 5, 6, 7, 8, 50, 1000} {
+		days = append(days, day{fmt.Sprint("replays of each ", each), func(s *service, _ *steadyhttp.Transport) {
+			s.replayEach = each
+		}, 0.995})
+	}
+	for _, c := range days {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				hours := 24
@@ -359,7 +398,11 @@ func TestADayAtTheLimit(t *testing.T) {
 				s := newService(&rolling{windows: windows}, windows)
 				transport := throughQuota(s, &quota.Quota{Windows: windows})
 				c.change(s, transport)
-				r := batch(t, transport, math.MaxInt, time.Duration(hours)*time.Hour)
+				workers := 32
+				if s.breakEach > 0 {
+					workers = 50
+				}
+				r := batchOf(t, transport, workers, math.MaxInt, time.Duration(hours)*time.Hour)
 				// The workers' last calls go out after the end, and do not count.
 				within := 0
 				for _, at := range s.arrivals {

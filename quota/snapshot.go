@@ -39,7 +39,11 @@ func (q *Quota) Snapshot() Snapshot {
 			}
 		}
 		if n := q.calls[c].inFlight; n > 0 {
-			*list = append(*list, Calls{-q.transit, n}) // they may arrive yet
+			age := -q.transit // they may arrive yet
+			if last := len(*list) - 1; last >= 0 {
+				age = min(age, (*list)[last].Age) // of a Quota with a longer MaxTransit
+			}
+			*list = append(*list, Calls{age, n})
 		}
 	}
 	return s
@@ -57,6 +61,7 @@ func (q *Quota) Restore(s Snapshot) error {
 	if err := s.check(); err != nil {
 		return err
 	}
+	q.restored = !s.At.IsZero()
 	if err := q.begin(); err != nil {
 		return err
 	}
@@ -70,7 +75,26 @@ func (q *Quota) Restore(s Snapshot) error {
 		}
 	}
 	q.advance(0)
+	if q.Start == Spent && q.restored {
+		q.charge(normal, 0, q.uncovered(passed))
+	}
 	return nil
+}
+
+// uncovered returns how many calls the process before may have made since its snapshot, of those
+// that the longest window has room for.
+func (q *Quota) uncovered(passed time.Duration) int {
+	most := max(0, q.windows[longest(q.windows)].n-q.windows[longest(q.windows)].all())
+	if passed <= 0 {
+		return 0
+	}
+	for i := range q.windows {
+		w := &q.windows[i]
+		if rounds := int64((passed-1)/w.per) + 1; rounds <= int64(most)/int64(w.n) {
+			most = int(rounds) * w.n
+		}
+	}
+	return most
 }
 
 // check refuses what no Quota has written, naming the field and the fix.

@@ -36,14 +36,17 @@ func (p *pause) open(now instant) bool { return now >= p.opens() }
 // after the other make way for as many in the time of patience as the door is wide, and not for all
 // at once.
 func (p *pause) opens() instant {
-	at := max(p.until, p.reading)
+	at := p.shut()
 	if p.full() {
-		longest := p.places.Front().Value.(*ticket).granted
+		longest := p.places.Front().Value.(*ticket).entered
 		spread := time.Duration(float64(patience) / p.width)
 		at = max(at, longest.add(patience), p.moved.add(spread))
 	}
 	return at
 }
+
+// shut returns until when not even those who have a place may be sent.
+func (p *pause) shut() instant { return max(p.until, p.reading) }
 
 func (p *pause) full() bool { return p.width > 0 && p.places.Len() >= int(p.width) }
 
@@ -61,7 +64,7 @@ func (p *pause) admit(t *ticket, queued int, now instant) {
 		p.favoured = !p.favoured
 		p.moved = now
 	}
-	t.narrow, t.queued = true, queued
+	t.narrow, t.queued, t.entered = true, queued, now
 	t.place = p.places.PushBack(t)
 }
 
@@ -138,24 +141,26 @@ func (q *Quota) throttled(t *ticket, a steadyhttp.Attempt, now instant) {
 	if !first {
 		return // the pause that it belongs to has learned already
 	}
-	w := q.blamed(a.Verdict.Message, asked, now)
+	w, named := q.blamed(a.Verdict.Message, asked, now)
 	if asked == 0 {
 		q.pause.prolong(now.add(min(firstPause<<min(q.pause.failed, 20), w.per/32)))
 	}
 	q.pause.failed++
-	q.learn(w, now)
+	if named || !q.PauseOnly {
+		q.learn(w, now)
+	}
 }
 
 // blamed returns the window that a 429 is about: the one that its text names, or else the one that our own calls fill
 // most. One that is shorter than the wait asked for is not it.
-func (q *Quota) blamed(message string, asked time.Duration, now instant) *window {
+func (q *Quota) blamed(message string, asked time.Duration, now instant) (blamed *window, byName bool) {
 	n, per, named := namedLimit(message)
 	var fullest *window
 	for i := range q.windows {
 		w := &q.windows[i]
 		if named && w.per == per {
 			w.lower(n, now)
-			return w
+			return w, true
 		}
 		if w.per >= asked && (fullest == nil || w.fill() > fullest.fill()) {
 			fullest = w
@@ -164,7 +169,7 @@ func (q *Quota) blamed(message string, asked time.Duration, now instant) *window
 	if fullest == nil {
 		fullest = &q.windows[longest(q.windows)]
 	}
-	return fullest
+	return fullest, false
 }
 
 func (w *window) fill() float64 { return float64(w.all()) / float64(w.n) }
@@ -193,7 +198,6 @@ func (w *window) lower(n int, now instant) {
 	}
 	w.lowUntil = now.add(w.lowered)
 	w.n = n
-	w.reserved = min(w.reserved, n-1)
 	w.share = min(w.share, float64(n))
 }
 
@@ -207,7 +211,7 @@ func (w *window) restore(now instant) {
 		w.shared, w.share, w.next = true, float64(w.n), max(w.next, now)
 	}
 	w.grownAt = max(w.grownAt, w.lowUntil)
-	w.n, w.reserved = w.own, w.kept
+	w.n = w.own
 }
 
 // learn draws the conclusion from a 429. At the very limit, the server only counts a little otherwise than we do. Below it,

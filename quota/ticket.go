@@ -1,16 +1,24 @@
 package quota
 
-import fifo "container/list"
+import (
+	fifo "container/list"
+	"time"
+)
 
-// ticket is one call in flight, from its grant to its place in the log.
+// ticket is one call in flight, from its grant to its place in the log. Each sending of it that
+// net/http asks for has a ticket of its own, of which the first is what tells.
 type ticket struct {
 	q       *Quota
 	class   class
 	state   state
+	began   time.Time // of its call
+	replay  *ticket   // the last sending that had a place of its own; nil: there was none
 	granted instant
 	sentAt  instant // of the last sending
 	at      instant // in the log
-	places  int     // one for each sending
+	weight  int     // places that a sending takes
+	places  int     // for each sending that was not asked for
+	sends   int     // of which the first was told, replays included
 	epoch   int     // the pause after which it was granted
 	told    bool    // an attempt tells it of its sending
 	over    bool    // it can't be sent again
@@ -18,10 +26,13 @@ type ticket struct {
 	closed  bool // its 429 began the present pause
 	good    bool // it has been answered, and has widened the door
 
-	gone   bool          // it has been told of its sending
-	narrow bool          // granted while few may be under way at once
-	place  *fifo.Element // in pause.places or pause.stuck; nil: in neither
-	queued int           // callers that had to queue until its grant
+	gone    bool          // it has been told of its sending
+	narrow  bool          // granted while few may be under way at once
+	place   *fifo.Element // in pause.places or pause.stuck; nil: in neither
+	entered instant       // when it got its place
+	queued  int           // callers that had to queue until its grant
+
+	of *ticket // the first sending, of a replay; nil: this is it
 
 	next, prev *ticket // in one of the lists
 }
@@ -40,10 +51,18 @@ func (t *ticket) mayWait() bool { return t.told && !t.gone }
 
 // until is when the call is taken to have arrived, if nothing is heard of it by then.
 func (t *ticket) until() instant {
-	if t.state == waiting {
+	if t.state == waiting { // and nobody would tell of its sending
 		return t.granted.add(unsentFor)
 	}
 	return t.sentAt.add(t.q.transit)
+}
+
+// current returns the sending that what is heard now is about.
+func (t *ticket) current() *ticket {
+	if t.replay != nil {
+		return t.replay
+	}
+	return t
 }
 
 // list is a list of tickets in the order of their until.

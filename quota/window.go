@@ -21,8 +21,7 @@ type window struct {
 	own      int           // as configured
 	per      time.Duration // its length
 	pad      time.Duration // added to it: the server's clock is not ours
-	reserved int           // places that only calls of high priority get
-	kept     int           // reserved, as configured
+	reserve  float64       // the share of the limit, as it is now, that only calls of high priority get
 	lowered  time.Duration // how long the limit that was named last holds; 0: none was
 	lowUntil instant       // until when
 	used     [classes]int  // logged calls that it still counts
@@ -49,12 +48,11 @@ const (
 func newWindows(limits []Window, reserve float64) []window {
 	windows := make([]window, len(limits))
 	for i, l := range limits {
-		kept := min(int(math.Round(reserve*float64(l.N))), l.N-1)
 		windows[i] = window{
 			n: l.N, own: l.N,
-			per:      l.Per,
-			pad:      max(minPad, time.Duration(padShare*float64(l.Per))),
-			reserved: kept, kept: kept,
+			per:     l.Per,
+			pad:     max(minPad, time.Duration(padShare*float64(l.Per))),
+			reserve: reserve,
 		}
 	}
 	return windows
@@ -69,14 +67,15 @@ func longest(windows []window) (at int) {
 	return at
 }
 
-// admits says whether the window has a place for one more call of a class; inFlight calls of that
-// class, and allInFlight of all, are under way.
-func (w *window) admits(c class, inFlight, allInFlight int, now instant) bool {
+// admits says whether the window has room for one more call of a class, and of a weight; inFlight
+// places of that class, and allInFlight of all, are under way. A call that has become heavier than
+// the limit goes alone.
+func (w *window) admits(c class, inFlight, allInFlight, weight int, now instant) bool {
 	limit := w.limit(now)
-	if w.all()+allInFlight >= limit {
+	if w.all()+allInFlight+min(weight, limit) > limit {
 		return false
 	}
-	if c == normal && w.used[normal]+inFlight >= w.forNormal(limit) {
+	if most := w.forNormal(limit); c == normal && w.used[normal]+inFlight+min(weight, most) > most {
 		return false
 	}
 	return !w.shared || now >= w.next.add(-w.burst())
@@ -84,8 +83,10 @@ func (w *window) admits(c class, inFlight, allInFlight int, now instant) bool {
 
 func (w *window) all() int { return w.used[normal] + w.used[high] }
 
-// forNormal keeps at least one place for normal calls, however small the share has become.
-func (w *window) forNormal(limit int) int { return max(1, limit-w.reserved) }
+// forNormal returns how many of the places are for normal calls, one at least.
+func (w *window) forNormal(limit int) int {
+	return max(1, limit-int(math.Round(w.reserve*float64(limit))))
+}
 
 // limit is what we may take of the window now: all of it, or our growing share.
 func (w *window) limit(now instant) int {
@@ -112,9 +113,9 @@ func (w *window) burst() time.Duration {
 	return time.Duration(max(1, 0.05*w.share)) * w.interval()
 }
 
-func (w *window) pace(now instant) {
+func (w *window) pace(weight int, now instant) {
 	if w.shared {
-		w.next = max(w.next, now).add(w.interval())
+		w.next = max(w.next, now).add(time.Duration(float64(weight) * float64(w.interval())))
 	}
 }
 
@@ -129,7 +130,7 @@ type run struct {
 // all windows share.
 type history struct {
 	inFlight   int // places
-	unanswered int // calls
+	unanswered int // places of what may be sent again
 	log        []run
 	dropped    int   // runs that were taken off the log's front: log[0] is run number dropped
 	heads      []int // by window: the number of the first run that it still counts
@@ -209,8 +210,8 @@ func (c *history) drop(before int, since instant) {
 	}
 }
 
-// remove takes one call that was logged at a time out again.
-func (c *history) remove(at instant, windows []window, cl class) {
+// remove takes a call that was logged at a time out again, with its places.
+func (c *history) remove(at instant, places int, windows []window, cl class) {
 	i, found := slices.BinarySearchFunc(c.log, at, func(r run, at instant) int {
 		switch {
 		case r.at < at:
@@ -220,16 +221,16 @@ func (c *history) remove(at instant, windows []window, cl class) {
 		}
 		return 0
 	})
-	for found && i+1 < len(c.log) && c.log[i].n == 0 && c.log[i+1].first <= at {
+	for found && i+1 < len(c.log) && c.log[i].n < places && c.log[i+1].first <= at {
 		i++ // of several runs of that time, some may be empty
 	}
-	if !found || c.log[i].n == 0 {
+	if !found || c.log[i].n < places {
 		return // forgotten already
 	}
-	c.log[i].n--
+	c.log[i].n -= places
 	for w := range windows {
 		if c.heads[w] <= c.dropped+i {
-			windows[w].used[cl]--
+			windows[w].used[cl] -= places
 		}
 	}
 }
@@ -304,17 +305,17 @@ func (q *Quota) logged(w int, c class, k int) instant {
 	}
 }
 
-// bound returns the time before which a call can't go that has ahead others before it, as things
-// are now.
-func (q *Quota) bound(c class, ahead int, now instant) instant {
-	return q.earliest(c, ahead, now, func(w *window) (int, time.Duration) { return w.limit(now), w.interval() })
+// bound returns the time before which a call can't go that has others before it, as things are now;
+// ahead is the places that those take.
+func (q *Quota) bound(c class, ahead, weight int, now instant) instant {
+	return q.earliest(c, ahead, weight, now, func(w *window) (int, time.Duration) { return w.limit(now), w.interval() })
 }
 
 // atBest is bound as it would be if nobody else used a shared window: no call is refused that may
 // still go in time.
-func (q *Quota) atBest(c class, ahead int, now instant) instant {
+func (q *Quota) atBest(c class, ahead, weight int, now instant) instant {
 	at := func(n func(*window) int) instant {
-		return q.earliest(c, ahead, now, func(w *window) (int, time.Duration) {
+		return q.earliest(c, ahead, weight, now, func(w *window) (int, time.Duration) {
 			return n(w), w.per / time.Duration(n(w))
 		})
 	}
@@ -331,19 +332,19 @@ func (q *Quota) atBest(c class, ahead int, now instant) instant {
 	return max(raised, at(func(w *window) int { return w.own }))
 }
 
-func (q *Quota) earliest(c class, ahead int, now instant, rate func(*window) (limit int, interval time.Duration)) instant {
+func (q *Quota) earliest(c class, ahead, weight int, now instant, rate func(*window) (limit int, interval time.Duration)) instant {
 	bound := max(now, q.pause.until)
 	// Those ahead that are of high priority take nothing of what is for normal calls.
-	normalAhead := max(0, ahead-q.queues[high].length)
+	normalAhead := max(0, ahead-q.queues[high].weight)
 	for i := range q.windows {
 		w := &q.windows[i]
 		limit, interval := rate(w)
-		if over := w.all() + q.inFlight(classes) + ahead + 1 - limit; over > 0 {
+		if over := w.all() + q.inFlight(classes) + ahead + min(weight, limit) - limit; over > 0 {
 			bound = max(bound, q.freed(i, classes, over, limit, now))
 		}
-		if c == normal && w.reserved > 0 {
+		if c == normal && w.reserve > 0 {
 			limit = w.forNormal(limit)
-			if over := w.used[normal] + q.inFlight(normal) + normalAhead + 1 - limit; over > 0 {
+			if over := w.used[normal] + q.inFlight(normal) + normalAhead + min(weight, limit) - limit; over > 0 {
 				bound = max(bound, q.freed(i, normal, over, limit, now))
 			}
 		}

@@ -165,7 +165,7 @@ func (s *stream) answer() {
 	})
 }
 
-// eachOnItsOwn gives each attempt a connection of its own, on which net/http retries nothing.
+// eachOnItsOwn gives each attempt a connection of its own, on which net/http replays nothing.
 func (w *world) eachOnItsOwn() { w.base = onItsOwn{w.http} }
 
 type onItsOwn struct{ t *http.Transport }

@@ -261,7 +261,7 @@ func (silent) Debugf(string, ...any) {}
 type scenario struct {
 	name  string
 	left  bool // the order may have been carried out
-	told  bool // net/http tells it by text only, or retries it itself: no result is asserted
+	told  bool // net/http tells it by text only, or replays it itself: no result is asserted
 	long  bool // takes a minute: only with STEADYHTTP_BENCH_LONG
 	setUp func(w *world)
 }
@@ -579,7 +579,7 @@ func TestNeverSentAndMaybeDone(t *testing.T) {
 }
 
 // TestRefusedStreamExhausted has what takes two minutes with sockets (see scenario.long) in virtual
-// time: net/http gives up retrying a refused stream, twice.
+// time: net/http gives up replaying a refused stream, twice.
 func TestRefusedStreamExhausted(t *testing.T) {
 	s := scenario{name: "h2 REFUSED_STREAM exhausted", setUp: func(w *world) {
 		w.pipeH2(exhausting(faults))
