@@ -40,8 +40,8 @@ func TestHuntingWaitsForTheCycle(t *testing.T) {
 		{name: "Graph", url: graph + "/v1.0/security/runHuntingQuery", want: cycle},
 		{name: "Graph, beta", url: graph + "/beta/security/runHuntingQuery", want: cycle},
 		{
-			name: "Graph, qualified", url: graph + "/v1.0/security/microsoft.graph.security.runHuntingQuery",
-			want: cycle,
+			name: "Graph, qualified", want: cycle,
+			url: graph + "/v1.0/security/microsoft.graph.security.runHuntingQuery",
 		},
 		{name: "nothing in the body", url: mde, body: " ", want: cycle},
 		{name: "HTML", url: mde, body: "<html>429</html>", want: cycle},
@@ -182,7 +182,8 @@ func TestBatchOutlastsSpentProcessorTime(t *testing.T) {
 					t.Errorf("%s, quotas %v: status %d after %d sends in %v, want %d",
 						name, quotas, resp.StatusCode, sent, took, c.sends)
 				}
-				if cycles := c.block.Truncate(15*time.Minute) + 15*time.Minute; took > cycles+5*time.Minute {
+				const cycle = 15 * time.Minute
+				if took > c.block.Truncate(cycle)+cycle+5*time.Minute {
 					t.Errorf("%s, quotas %v: took %v", name, quotas, took)
 				}
 			})
@@ -210,7 +211,8 @@ func TestInteractiveHuntingIsGivenItsRefusal(t *testing.T) {
 			defer resp.Body.Close()
 			said := steadyhttp.Check(resp)
 			failure, ok := errors.AsType[*steadyhttp.Error](said)
-			if !ok || failure.Stop != steadyhttp.StopWaitTooLong || failure.RetryAfter != 15*time.Minute {
+			if !ok || failure.Stop != steadyhttp.StopWaitTooLong ||
+				failure.RetryAfter != 15*time.Minute {
 				t.Errorf("%s: %v", name, said)
 			}
 			if took := time.Since(began); sent != 1 || took != 0 {

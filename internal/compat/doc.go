@@ -1,4 +1,5 @@
-// Package compat runs steadyhttp together with what others have written for real programs. It is a
+// Package compat runs steadyhttp together with what others have written for real programs:
+// OpenTelemetry's otelhttp and collector, and the SDKs of Graph, S3 and Azure Storage. It is a
 // module of its own, outside of go.work, so that nobody who uses steadyhttp gets what it is tried
 // with:
 //
