@@ -394,6 +394,20 @@ func TestEstimateIsWhatItTakes(t *testing.T) {
 	}
 }
 
+// The pad of a short window costs a hundredth of it at most.
+func TestShortWindows(t *testing.T) {
+	for _, per := range []time.Duration{time.Millisecond, 10 * time.Millisecond, 100 * time.Millisecond, time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			q := &quota.Quota{Windows: []quota.Window{{N: 10, Per: per}}}
+			began := time.Now()
+			wait(t, q, 10_001)
+			if took := time.Since(began); took < 1000*per || took > 1010*per {
+				t.Errorf("1000 windows of %v took %v", per, took)
+			}
+		})
+	}
+}
+
 // A call may take several places, in every window, and those ahead of others count as what they take.
 func TestWeight(t *testing.T) {
 	weigh := func(req *http.Request) int { return int(req.ContentLength) }

@@ -15,6 +15,17 @@
 // do that: with a burst of N it lets 2N calls through in the first window, and a smaller burst
 // wastes the rest.
 //
+// A call that was let go and stands elsewhere, behind MaxConnsPerHost, a second gate or Prepare,
+// keeps its place until it is sent or over.
+//
+// net/http sends some requests again on its own, when a kept connection turns out to be dead
+// (Request.isReplayable). Over HTTP/1.1, that waits for a place like a new call, at the turn of its
+// own. Over HTTP/2, or a base transport that does not call httptrace.ClientTrace.GetConn, nobody can
+// be made to wait: such a replay is counted once it is under way, and where one was seen within the
+// longest window, places are kept for more. The first may be one too many.
+//
+// A call takes one place, or as many as Weight says.
+//
 // # Order
 //
 // Callers are served first come, first served; a retry keeps the place of its call. Calls of high priority (WithPriority)
@@ -33,7 +44,8 @@
 // hour, and a limit that really is lower costs one 429 a day.
 //
 // A 429 that our own calls do not explain means that others use the same quota: the Quota then
-// measures what is left to it, paces itself, and tries for more from time to time.
+// measures what is left to it, paces itself, and tries for more from time to time. Not so with
+// PauseOnly, where a service limits also what is no rate.
 //
 // # What it does not know
 //

@@ -35,7 +35,7 @@ type window struct {
 }
 
 const (
-	minPad = time.Millisecond
+	minPad = time.Millisecond // and no more than a hundredth of a short window
 	// Clocks that are 200 parts in a million apart put an hour's window off by 0.7 s. The pad covers twice that.
 	padShare = 500e-6
 	// widePad is the pad after a 429 that came though we were within the limit, and near to it. A
@@ -51,7 +51,7 @@ func newWindows(limits []Window, reserve float64) []window {
 		windows[i] = window{
 			n: l.N, own: l.N,
 			per:     l.Per,
-			pad:     max(minPad, time.Duration(padShare*float64(l.Per))),
+			pad:     max(min(minPad, l.Per/100), time.Duration(padShare*float64(l.Per))),
 			reserve: reserve,
 		}
 	}

@@ -74,7 +74,7 @@ func (p *pipes) most(per time.Duration) int {
 	return s.worst(quota.Window{Per: per})
 }
 
-func get(ctx context.Context, t *testing.T, tr http.RoundTripper, url string) error {
+func get(ctx context.Context, t testing.TB, tr http.RoundTripper, url string) error {
 	t.Helper()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
