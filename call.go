@@ -59,6 +59,7 @@ type call struct {
 	throttled     int                        // retries after a 429
 	throttledAt   time.Time                  // the first of them; zero: there was none
 	doubt         bool                       // an attempt may have been carried out, and nobody knows
+	judged        bool                       // the Transport's Classify has named the attempt's class
 	free          int                        // those of them that MaxAttempts does not count
 	unprepared    int                        // retries after a Prepare that failed
 	unready       error                      // what Prepare failed of the last time; nil: it has not since the last attempt
@@ -607,6 +608,7 @@ func (c *call) verdict() {
 		return
 	}
 	standard := &Rules{}
+	c.judged = false
 	if c.transport.Classify == nil {
 		a.Verdict = standard.Classify(*a)
 		return
@@ -616,14 +618,16 @@ func (c *call) verdict() {
 		a.Verdict = v
 		return
 	}
+	c.judged = v.Class != Unclassified && !byRules(c.transport.Classify)
+	var filled Verdict
 	if v.Class == Unclassified || v.Code == "" || v.Message == "" || v.TrackingID == "" {
-		filled := standard.Classify(*a)
+		filled = standard.Classify(*a)
 		v.Class = cmp.Or(v.Class, filled.Class)
 		v.Code, v.Message = cmp.Or(v.Code, filled.Code), cmp.Or(v.Message, filled.Message)
 		v.TrackingID = cmp.Or(v.TrackingID, filled.TrackingID)
 	}
 	if v.RetryAfter == 0 && a.Response != nil {
-		v.RetryAfter = pushback(a.Response, v.Class)
+		v.RetryAfter = cmp.Or(pushback(a.Response, v.Class), filled.RetryAfter)
 	}
 	a.Verdict = v
 }
@@ -729,7 +733,7 @@ func (c *call) next() (time.Duration, Stop) {
 	if v.Class == Transient {
 		s.idempotent = c.idempotent()
 		s.unsent = !s.idempotent && c.unsent()
-		s.unknown = c.attempt.Err != nil && !c.native && c.transport.Classify == nil && kindOf(c.attempt.Err) == unknown
+		s.unknown = c.attempt.Err != nil && !c.native && !c.judged && kindOf(c.attempt.Err) == unknown
 	}
 	if stop := c.policy.permit(v, s); stop != "" {
 		return 0, stop
