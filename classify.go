@@ -293,19 +293,38 @@ func kindOfText(err error) kind {
 	return unknown
 }
 
-// refusalText knows the texts with which net/http and crypto/tls refuse to send a request, or to take
-// its answer. Over a header that is far too long, HTTP/2 ends the connection.
+// refusalText knows the texts with which net/http and crypto/tls refuse to send a request, or to take its
+// answer.
 func refusalText(text string) bool {
 	if strings.HasPrefix(text, "tls: ") {
 		return !hasAnyPrefix(text, "tls: protocol is shutdown", "tls: failed to send closeNotify", "tls: short read from Rand")
 	}
-	return hasAnyPrefix(text,
+	return headTooLong(text) || hasAnyPrefix(text,
 		"http: ContentLength=", "http: Request.", "http: invalid Host ", "http: no Host", "net/http: can't write ",
-		"net/http: server response headers exceeded ", "http2: response header list larger ",
-		"connection error: PROTOCOL_ERROR", "connection error: COMPRESSION_ERROR",
 		"http2: request body larger ", "http2: could not negotiate ", "request header list larger ",
-		"invalid HTTP header ", "invalid HTTP trailer ", "invalid Host ", "invalid Trailer ", "invalid request :path ", "invalid Upgrade ",
-		"invalid Transfer-Encoding ", "invalid Connection ")
+		"invalid HTTP header ", "invalid HTTP trailer ", "invalid Host ", "invalid Trailer ", "invalid request :path ",
+		"invalid Upgrade ", "invalid Transfer-Encoding ", "invalid Connection ")
+}
+
+// headTooLong knows that an answer's head exceeds http.Transport.MaxResponseHeaderBytes. Over one that is far too long, HTTP/2 ends
+// the connection.
+func headTooLong(text string) bool {
+	return hasAnyPrefix(text, "net/http: server response headers exceeded ", "http2: response header list larger ",
+		"connection error: PROTOCOL_ERROR", "connection error: COMPRESSION_ERROR")
+}
+
+// unread reports whether err is about an answer that came, to a request that was carried out for all we know, and was not
+// taken.
+func unread(err error) bool {
+	if stream, ok := errors.AsType[streamError](err); ok && stream.Cause != nil && headTooLong(stream.Cause.Error()) {
+		return true
+	}
+	for ; err != nil; err = errors.Unwrap(err) {
+		if headTooLong(err.Error()) {
+			return true
+		}
+	}
+	return false
 }
 
 func hasAnyPrefix(text string, prefixes ...string) bool {
