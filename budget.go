@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/steadyhttp/steadyhttp/internal/durations"
 )
 
 // Budget lets successes pay for retries, so that an outage is not made worse by those who wait for its end: back-off
@@ -220,6 +222,11 @@ func (a *balance) take() bool {
 func (a *balance) expected() time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	return a.lasts()
+}
+
+// lasts is expected, with a.mu held.
+func (a *balance) lasts() time.Duration {
 	a.settle()
 	missing := float64(a.queue.length+1) - a.amount
 	if missing <= 0 || a.perSecond <= 0 {
@@ -228,13 +235,20 @@ func (a *balance) expected() time.Duration {
 	return time.Duration(min(missing/a.perSecond*float64(time.Second), math.MaxInt64/2))
 }
 
-// wait blocks until the price is covered and taken, or until ctx or cancel ends.
+// wait blocks until the price is covered and taken, or until ctx or cancel ends. It does not begin if that would come first: of many
+// calls that fail at once, each has found the queue short a moment ago.
 func (a *balance) wait(ctx context.Context, cancel <-chan struct{}) error {
 	if a.take() {
 		return nil
 	}
 	d := &debtor{covered: make(chan struct{})}
 	a.mu.Lock()
+	if left := untilDeadline(ctx); left >= 0 && ctx.Err() == nil {
+		if needs := a.lasts(); needs >= left {
+			a.mu.Unlock()
+			return &durations.TooLate{Needs: needs, Left: left}
+		}
+	}
 	a.queue.push(d)
 	a.waiting.Store(int64(a.queue.length))
 	a.serve() // a payment may have come in before it could see us waiting

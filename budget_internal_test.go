@@ -231,3 +231,29 @@ func TestTinyTrickleMakesNoHotTimer(t *testing.T) {
 		}
 	})
 }
+
+// Issue 10, D19: of many waiters that are cancelled at once, each leaves in a time that does not grow with their number.
+func TestLeavingTheQueueIsLinear(t *testing.T) {
+	per := func(waiters int) time.Duration {
+		account := (&Budget{Max: 1, PerSecond: 1e-9}).open(origin{})
+		account.amount = 0
+		debtors := make([]*debtor, waiters)
+		for i := range debtors {
+			debtors[i] = &debtor{covered: make(chan struct{})}
+			account.queue.push(debtors[i])
+		}
+		rand.Shuffle(waiters, func(i, j int) { debtors[i], debtors[j] = debtors[j], debtors[i] })
+		began := time.Now()
+		for _, d := range debtors {
+			account.leave(d)
+		}
+		took := time.Since(began)
+		if account.queue.length != 0 || account.waiting.Load() != 0 || account.queue.first != nil || account.queue.last != nil {
+			t.Fatalf("%d are left", account.queue.length)
+		}
+		return took / time.Duration(waiters)
+	}
+	if each := per(40_000); each > 5*time.Microsecond {
+		t.Errorf("%v each of 40,000", each)
+	}
+}

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
+
+	"github.com/steadyhttp/steadyhttp/internal/durations"
 )
 
 // call is one RoundTrip under way. Its methods are the steps of the loop, in the order in which the loop takes them. It
@@ -59,6 +61,7 @@ type call struct {
 	throttled     int                        // retries after a 429
 	throttledAt   time.Time                  // the first of them; zero: there was none
 	doubt         bool                       // an attempt may have been carried out, and nobody knows
+	judged        bool                       // the Transport's Classify has named the attempt's class
 	free          int                        // those of them that MaxAttempts does not count
 	unprepared    int                        // retries after a Prepare that failed
 	unready       error                      // what Prepare failed of the last time; nil: it has not since the last attempt
@@ -590,6 +593,10 @@ func (c *call) weigh() {
 		return
 	}
 	inner, nested := errors.AsType[*Error](a.Err)
+	if before, ok := AttemptOf(a.Response); ok && before.Ambiguous && a.Response.StatusCode >= 400 {
+		c.doubt, a.Ambiguous = true, true // an inner Transport's
+		return
+	}
 	switch {
 	case a.Response != nil && a.Response.StatusCode < 400:
 		return
@@ -612,6 +619,7 @@ func (c *call) verdict() {
 		return
 	}
 	standard := &Rules{}
+	c.judged = false
 	if c.transport.Classify == nil {
 		a.Verdict = standard.Classify(*a)
 		return
@@ -621,14 +629,16 @@ func (c *call) verdict() {
 		a.Verdict = v
 		return
 	}
+	c.judged = v.Class != Unclassified && !byRules(c.transport.Classify)
+	var filled Verdict
 	if v.Class == Unclassified || v.Code == "" || v.Message == "" || v.TrackingID == "" {
-		filled := standard.Classify(*a)
+		filled = standard.Classify(*a)
 		v.Class = cmp.Or(v.Class, filled.Class)
 		v.Code, v.Message = cmp.Or(v.Code, filled.Code), cmp.Or(v.Message, filled.Message)
 		v.TrackingID = cmp.Or(v.TrackingID, filled.TrackingID)
 	}
 	if v.RetryAfter == 0 && a.Response != nil {
-		v.RetryAfter = pushback(a.Response, v.Class)
+		v.RetryAfter = cmp.Or(pushback(a.Response, v.Class), filled.RetryAfter)
 	}
 	a.Verdict = v
 }
@@ -734,12 +744,20 @@ func (c *call) next() (time.Duration, Stop) {
 	if v.Class == Transient {
 		s.idempotent = c.idempotent()
 		s.unsent = !s.idempotent && c.unsent()
-		s.unknown = c.attempt.Err != nil && !c.native && c.transport.Classify == nil && kindOf(c.attempt.Err) == unknown
+		s.unknown = c.attempt.Err != nil && !c.native && !c.judged && kindOf(c.attempt.Err) == unknown
 	}
 	if stop := c.policy.permit(v, s); stop != "" {
+		if err := c.attempt.Err; stop == StopPermanent && err != nil && unread(err) && !c.idempotent() {
+			stop = StopNotIdempotent
+		}
 		return 0, stop
 	}
-	paced := c.pace(v)
+	paced, free := c.pace(v), c.policy.free(v, s)
+	if free && paced.most != backoff.Stop {
+		// A service that asks for a millisecond for ever would be a hot loop.
+		const least = 100 * time.Millisecond
+		paced.least, paced.most = max(paced.least, least), max(paced.most, least)
+	}
 	wait, stop := c.policy.fits(paced, c.remaining(), untilDeadline(c.ctx))
 	if stop == "" {
 		stop = c.tooLong(v, wait)
@@ -754,10 +772,8 @@ func (c *call) next() (time.Duration, Stop) {
 		return 0, StopBudget
 	}
 	c.attempt.ServerAsked = paced.asked > 0 && (wait > paced.own || paced.asked >= paced.own)
-	if c.policy.free(v, s) {
+	if free {
 		c.free++
-		// A service that asks for a millisecond for ever would be a hot loop.
-		wait = max(wait, 100*time.Millisecond)
 	}
 	if v.Class == Throttled {
 		c.throttled++
@@ -814,6 +830,9 @@ func (c *call) pace(v Verdict) wait {
 func (c *call) nextBackOff() (interval, least time.Duration) {
 	if c.backOff == nil && c.policy.NewBackOff != nil {
 		if c.backOff = c.policy.NewBackOff(); c.backOff != nil {
+			if literal, ok := c.backOff.(*backoff.ExponentialBackOff); ok && literal.Clock == nil {
+				literal.Clock = backoff.SystemClock // its Reset would panic
+			}
 			c.backOff.Reset() // what was set after the constructor counts from here
 		}
 	}
@@ -892,7 +911,7 @@ func (c *call) sitOut(wait time.Duration, cause WaitCause, costs bool) error {
 	if costs && c.budget().Wait && c.budget().Max >= 0 {
 		asked := time.Now()
 		if err := c.queueForBudget(); err != nil {
-			return c.interrupted()
+			return c.notCovered(err)
 		}
 		// The time on the budget's queue has been a back-off too.
 		wait -= time.Since(asked)
@@ -913,6 +932,19 @@ func (c *call) sitOut(wait time.Duration, cause WaitCause, costs bool) error {
 	case <-c.legacyCancel():
 	}
 	return c.interrupted()
+}
+
+// notCovered tells a queue that is too long from the end of the call while it waited there.
+func (c *call) notCovered(err error) error {
+	late, ok := errors.AsType[*durations.TooLate](err)
+	if !ok || c.over() {
+		return c.interrupted()
+	}
+	if left := c.remaining(); left >= 0 && late.Needs >= left {
+		return c.interrupted()
+	}
+	c.why = StopDeadline
+	return late
 }
 
 func (c *call) queueForBudget() error {

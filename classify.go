@@ -11,6 +11,7 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -254,6 +255,9 @@ func kindOf(err error) kind {
 	if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {
 		return lasting
 	}
+	if stream, ok := errors.AsType[streamError](err); ok && stream.Cause != nil && refusalText(stream.Cause.Error()) {
+		return lasting
+	}
 	if isTimeout(err) || is[*net.OpError](err) || is[*net.DNSError](err) || is[syscall.Errno](err) || is[streamError](err) ||
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) {
 		return passing
@@ -262,25 +266,18 @@ func kindOf(err error) kind {
 }
 
 // kindOfText knows those of net/http's errors that have no type. Should a text change, the error becomes one that nothing is
-// known of.
+// known of. What net/http refuses comes wrapped in the loss of the connection that it closes for it, and so is looked for first.
 func kindOfText(err error) kind {
+	for e := err; e != nil; e = errors.Unwrap(e) {
+		if refusalText(e.Error()) {
+			return lasting
+		}
+	}
 	for ; err != nil; err = errors.Unwrap(err) {
 		text := err.Error()
-		for _, refusal := range [...]string{
-			"http: ContentLength=", "http: Request.ContentLength=", "net/http: server response headers exceeded ",
-			"tls: server selected unsupported protocol version", "tls: no supported versions",
-		} {
-			if strings.HasPrefix(text, refusal) {
-				return lasting
-			}
-		}
-		for _, loss := range [...]string{
-			"http: server closed idle connection", "net/http: HTTP/1.x transport connection broken", "http2: client conn",
-			"http2: server sent GOAWAY", "http2: Transport received ", "stream error: ",
-		} {
-			if strings.HasPrefix(text, loss) {
-				return passing
-			}
+		if hasAnyPrefix(text, "http: server closed idle connection", "net/http: HTTP/1.x transport connection broken",
+			"http2: client conn", "http2: server sent GOAWAY", "http2: Transport received ", "stream error: ") {
+			return passing
 		}
 		// A proxy's answer to CONNECT comes as its reason phrase.
 		for status := 400; status < 600; status++ {
@@ -294,6 +291,54 @@ func kindOfText(err error) kind {
 		}
 	}
 	return unknown
+}
+
+// refusalText knows the texts with which net/http and crypto/tls refuse to send a request, or to take its
+// answer.
+func refusalText(text string) bool {
+	if strings.HasPrefix(text, "tls: ") {
+		return !hasAnyPrefix(text, "tls: protocol is shutdown", "tls: failed to send closeNotify", "tls: short read from Rand")
+	}
+	return headTooLong(text) || hasAnyPrefix(text,
+		"http: ContentLength=", "http: Request.", "http: invalid Host ", "http: no Host", "net/http: can't write ",
+		"http2: request body larger ", "http2: could not negotiate ", "request header list larger ",
+		"invalid HTTP header ", "invalid HTTP trailer ", "invalid Host ", "invalid Trailer ", "invalid request :path ",
+		"invalid Upgrade ", "invalid Transfer-Encoding ", "invalid Connection ")
+}
+
+// headTooLong knows that an answer's head exceeds http.Transport.MaxResponseHeaderBytes. Over one that is far too long, HTTP/2 ends
+// the connection.
+func headTooLong(text string) bool {
+	return hasAnyPrefix(text, "net/http: server response headers exceeded ", "http2: response header list larger ",
+		"connection error: PROTOCOL_ERROR", "connection error: COMPRESSION_ERROR")
+}
+
+// unread reports whether err is about an answer that came, to a request that was carried out for all we know, and was not
+// taken.
+func unread(err error) bool {
+	if stream, ok := errors.AsType[streamError](err); ok && stream.Cause != nil && headTooLong(stream.Cause.Error()) {
+		return true
+	}
+	for ; err != nil; err = errors.Unwrap(err) {
+		if headTooLong(err.Error()) {
+			return true
+		}
+	}
+	return false
+}
+
+func hasAnyPrefix(text string, prefixes ...string) bool {
+	for _, prefix := range prefixes {
+		if strings.HasPrefix(text, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// byRules reports whether a Classify is a Rules' own, which has nothing to say of errors that the default does not.
+func byRules(classify func(Attempt) Verdict) bool {
+	return reflect.ValueOf(classify).Pointer() == reflect.ValueOf((&Rules{}).Classify).Pointer()
 }
 
 // nonRetriable is how the Azure SDK for Go marks the errors that nobody is to retry (azidentity's refused credentials).
@@ -382,7 +427,11 @@ func unsendable(req *http.Request) bool {
 	if port, err := strconv.Atoi(cmp.Or(req.URL.Port(), "0")); err != nil || port > math.MaxUint16 {
 		return true
 	}
-	for name, values := range req.Header {
+	return badFields(req.Header) || badFields(req.Trailer)
+}
+
+func badFields(h http.Header) bool {
+	for name, values := range h {
 		if !token(name) || slices.ContainsFunc(values, badFieldValue) {
 			return true
 		}

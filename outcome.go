@@ -87,6 +87,8 @@ func (c *call) deliver() (*http.Response, error) {
 	}
 	plain = plain && c.response.Body == http.NoBody // nobody else brings the trailers over
 	inner, nested := AttemptOf(c.response)
+	// Of an answer that the inner one did not retry, the attempts are ours.
+	nested = nested && (c.final != "" || c.response.StatusCode < 400)
 	if c.standIn == nil && (plain || nested && !told && c.cancel == nil) {
 		c.returned = true
 		resp := *c.response
@@ -98,7 +100,8 @@ func (c *call) deliver() (*http.Response, error) {
 		c.standIn.attempt = c.attempt
 		if nested {
 			// How often it was sent is the inner one's to know, the rest is ours.
-			inner.Request, inner.late = c.attempt.Request, false
+			inner.N += c.attempt.N - 1
+			inner.Request, inner.late, inner.Ambiguous = c.attempt.Request, false, c.attempt.Ambiguous
 			if c.watched() {
 				inner.Began, inner.Sent, inner.Answered = c.attempt.Began, c.attempt.Sent, c.attempt.Answered
 				inner.Sends = c.attempt.Sends
@@ -237,9 +240,10 @@ func (c *call) failure() error {
 	e := &Error{Verdict: c.answered, StatusCode: c.status, Attempts: a.N, Stop: a.Stop, Wait: c.answered.RetryAfter, Ambiguous: a.Ambiguous, Err: flat(err)}
 	if nested {
 		e.Wait = max(e.Wait, inner.Wait)
-		if c.status == 0 {
+		if c.status == 0 || inner.StatusCode != 0 {
 			e.Verdict, e.StatusCode = inner.Verdict, inner.StatusCode
 		}
+		e.Attempts += max(0, inner.Attempts-1)
 		if first {
 			e.Attempts, e.unsent = inner.Attempts, inner.unsent && !c.left()
 		}

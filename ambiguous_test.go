@@ -1,0 +1,230 @@
+package steadyhttp_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/steadyhttp/steadyhttp"
+)
+
+// leaving is a gate that notes the attempts with which it is left.
+type leaving struct{ attempts []steadyhttp.Attempt }
+
+func (l *leaving) Enter(context.Context, steadyhttp.Attempt) (steadyhttp.Pass, error) { return l, nil }
+func (l *leaving) Leave(a steadyhttp.Attempt)                                         { l.attempts = append(l.attempts, a) }
+
+// Issue 10, B8: the table in Attempt.Ambiguous' doc, as gates, hooks, errors and Check tell it.
+func TestAmbiguous(t *testing.T) {
+	lost, unsent := failsWith(trReset), failsWith(trRefused)
+	script := func(steps ...step) []step { return steps }
+	// What is final after one attempt, and what is after two.
+	for _, tt := range []struct {
+		name            string
+		steps           []step
+		safe, put, post bool
+		keyed           bool
+	}{
+		{"200", script(answers(200, "")), false, false, false, false},
+		{"404", script(answers(404, "")), false, false, false, false},
+		{"409", script(answers(409, "")), false, false, false, false},
+		{"408", script(answers(408, "")), false, false, false, false},
+		{"429", script(answers(429, "")), false, false, false, false},
+		{"500", script(answers(500, "")), false, true, true, true},
+		{"501", script(answers(501, "")), false, true, true, true},
+		{"lost", script(lost), false, true, true, true},
+		{"broken off", script(failsWith(io.ErrUnexpectedEOF)), false, true, true, true},
+		{"never sent", script(unsent), false, false, false, false},
+		{"404 after a lost one", script(lost, answers(404, "")), false, true, true, true},
+		{"412 after a lost one", script(lost, answers(412, "")), false, true, true, true},
+		{"409 after a 503", script(answers(503, ""), answers(409, "")), false, true, true, true},
+		{"429 after a lost one", script(lost, answers(429, "")), false, true, true, true},
+		{"never sent, after a lost one", script(lost, unsent), false, true, true, true},
+		{"404 after a 429", script(answers(429, ""), answers(404, "")), false, false, false, false},
+		{"412 after one never sent", script(unsent, answers(412, "")), false, false, false, false},
+		{"409 after one never sent and a 429", script(unsent, answers(429, ""), answers(409, "")), false, false, false, false},
+		{"404 after a lost one and a 429", script(lost, answers(429, ""), answers(404, "")), false, true, true, true},
+		{"200 after a lost one", script(lost, answers(200, "")), false, false, true, false},
+	} {
+		for method, want := range map[string]bool{
+			"GET": tt.safe, "HEAD": tt.safe, "OPTIONS": tt.safe, "TRACE": tt.safe, "PROPFIND": tt.safe, "REPORT": tt.safe,
+			"SEARCH": tt.safe, "QUERY": tt.safe, "PUT": tt.put, "DELETE": tt.put, "POST": tt.post, "PATCH": tt.post,
+			"keyed POST": tt.keyed,
+		} {
+			t.Run(method+" "+tt.name, inBubble(func(t *testing.T) {
+				gate := new(leaving)
+				var told steadyhttp.Attempt
+				base := newScript(tt.steps...)
+				transport := &steadyhttp.Transport{
+					Base: base, Gates: []steadyhttp.Gate{gate},
+					Trace: &steadyhttp.Trace{Done: func(_ context.Context, a steadyhttp.Attempt) { told = a }},
+				}
+				verb, keyed := strings.CutPrefix(method, "keyed ")
+				req := newRequest(t, verb, "")
+				if keyed {
+					req.Header.Set("Idempotency-Key", "1")
+				}
+				resp, err := transport.RoundTrip(req)
+				if err != nil {
+					if e := errorOf(t, err); e.Ambiguous != want {
+						t.Errorf("error: %v, want %v: %v", e.Ambiguous, want, e)
+					}
+				} else {
+					readAll(t, resp)
+					if err := steadyhttp.Check(resp); err != nil && errorOf(t, err).Ambiguous != want {
+						t.Errorf("Check: %v, want %v: %v", errorOf(t, err).Ambiguous, want, err)
+					}
+				}
+				last := gate.attempts[len(gate.attempts)-1]
+				if last.Ambiguous != want || told.Ambiguous != want {
+					t.Errorf("gate: %v, Done: %v, want %v", last.Ambiguous, told.Ambiguous, want)
+				}
+			}))
+		}
+	}
+}
+
+// Behind a wrapper that hides the call, an attempt before is taken to have been lost, but for what would not have been retried then.
+func TestAmbiguousBehindAWrapper(t *testing.T) {
+	for _, tt := range []struct {
+		method string
+		key    bool
+		status int
+		want   bool
+	}{
+		{"GET", false, 404, false}, {"GET", false, 503, false}, {"REPORT", false, 500, false}, {"SEARCH", true, 409, false},
+		{"", false, 503, false},
+		{"PUT", false, 412, true}, {"DELETE", false, 404, true}, {"PUT", false, 500, true}, {"DELETE", false, 429, true},
+		{"POST", false, 409, false}, {"PATCH", false, 412, false}, {"POST", false, 429, false}, {"POST", false, 500, true},
+		{"POST", true, 409, true}, {"POST", true, 503, true}, {"MKCOL", false, 405, false},
+	} {
+		base := newScript(answers(tt.status, "body"))
+		outer := roundTripper(func(req *http.Request) (*http.Response, error) {
+			resp, err := (&steadyhttp.Transport{Base: base, Policy: steadyhttp.Policy{MaxAttempts: 1}}).RoundTrip(req)
+			if err == nil {
+				resp.Body = struct{ io.ReadCloser }{resp.Body}
+			}
+			return resp, err
+		})
+		req := newRequest(t, "GET", "")
+		req.Method = tt.method
+		if tt.key {
+			req.Header.Set("X-Idempotency-Key", "1")
+		}
+		resp, err := outer.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n := range 2 {
+			if got := errorOf(t, steadyhttp.Check(resp)).Ambiguous; got != tt.want {
+				t.Errorf("%s, key %v, %d: %v at Check %d", tt.method, tt.key, tt.status, got, n+1)
+			}
+		}
+		resp.Body.Close()
+	}
+}
+
+// Issue 10, A4: an attempt without an answer neither wipes an earlier answer's code and ID nor passes them off as its own; an
+// answer without them does not borrow them.
+func TestCodeAndIDAreOfTheLastAnswer(t *testing.T) {
+	full := answers(503, envelope("Busy", "slow down", "id-1"))
+	type result struct {
+		status   int
+		code, id string
+		cause    error // that the Error wraps; nil: there is an answer
+		logCode  string
+	}
+	for _, tt := range []struct {
+		name  string
+		steps []step
+		want  result
+	}{
+		{"reset after it", []step{full, failsWith(trReset)}, result{503, "Busy", "id-1", syscall.ECONNRESET, ""}},
+		{"timeouts after it", []step{full, failsWith(context.DeadlineExceeded)}, result{503, "Busy", "id-1", context.DeadlineExceeded, ""}},
+		{"refused after it", []step{full, failsWith(trRefused)}, result{503, "Busy", "id-1", syscall.ECONNREFUSED, ""}},
+		{"final error after it", []step{full, failsWith(statusError(400))}, result{503, "Busy", "id-1", statusError(400), ""}},
+		{"another answer after it", []step{full, answers(502, "<html>")}, result{502, "", "", nil, ""}},
+		{"404 after it", []step{full, answers(404, "")}, result{404, "", "", nil, ""}},
+		{"another ID after it", []step{full, answers(502, envelope("Down", "m", "id-2"))}, result{502, "Down", "id-2", nil, "Down"}},
+		{"another answer, then a reset", []step{full, answers(502, ""), failsWith(trReset)}, result{502, "", "", syscall.ECONNRESET, ""}},
+		{"after resets", []step{failsWith(trReset), full, answers(400, envelope("Bad", "m", "id-3"))}, result{400, "Bad", "id-3", nil, "Bad"}},
+	} {
+		for _, nested := range []bool{false, true} {
+			t.Run(fmt.Sprint(tt.name, ", nested ", nested), inBubble(func(t *testing.T) {
+				var text bytes.Buffer
+				logger := slog.New(slog.NewTextHandler(&text, nil))
+				var done []steadyhttp.Attempt
+				base := newScript(tt.steps...)
+				transport := &steadyhttp.Transport{Base: base, Trace: steadyhttp.Join(steadyhttp.Log(logger), &steadyhttp.Trace{
+					Done: func(_ context.Context, a steadyhttp.Attempt) { done = append(done, a) },
+				})}
+				if nested {
+					transport.Base = &steadyhttp.Transport{Base: base, Policy: steadyhttp.Policy{MaxAttempts: 1}}
+				}
+				resp, err := transport.RoundTrip(newRequest(t, "GET", ""))
+				if err == nil {
+					readAll(t, resp)
+					err = steadyhttp.Check(resp)
+				}
+				e := errorOf(t, err)
+				if e.StatusCode != tt.want.status || e.Code != tt.want.code || e.TrackingID != tt.want.id || tt.want.cause != nil && !errors.Is(err, tt.want.cause) {
+					t.Errorf("got %+v: %v", e, err)
+				}
+				if len(done) != 1 || done[0].Verdict.Code != tt.want.logCode {
+					t.Errorf("Done: %+v", done)
+				}
+				if tt.want.cause != nil && !errors.Is(done[0].Err, tt.want.cause) {
+					t.Errorf("Done was told of %v", done[0].Err)
+				}
+				if strings.Count(text.String(), "giving up") != 1 || strings.Contains(text.String(), "code=Busy") {
+					t.Errorf("log: %s", &text)
+				}
+				if e.Attempts != base.sent() {
+					t.Errorf("%d attempts told, %d sent", e.Attempts, base.sent())
+				}
+				base.assertNoLeak(t)
+			}))
+		}
+	}
+}
+
+// A doubt of an inner Transport's is the outer one's too.
+func TestAmbiguousBeforeAnInnerAnswer(t *testing.T) {
+	for attempts := range 3 {
+		inBubble(func(t *testing.T) {
+			gate := new(leaving)
+			base := newScript(failsWith(trReset), answers(404, ""))
+			transport := &steadyhttp.Transport{
+				Base: &steadyhttp.Transport{Base: base, Policy: steadyhttp.Policy{MaxAttempts: attempts}}, Gates: []steadyhttp.Gate{gate},
+			}
+			resp, _ := do(t, transport, newRequest(t, "DELETE", ""))
+			if e := errorOf(t, steadyhttp.Check(resp)); !e.Ambiguous || !gate.attempts[len(gate.attempts)-1].Ambiguous || e.Attempts != 2 {
+				t.Errorf("inner MaxAttempts %d: %+v", attempts, e)
+			}
+		})(t)
+	}
+}
+
+// An inner Transport's last answer is later than an earlier one of the outer's.
+func TestCodeAndIDOfAnInnerAnswer(t *testing.T) {
+	inBubble(func(t *testing.T) {
+		base := newScript(
+			answers(401, envelope("Expired", "m", "id-1")), answers(503, envelope("Busy", "m", "id-2")), failsWith(trReset),
+		)
+		transport := &steadyhttp.Transport{
+			Base:    &steadyhttp.Transport{Base: base},
+			Prepare: func(*http.Request, *steadyhttp.Attempt) error { return nil },
+		}
+		_, err := transport.RoundTrip(newRequest(t, "GET", ""))
+		if e := errorOf(t, err); e.StatusCode != 503 || e.Code != "Busy" || e.TrackingID != "id-2" || !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("got %+v: %v", e, err)
+		}
+	})(t)
+}
