@@ -306,11 +306,10 @@ func refusalText(text string) bool {
 		"invalid Upgrade ", "invalid Transfer-Encoding ", "invalid Connection ")
 }
 
-// headTooLong knows that an answer's head exceeds http.Transport.MaxResponseHeaderBytes. Over one that is far too long, HTTP/2 ends
-// the connection.
+// headTooLong knows that an answer's head exceeds http.Transport.MaxResponseHeaderBytes. Over a field that is too long by
+// itself HTTP/2 ends the connection, which looks like any other broken one, and is retried.
 func headTooLong(text string) bool {
-	return hasAnyPrefix(text, "net/http: server response headers exceeded ", "http2: response header list larger ",
-		"connection error: PROTOCOL_ERROR", "connection error: COMPRESSION_ERROR")
+	return hasAnyPrefix(text, "net/http: server response headers exceeded ", "http2: response header list larger ")
 }
 
 // unread reports whether err is about an answer that came, to a request that was carried out for all we know, and was not
