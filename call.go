@@ -637,7 +637,7 @@ func (c *call) verdict() {
 		v.Code, v.Message = cmp.Or(v.Code, filled.Code), cmp.Or(v.Message, filled.Message)
 		v.TrackingID = cmp.Or(v.TrackingID, filled.TrackingID)
 	}
-	if v.RetryAfter == 0 && a.Response != nil {
+	if v.RetryAfter == 0 && a.Response != nil && (v.Class == Transient || v.Class == Throttled) {
 		v.RetryAfter = cmp.Or(pushback(a.Response, v.Class), filled.RetryAfter)
 	}
 	a.Verdict = v
