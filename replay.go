@@ -1,0 +1,144 @@
+package steadyhttp
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+	"unicode"
+)
+
+// resend is what is needed to hold up net/http's own replay of a request until the observers have
+// a place for it. Over HTTP/1.1 it looks for a connection anew, on the goroutine of RoundTrip and
+// with no lock held. HTTP/2's pool does so under its lock, so that who waits there holds up all
+// hosts: its replays are told once they are under way.
+type resend struct {
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	req    *http.Request
+
+	// net/http's own transport, which asks for a connection on RoundTrip's goroutine; nil: another's.
+	native  *http.Transport
+	timer   *time.Timer // of AttemptTimeout, which is no time for waits; nil: there is none
+	timeout time.Duration
+
+	// Guarded by sendLog.mu:
+	conn    net.Conn    // the last that was taken
+	direct  bool        // a connection to the request's own address has been asked for: there is no proxy
+	other   bool        // the present connection is for a request of somebody else
+	unsure  bool        // it may be
+	conns   int         // that were somebody else's
+	notes   int         // of sendings that were
+	untold  []time.Time // sendings of which that is not known, and the observers have not been told
+	refused bool        // nothing more may be sent
+}
+
+// holdUp has replays of an attempt wait for the observers. call is the context that gates get, and
+// attempt that of the attempt, which cancel ends.
+func (l *sendLog) holdUp(
+	call, attempt context.Context, cancel context.CancelCauseFunc,
+	base http.RoundTripper, req *http.Request,
+) {
+	r := &resend{ctx: attempt, cancel: cancel, req: req}
+	if native, ok := base.(*http.Transport); ok {
+		r.native, r.ctx = native, call
+	}
+	l.resend = r
+}
+
+// timed tells which timer ends the attempt after its timeout.
+func (l *sendLog) timed(timer *time.Timer, timeout time.Duration) {
+	if l != nil && l.resend != nil && l.resend.native != nil {
+		l.resend.timer, l.resend.timeout = timer, timeout
+	}
+}
+
+// dials says whether an address is what net/http gives to GetConn for a URL where there is no proxy.
+func dials(u *url.URL, addr string) bool {
+	if addr == "" || addr == u.Host {
+		return true
+	}
+	colon := strings.LastIndexByte(addr, ':')
+	if colon < 0 {
+		return false
+	}
+	port := u.Port()
+	if port == "" {
+		port = "80"
+		if strings.EqualFold(u.Scheme, "https") {
+			port = "443"
+		}
+	}
+	host := strings.TrimSuffix(strings.TrimPrefix(addr[:colon], "["), "]")
+	return strings.EqualFold(host, u.Hostname()) && addr[colon+1:] == port
+}
+
+// isOwn says whether a connection is for the request itself: another base, or Prepare, may send
+// requests of its own with the request's context, for a token. unsure: behind a base that is not
+// net/http's own, it is another's or a proxy's.
+func (r *resend) isOwn(addr string) (own, unsure bool) {
+	switch u := r.req.URL; {
+	case dials(u, addr):
+		return true, false
+	case r.native == nil:
+		return false, !r.direct
+	case strings.ContainsFunc(u.Hostname(), func(c rune) bool { return c > unicode.MaxASCII }):
+		return true, false // its spelling in ASCII is net/http's secret
+	default:
+		return r.proxied(), false
+	}
+}
+
+func (r *resend) proxied() bool {
+	if r.native.Proxy == nil {
+		return false
+	}
+	proxy, err := r.native.Proxy(r.req)
+	return err == nil && proxy != nil
+}
+
+func (r *resend) http2() bool {
+	if c, ok := r.conn.(interface{ ConnectionState() tls.ConnectionState }); ok {
+		return c.ConnectionState().NegotiatedProtocol == "h2"
+	}
+	if r.native == nil || r.native.Protocols == nil {
+		return false
+	}
+	return r.native.Protocols.UnencryptedHTTP2() && !r.native.Protocols.HTTP1()
+}
+
+// replay asks the observers for another sending, and ends the attempt if one says no.
+func (l *sendLog) replay(r *resend) {
+	err := r.ask(l.observers)
+	if err == nil {
+		return
+	}
+	l.mu.Lock()
+	r.refused = true
+	l.mu.Unlock()
+	r.cancel(err)
+}
+
+func (r *resend) ask(observers []observer) error {
+	if r.timer != nil {
+		if !r.timer.Stop() {
+			return context.DeadlineExceeded // the attempt has ended with its own error
+		}
+		defer func() { // the replay has all of the time anew
+			timeout := r.timeout
+			if deadline, ok := r.ctx.Deadline(); ok {
+				timeout = min(timeout, max(time.Until(deadline), 1))
+			}
+			r.timer.Reset(timeout)
+		}()
+	}
+	for _, o := range observers {
+		if err := o.Replay(r.ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,165 @@
+package steadyhttp
+
+import (
+	"net/http"
+	"net/http/httptrace"
+	"sync"
+	"time"
+)
+
+// sendLog notes when request headers really went out. The grant of a gate is not the send: Prepare may fetch a token
+// in between, and net/http may send one request several times. Its hooks run on net/http's goroutines, also after
+// RoundTrip has returned. It is also the only proof that a request never left, and so every attempt of a request that is
+// not idempotent has one, whoever looks on.
+type sendLog struct {
+	watched bool // somebody wants to know the time
+
+	mu        sync.Mutex // guards what follows
+	first     time.Time  // the first note of a sending
+	notes     int        // of sendings
+	asked     int        // times that net/http looked for a connection
+	conns     int        // connections that it took for the request
+	wrote     bool       // headers went out since it last looked for one
+	observers []observer
+	resend    *resend               // nil where nobody observes
+	hooks     httptrace.ClientTrace // here to be allocated along with the rest
+}
+
+// observed says whether somebody is told of the attempt as it happens.
+func (l *sendLog) observed() bool { return l != nil && len(l.observers) > 0 }
+
+// observer is an Observer, and whether the answer is for it to know.
+type observer struct {
+	Observer
+	foreign bool
+}
+
+func (l *sendLog) trace() *httptrace.ClientTrace {
+	l.hooks.GetConn, l.hooks.GotConn, l.hooks.WroteHeaders = l.getConn, l.gotConn, l.wroteHeaders
+	return &l.hooks
+}
+
+func (l *sendLog) getConn(addr string) {
+	l.mu.Lock()
+	l.asked++
+	r, again := l.resend, l.wrote
+	if r == nil {
+		l.mu.Unlock()
+		return
+	}
+	own, unsure := r.isOwn(addr)
+	r.other, r.unsure = !own && !unsure, unsure
+	if own {
+		l.wrote = false
+		if !r.direct {
+			r.direct = true
+			l.disown()
+			again = false
+		}
+	}
+	again = again && own && !r.refused && !r.http2()
+	l.mu.Unlock()
+	if again {
+		l.replay(r)
+	}
+}
+
+// disown notes that nothing of what went out until now was the request. It requires l.mu.
+func (l *sendLog) disown() {
+	r := l.resend
+	r.conns, r.notes, r.untold = l.conns, l.notes, nil
+	l.first = time.Time{}
+}
+
+func (l *sendLog) gotConn(info httptrace.GotConnInfo) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.conns++
+	r := l.resend
+	switch {
+	case r == nil:
+		return
+	case r.other:
+		r.conns++
+		return
+	}
+	r.conn = info.Conn
+	if r.refused && info.Conn != nil && !r.http2() {
+		// net/http may take a connection although the context has ended, and then sends. It can't on
+		// a closed one.
+		info.Conn.Close()
+	}
+}
+
+func (l *sendLog) wroteHeaders() {
+	var now time.Time
+	if l.watched {
+		now = time.Now()
+	}
+	l.mu.Lock()
+	l.notes++
+	if r := l.resend; r != nil && r.other {
+		r.notes++
+		l.mu.Unlock()
+		return
+	} else if r != nil && r.unsure {
+		r.untold = append(r.untold, now)
+	}
+	if l.first.IsZero() {
+		l.first = now
+	}
+	l.wrote = true
+	observers := l.observers // nobody joins once the attempt is being made
+	if l.resend != nil && l.resend.unsure {
+		observers = nil
+	}
+	l.mu.Unlock()
+	for _, o := range observers {
+		o.Sent(now)
+	}
+}
+
+// tell has the observers know of the sendings that were somebody else's for all that was known: no
+// connection to the request's own address was ever asked for, so that they went through a proxy.
+func (l *sendLog) tell() {
+	l.mu.Lock()
+	var untold []time.Time
+	if l.resend != nil {
+		untold, l.resend.untold = l.resend.untold, nil
+	}
+	l.mu.Unlock()
+	for _, at := range untold {
+		for _, o := range l.observers {
+			o.Sent(at)
+		}
+	}
+}
+
+func (l *sendLog) answered(resp *http.Response) {
+	l.tell()
+	for _, o := range l.observers {
+		if !o.foreign {
+			o.Answered(resp)
+		}
+	}
+}
+
+// connections returns how often net/http looked for a connection, and how often it took one. That it looked must be seen: a
+// protocol that was registered with it (http.Transport.RegisterProtocol) sends without telling anybody.
+func (l *sendLog) connections() (asked, taken int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.asked, max(l.conns, l.notes)
+}
+
+// read returns how often the request may have gone out. HTTP/2 notes a sending on a goroutine of its own, possibly after the
+// answer, so that a connection counts as well: only where there was none is it certain that nothing left.
+func (l *sendLog) read() (first time.Time, sends int) {
+	l.tell()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if r := l.resend; r != nil {
+		return l.first, max(l.notes-r.notes, l.conns-r.conns)
+	}
+	return l.first, max(l.notes, l.conns)
+}
