@@ -8,7 +8,9 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptrace"
+	"net/url"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,6 +34,7 @@ type call struct {
 	attempt  Attempt                 // the present one
 	made     int                     // attempts that the base transport was given
 	out      *http.Request           // as the base transport gets it; nil once that has it
+	before   *http.Request           // it as it was before the base transport had it, where that may have changed it
 	given    io.ReadCloser           // the body that out was made with
 	fresh    bool                    // given is the attempt's own, and not the caller's
 	response *http.Response          // the present attempt's, also if its body has failed
@@ -238,6 +241,7 @@ func (c *call) prepare() error {
 		// Whoever sets a field sets it on the attempt's own copy. Only net/http's own transport is known to set none.
 		c.out.Header = c.original.Header.Clone()
 		c.out.URL = cloneURL(c.original.URL)
+		ownFields(c.out)
 	}
 	if c.key != "" {
 		c.out.Header.Set("Idempotency-Key", c.key)
@@ -269,6 +273,15 @@ func (c *call) prepare() error {
 	}
 	return nil
 }
+
+// ownFields gives an attempt's request all else of its own that a base transport could write into, but for the trailer: the
+// caller may fill that in while its body is read.
+func ownFields(out *http.Request) {
+	out.TransferEncoding = slices.Clone(out.TransferEncoding)
+	out.Form, out.PostForm = cloneValues(out.Form), cloneValues(out.PostForm)
+}
+
+func cloneValues(v url.Values) url.Values { return url.Values(http.Header(v).Clone()) }
 
 // judge finds out whether nobody may send the request twice, net/http included, and gives it a key where it gets one. Where the
 // policy says that not even with a key it is idempotent, it gets none: net/http would replay it for having one.
@@ -480,6 +493,7 @@ func (c *call) roundTrip() (*http.Response, error) {
 		c.attempt.Sent, c.attempt.Sends = time.Now(), 1
 	}
 	request := c.out
+	c.before = c.asSent()
 	c.out, c.unready = nil, nil
 	c.made = c.attempt.N
 	c.body.handed = true
@@ -706,7 +720,23 @@ func (c *call) misjudged() {
 	a.Verdict.Class = Permanent
 }
 
-func (c *call) idempotent() bool { return c.policy.idempotent(c.attempt.Request) }
+// asSent keeps of the attempt's request what the policy goes by, for when the attempt has failed: a base transport may write
+// into what it is given, and a key that it adds to each attempt, or a method that it sends in another's place, makes nothing
+// idempotent. nil: the request can't change.
+func (c *call) asSent() *http.Request {
+	if c.native {
+		return nil
+	}
+	if !c.touches() {
+		shown, _ := c.body.shown(c.original)
+		return shown
+	}
+	kept := *c.out
+	kept.Header, kept.URL = c.out.Header.Clone(), cloneURL(c.out.URL)
+	return &kept
+}
+
+func (c *call) idempotent() bool { return c.policy.idempotent(cmp.Or(c.before, c.attempt.Request)) }
 
 func (c *call) decide() {
 	a := &c.attempt

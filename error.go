@@ -233,7 +233,7 @@ func Check(resp *http.Response) error {
 			e.Ambiguous = resp.StatusCode >= 500 || (&Policy{}).idempotent(req)
 		}
 	}
-	e.Wait = e.RetryAfter
+	e.Wait = max(0, e.RetryAfter)
 	if a.late {
 		e.Err = a.Err
 		if refusal, ok := errors.AsType[*Refusal](a.Err); ok {

@@ -161,7 +161,7 @@ func (c *call) abandon(err error) (*http.Response, error) {
 	unsent := made.N == 0 && c.original.Response == nil
 	made.Began = c.attempt.Began // also of a call that ended before its first attempt
 	made.Request = c.requestOf(made)
-	wait := made.Verdict.RetryAfter
+	wait := max(0, made.Verdict.RetryAfter)
 	if refusal, ok := errors.AsType[*Refusal](err); ok {
 		wait = max(wait, refusal.Wait)
 	}
@@ -234,14 +234,14 @@ func (c *call) failure() error {
 	switch _, bare := err.(tls.RecordHeaderError); {
 	case bare && first:
 		return err // http.Client asks for it, to say that the server speaks plain HTTP
-	case nested && first && err == error(inner) && !(inner.unsent && c.left()):
+	case nested && first && err == error(inner) && !(inner.unsent && c.left()) && cleaned(inner.Verdict) == inner.Verdict:
 		return err
 	}
-	e := &Error{Verdict: c.answered, StatusCode: c.status, Attempts: a.N, Stop: a.Stop, Wait: c.answered.RetryAfter, Ambiguous: a.Ambiguous, Err: flat(err)}
+	e := &Error{Verdict: c.answered, StatusCode: c.status, Attempts: a.N, Stop: a.Stop, Wait: max(0, c.answered.RetryAfter), Ambiguous: a.Ambiguous, Err: flat(err)}
 	if nested {
 		e.Wait = max(e.Wait, inner.Wait)
 		if c.status == 0 || inner.StatusCode != 0 {
-			e.Verdict, e.StatusCode = inner.Verdict, inner.StatusCode
+			e.Verdict, e.StatusCode = cleaned(inner.Verdict), inner.StatusCode
 		}
 		e.Attempts += max(0, inner.Attempts-1)
 		if first {

@@ -31,6 +31,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"slices"
+	"sync/atomic"
 )
 
 // Transport is an http.RoundTripper that retries, limits and explains the attempts of its base transport. The zero value
@@ -63,7 +64,8 @@ type Transport struct {
 	// Trace is told what happens. nil: nobody is.
 	Trace *Trace
 
-	budget Budget // unless the policy brings one
+	budget  Budget      // unless the policy brings one
+	closing atomic.Bool // CloseIdleConnections is under way
 }
 
 // RoundTrip sends req until there is an answer worth returning. See the package comment for what that is.
@@ -150,6 +152,10 @@ func (t *Transport) steady(req *http.Request, trace *Trace, first answer) (*http
 
 // CloseIdleConnections forwards to the base transport; without it, http.Client.CloseIdleConnections would do nothing.
 func (t *Transport) CloseIdleConnections() {
+	if t.closing.Swap(true) {
+		return // the base leads back here, or somebody else is at it
+	}
+	defer t.closing.Store(false)
 	if base, ok := t.base().(interface{ CloseIdleConnections() }); ok {
 		base.CloseIdleConnections()
 	}

@@ -1,0 +1,128 @@
+package steadyhttp_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"reflect"
+	"testing"
+
+	"github.com/cenkalti/backoff/v4"
+	"github.com/steadyhttp/steadyhttp"
+)
+
+func noBackOff() backoff.BackOff { return &backoff.ZeroBackOff{} }
+
+// A base that writes into what it is given can't make a POST idempotent.
+func TestABaseDoesNotMakeARequestIdempotent(t *testing.T) {
+	edits := map[string]func(*http.Request){
+		"a key":       func(r *http.Request) { r.Header.Set("Idempotency-Key", "new") },
+		"another key": func(r *http.Request) { r.Header.Set("X-Idempotency-Key", "new") },
+		"a method":    func(r *http.Request) { r.Method = http.MethodPut },
+		"no method":   func(r *http.Request) { r.Method = "" },
+	}
+	options := map[string]func(*steadyhttp.Transport){
+		"bare": func(*steadyhttp.Transport) {},
+		"gate": func(tr *steadyhttp.Transport) { tr.Gates = []steadyhttp.Gate{steadyhttp.Limit(nil)} },
+		"prepare": func(tr *steadyhttp.Transport) {
+			tr.Prepare = func(*http.Request, *steadyhttp.Attempt) error { return nil }
+		},
+		"trace": func(tr *steadyhttp.Transport) {
+			tr.Trace = &steadyhttp.Trace{
+				AttemptStart: func(context.Context, steadyhttp.Attempt) context.Context { return nil },
+			}
+		},
+	}
+	for name, edit := range edits {
+		for option, set := range options {
+			for _, failure := range []error{nil, errors.New("read: connection reset by peer")} {
+				sent := 0
+				tr := &steadyhttp.Transport{Policy: steadyhttp.Policy{NewBackOff: noBackOff}}
+				tr.Base = roundTripper(func(r *http.Request) (*http.Response, error) {
+					sent++
+					r.Body.Close()
+					edit(r)
+					if failure != nil {
+						return nil, failure
+					}
+					return &http.Response{StatusCode: 503, Header: http.Header{}, Body: http.NoBody}, nil
+				})
+				set(tr)
+				if _, err := tr.RoundTrip(newRequest(t, "POST", "isolate")); sent != 1 {
+					t.Errorf("%s, %s, %v: sent %d times (%v)", name, option, failure, sent, err)
+				}
+			}
+		}
+	}
+}
+
+func TestNoFieldButTheTrailerIsSharedByAttempts(t *testing.T) {
+	seen := func(r *http.Request) string {
+		return fmt.Sprint(r.Header, r.TransferEncoding, r.Form, r.PostForm, r.URL, r.Host)
+	}
+	req := newRequest(t, "PUT", "body")
+	req.TransferEncoding = []string{"identity"}
+	req.Form = map[string][]string{"a": {"b"}}
+	req.PostForm = map[string][]string{"c": {"d"}}
+	want, sent := seen(req), 0
+	tr := &steadyhttp.Transport{Policy: steadyhttp.Policy{NewBackOff: noBackOff}}
+	tr.Base = roundTripper(func(r *http.Request) (*http.Response, error) {
+		if sent++; seen(r) != want {
+			t.Errorf("attempt %d was %s, want %s", sent, seen(r), want)
+		}
+		r.Body.Close()
+		r.Header.Set("Dirty", "1")
+		r.TransferEncoding[0] = "chunked"
+		r.Form.Set("a", "dirty")
+		r.PostForm.Set("c", "dirty")
+		r.URL.Path, r.Host = "/dirty", "dirty"
+		return &http.Response{StatusCode: 503, Header: http.Header{}, Body: http.NoBody}, nil
+	})
+	if _, err := tr.RoundTrip(req); err != nil || sent != 4 || seen(req) != want {
+		t.Errorf("%d attempts, %v; the caller's is %s, want %s", sent, err, seen(req), want)
+	}
+}
+
+type closer struct{ *steadyhttp.Transport }
+
+func TestCloseIdleConnectionsEndsWhereTheBaseLeadsBack(t *testing.T) {
+	two := &steadyhttp.Transport{}
+	two.Base = &steadyhttp.Transport{Base: two}
+	two.CloseIdleConnections()
+	wrapped := &steadyhttp.Transport{}
+	wrapped.Base = closer{wrapped}
+	wrapped.CloseIdleConnections()
+}
+
+func TestAWaitIsNeverNegative(t *testing.T) {
+	tr := &steadyhttp.Transport{Policy: steadyhttp.Policy{MaxAttempts: 1}}
+	tr.Classify = func(steadyhttp.Attempt) steadyhttp.Verdict { return steadyhttp.Verdict{RetryAfter: -1} }
+	tr.Base = newScript(answers(503, ""))
+	resp, _ := do(t, tr, newRequest(t, "GET", ""))
+	if e := errorOf(t, steadyhttp.Check(resp)); e.Wait != 0 {
+		t.Errorf("Check: %v", e.Wait)
+	}
+	tr.Base = roundTripper(func(*http.Request) (*http.Response, error) { return nil, errors.New("lost") })
+	_, err := tr.RoundTrip(newRequest(t, "GET", ""))
+	if e := errorOf(t, err); e.Wait != 0 {
+		t.Errorf("RoundTrip: %v", e.Wait)
+	}
+}
+
+func TestAnErrorThatABaseHasMadeIsCleaned(t *testing.T) {
+	raw := steadyhttp.Verdict{Code: "\x1b[31m", Message: "a\r\nb", TrackingID: "\x00"}
+	for _, err := range []error{&steadyhttp.Error{Verdict: raw}, fmt.Errorf("x: %w", &steadyhttp.Error{Verdict: raw})} {
+		tr := &steadyhttp.Transport{Base: failsWithBase(err)}
+		_, err := tr.RoundTrip(newRequest(t, "GET", ""))
+		e := errorOf(t, err)
+		clean := steadyhttp.Verdict{Class: e.Class, Code: `\x1b[31m`, Message: `a\r\nb`, TrackingID: `\x00`}
+		if !reflect.DeepEqual(e.Verdict, clean) {
+			t.Errorf("%+v", e.Verdict)
+		}
+	}
+}
+
+func failsWithBase(err error) http.RoundTripper {
+	return roundTripper(func(*http.Request) (*http.Response, error) { return nil, err })
+}
