@@ -674,14 +674,20 @@ func eventStream(resp *http.Response) bool {
 	if len(values) == 0 {
 		return false
 	}
-	kind, _, _ := strings.Cut(values[0], ";")
-	kind = strings.ToLower(strings.TrimSpace(kind))
+	kind, parameters, _ := strings.Cut(strings.ToLower(values[0]), ";")
+	kind = strings.TrimSpace(kind)
 	switch kind {
-	case "text/event-stream", "application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines",
-		"application/json-seq", "application/stream+json", "multipart/x-mixed-replace", "multipart/mixed":
+	case "application/octet-stream":
+		return false
+	case "multipart/x-mixed-replace", "multipart/mixed":
 		return true
 	}
-	return strings.HasPrefix(kind, "application/grpc") || strings.HasSuffix(kind, "+json-seq") || strings.HasSuffix(kind, "+ndjson")
+	for _, name := range [...]string{"stream", "ndjson", "jsonl", "json-lines", "json-seq"} {
+		if strings.Contains(kind, name) {
+			return true
+		}
+	}
+	return strings.HasPrefix(kind, "application/grpc") || strings.Contains(parameters, "stream=") // as Kubernetes' watches
 }
 
 // whole reports whether all of the body is in memory, or all that there will ever be.
