@@ -34,6 +34,9 @@ func TestBudgetIsBounded(t *testing.T) {
 						t.Fatalf("%d balances after %d origins", len(b.balances), i+1)
 					}
 				}
+				if name == "spent balances" && len(b.balances) != 1000 {
+					t.Errorf("%d balances, the doc says 1000", len(b.balances))
+				}
 				if len(b.balances) < maxOrigins/2 {
 					t.Errorf("only %d balances are left", len(b.balances))
 				}

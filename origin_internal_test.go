@@ -53,6 +53,9 @@ func TestOriginsFoldASCIIOnly(t *testing.T) {
 		if got := sameOrigin(b, a); got != c.want {
 			t.Errorf("%q and %q: %v, want %v", c.b, c.a, got, c.want)
 		}
+		if got := originOf(a) == originOf(b); got != c.want {
+			t.Errorf("originOf %q and %q: same %v, want %v", c.a, c.b, got, c.want)
+		}
 		b.Response = &http.Response{Request: a}
 		if got := leftOrigin(b); got == c.want {
 			t.Errorf("%q redirected to %q: left %v", c.a, c.b, got)
@@ -61,6 +64,25 @@ func TestOriginsFoldASCIIOnly(t *testing.T) {
 	// No URL of Parse has such a scheme, and no transport knows it.
 	if sameOrigin(&http.Request{URL: &url.URL{Scheme: "http\u017f", Host: "a"}}, &http.Request{URL: &url.URL{Scheme: "https", Host: "a"}}) {
 		t.Error("a scheme with a long s is https")
+	}
+}
+
+// A long chain of redirects within an origin has not left it; one detour has, wherever it ends.
+func TestChainsOfRedirects(t *testing.T) {
+	for _, detour := range []bool{false, true} {
+		req := requestTo(t, "https://api.example/")
+		first := req
+		for hop := range 50 {
+			next := requestTo(t, "https://api.example/")
+			if detour && hop == 10 {
+				next = requestTo(t, "https://other.example/")
+			}
+			next.Response = &http.Response{Request: req}
+			req = next
+		}
+		if leftOrigin(req) != detour || firstOf(req) != first {
+			t.Errorf("with a detour %v: left %v, first %p", detour, leftOrigin(req), firstOf(req))
+		}
 	}
 }
 

@@ -156,6 +156,11 @@ func TestWaitsAreTold(t *testing.T) {
 		"a millisecond": {[]step{answers(200, "")}, func(*testing.T) *steadyhttp.Transport {
 			return behind(sleeps(0, ms, nil))
 		}, "gate 0 attempt 1 waiting 0s at 1ms; gate 0 attempt 1 waited 1ms at 1ms"},
+		"rate.Limiter, less than a millisecond": {[]step{answers(200, "")}, func(*testing.T) *steadyhttp.Transport {
+			limiter := rate.NewLimiter(rate.Every(ms/2), 1)
+			limiter.Allow()
+			return behind(steadyhttp.Limit(limiter))
+		}, ""},
 		"back-off": {[]step{answers(503, ""), answers(200, "")}, func(*testing.T) *steadyhttp.Transport {
 			return &steadyhttp.Transport{Policy: everySecond()}
 		}, "backoff -1 attempt 1 waiting 1s at 0s; backoff -1 attempt 1 waited 1s at 1s"},
