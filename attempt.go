@@ -6,8 +6,9 @@ import (
 	"time"
 )
 
-// Attempt is one try at a call: what was sent, what came back, and what was made of it. It is passed by value; later versions
-// may add fields. Which of them are set depends on who is told, and when:
+// Attempt is one try at a call: what was sent, what came back, and what was made of it. It is
+// passed by value; later versions may add fields. Which of them are set depends on who is told, and
+// when:
 //
 //	                        Gate.Enter,     Attempt-   Pass.Leave,   Done,
 //	                        Trace.Waiting   Start      AttemptDone   AttemptOf
@@ -21,20 +22,23 @@ import (
 //	Began                   watched         yes        watched       watched
 //	Sent, Answered, Sends                              watched       watched
 //
-// "watched" stands for a call with a Trace, or through a Transport with Gates. Pass.Leave is told less of a redirect's hop to
-// another origin: see Pass.
+// "watched" stands for a call with a Trace, or through a Transport with Gates. Pass.Leave is told
+// less of a redirect's hop to another origin: see Pass.
 type Attempt struct {
 	// N counts the call's attempts, 1 for the first.
 	N int
 
-	// Request is the request as sent. Before it is sent, in Gate.Enter and Trace.Waiting, it is the caller's own.
+	// Request is the request as sent. Before it is sent, in Gate.Enter and Trace.Waiting, it is the
+	// caller's own.
 	Request *http.Request
 
-	// Response is what the base transport returned. Its Body belongs to the caller of the Transport: hooks must not read it.
+	// Response is what the base transport returned. Its Body belongs to the caller of the
+	// Transport: hooks must not read it.
 	Response *http.Response
 
-	// Err is the base transport's error, or why a response could not be used. In Done and from AttemptOf it comes beside a
-	// Response where that is the call's answer, and says why there was no retry, or what became of its body.
+	// Err is the base transport's error, or why a response could not be used. In Done and from
+	// AttemptOf it comes beside a Response where that is the call's answer, and says why there was
+	// no retry, or what became of its body.
 	Err error
 
 	// Body is what was peeked of an error answer, at most 64 KiB.
@@ -43,22 +47,26 @@ type Attempt struct {
 	// Verdict is what Classify made of the answer.
 	Verdict Verdict
 
-	// Began is when the call began; Sent and Answered are when this attempt's request headers went out and its
-	// response headers came in. In a watched call a zero Sent says that provably nothing was sent. Elsewhere all three
-	// are zero: reading the clock is most of what the happy path would cost.
+	// Began is when the call began; Sent and Answered are when this attempt's request headers went
+	// out and its response headers came in. In a watched call a zero Sent says that provably
+	// nothing was sent. Elsewhere all three are zero: reading the clock is most of what the happy
+	// path would cost.
 	Began, Sent, Answered time.Time
 
-	// Sends is how often the request's headers went out: net/http replays some requests on its own, when a kept-alive
-	// connection turns out to be dead (Request.isReplayable). Filled where Sent is.
+	// Sends is how often the request's headers went out: net/http replays some requests on its own,
+	// when a kept-alive connection turns out to be dead (Request.isReplayable). Filled where Sent
+	// is.
 	Sends int
 
 	// Wait is the back-off or pushback before the next attempt, 0 if there is none.
 	Wait time.Duration
 
-	// ServerAsked says that Wait is what the server asked for. false: it is the back-off, or there is none.
+	// ServerAsked says that Wait is what the server asked for. false: it is the back-off, or there
+	// is none.
 	ServerAsked bool
 
-	// Ambiguous says that the request may have been carried out, by this attempt or one before it, and nobody knows:
+	// Ambiguous says that the request may have been carried out, by this attempt or one before it,
+	// and nobody knows:
 	//
 	//	safe methods (GET, HEAD, OPTIONS, TRACE, PROPFIND, REPORT, SEARCH, QUERY)   never
 	//	not idempotent, answered 4xx         no: it is not retried after a doubt
@@ -79,7 +87,8 @@ type Attempt struct {
 	whole   *Attempt // of a foreign attempt on leaving a gate: all of it, for PerKey
 }
 
-// Stop is the reason why a call went no further, "" if it goes on. Its constants are also labels, of metrics and in logs.
+// Stop is the reason why a call went no further, "" if it goes on. Its constants are also labels,
+// of metrics and in logs.
 type Stop string
 
 const (
@@ -97,9 +106,9 @@ const (
 	StopCancelled         Stop = "cancelled"           // the caller's context or Request.Cancel ended
 )
 
-// AttemptOf returns the last attempt of the call that resp answers, if resp comes from a Transport. It is a best
-// effort: a RoundTripper that wraps the body again hides it. It reports false for a call that succeeded at the first
-// try, of which there is nothing to tell.
+// AttemptOf returns the last attempt of the call that resp answers, if resp comes from a Transport.
+// It is a best effort: a RoundTripper that wraps the body again hides it. It reports false for a
+// call that succeeded at the first try, of which there is nothing to tell.
 func AttemptOf(resp *http.Response) (Attempt, bool) {
 	b := standInOf(resp)
 	if b == nil || b.attempt.N == 0 {
@@ -119,30 +128,31 @@ func standInOf(resp *http.Response) *responseBody {
 	return nil
 }
 
-// masked is what the gates of a redirect's hop are told that led to another origin. That origin's answer says nothing of
-// the service that the gates are for: a 429 from there must not hold everybody up here.
+// masked is what the gates of a redirect's hop are told that led to another origin. That origin's
+// answer says nothing of the service that the gates are for: a 429 from there must not hold
+// everybody up here.
 func (a Attempt) masked() Attempt {
 	told := a
 	told.Response, told.Err, told.Body, told.Verdict, told.whole = nil, nil, nil, Verdict{}, &a
 	return told
 }
 
-// Observer is told of an attempt while it is under way. Its methods are called on net/http's goroutines, possibly after the
-// attempt has ended, and must not block, but for Replay.
+// Observer is told of an attempt while it is under way. Its methods are called on net/http's
+// goroutines, possibly after the attempt has ended, and must not block, but for Replay.
 type Observer interface {
-	// Replay is called before net/http sends the request again on its own, since the connection died
-	// on which it was sent. It may block until that may be. An error ends the attempt with it; ctx
-	// ends when the attempt must. Sent follows if it is sent. Over HTTP/2, and through a base that
-	// does not call httptrace.ClientTrace's GetConn, Sent is all that tells of a replay.
+	// Replay is called before net/http sends the request again on its own, since the connection
+	// died on which it was sent. It may block until that may be. An error ends the attempt with it;
+	// ctx ends when the attempt must. Sent follows if it is sent. Over HTTP/2, and through a base
+	// that does not call httptrace.ClientTrace's GetConn, Sent is all that tells of a replay.
 	Replay(ctx context.Context) error
 
 	Sent(at time.Time)            // the request's headers went out; again each time net/http replays it
 	Answered(resp *http.Response) // the response's headers have come; its body must not be read
 }
 
-// Observe tells an observer what becomes of an attempt as it happens. A Gate calls it in Enter: what it is told on leaving
-// is complete, but late. It reports false for an attempt that is not about to be made. Of a redirect's hop to another origin
-// it is told the sending only (see Gate).
+// Observe tells an observer what becomes of an attempt as it happens. A Gate calls it in Enter:
+// what it is told on leaving is complete, but late. It reports false for an attempt that is not
+// about to be made. Of a redirect's hop to another origin it is told the sending only (see Gate).
 func (a Attempt) Observe(o Observer) bool {
 	if a.log == nil {
 		return false

@@ -27,8 +27,9 @@ var (
 	errReadEnded      = errors.New("steadyhttp: the response's body had not ended yet")
 )
 
-// requestBody gives each attempt of a call a body of its own. Two attempts never share a reader: net/http may still be
-// writing the first one's body when its answer, and our retry, are already under way (golang/go#30597).
+// requestBody gives each attempt of a call a body of its own. Two attempts never share a reader:
+// net/http may still be writing the first one's body when its answer, and our retry, are already
+// under way (golang/go#30597).
 type requestBody struct {
 	original io.ReadCloser                 // nil: the request has none
 	getBody  func() (io.ReadCloser, error) // nil: it can be sent once
@@ -39,8 +40,8 @@ type requestBody struct {
 	handed   bool                          // the base transport has been given it, and closes it
 }
 
-// newRequestBody wraps nothing that is small and in memory: net/http looks at a body's type to tell an empty one, and to send
-// it along with its headers in one piece.
+// newRequestBody wraps nothing that is small and in memory: net/http looks at a body's type to tell
+// an empty one, and to send it along with its headers in one piece.
 func newRequestBody(bound func() context.Context, req *http.Request, p *Policy) (requestBody, error) {
 	b := requestBody{original: req.Body, getBody: req.GetBody}
 	switch {
@@ -50,7 +51,8 @@ func newRequestBody(bound func() context.Context, req *http.Request, p *Policy) 
 	case p.maxAttempts() == 1 || tunnel(req):
 		return b, nil
 	case unsetTrailer(req):
-		// The caller fills the trailer in while its body is read: a second reading would not have it.
+		// The caller fills the trailer in while its body is read: a second reading would not have
+		// it.
 		b.getBody = nil
 	case makesReaders(b.getBody):
 		return b, nil
@@ -108,8 +110,8 @@ func memory(body io.ReadCloser) memoryReader {
 	return nil
 }
 
-// copied returns another reader of what is left in a body in memory, and any other body as it is. Reading the one leaves the
-// other alone, and net/http sends either along with its headers.
+// copied returns another reader of what is left in a body in memory, and any other body as it is.
+// Reading the one leaves the other alone, and net/http sends either along with its headers.
 func copied(body io.ReadCloser) io.ReadCloser {
 	switch r := memory(body).(type) {
 	case *bytes.Reader:
@@ -124,8 +126,8 @@ func copied(body io.ReadCloser) io.ReadCloser {
 	return body
 }
 
-// apartEach keeps what attempts read apart from what getBody rewinds: an answer may come, over HTTP/2, before the body of its
-// request was read.
+// apartEach keeps what attempts read apart from what getBody rewinds: an answer may come, over
+// HTTP/2, before the body of its request was read.
 func apartEach(getBody func() (io.ReadCloser, error)) func() (io.ReadCloser, error) {
 	return func() (io.ReadCloser, error) {
 		body, err := newBody(getBody)
@@ -136,8 +138,8 @@ func apartEach(getBody func() (io.ReadCloser, error)) func() (io.ReadCloser, err
 	}
 }
 
-// makesReaders reports whether getBody is http.NewRequest's, which makes a new reader each time, so that no two attempts can
-// meet in one.
+// makesReaders reports whether getBody is http.NewRequest's, which makes a new reader each time, so
+// that no two attempts can meet in one.
 func makesReaders(getBody func() (io.ReadCloser, error)) bool {
 	if getBody == nil {
 		return false
@@ -177,7 +179,8 @@ type bodyError struct{ err error }
 func (e *bodyError) Error() string { return "steadyhttp: reading the request's body: " + e.err.Error() }
 func (e *bodyError) Unwrap() error { return e.err }
 
-// next returns a body for the next attempt. changed reports whether it is another than the request's own.
+// next returns a body for the next attempt. changed reports whether it is another than the
+// request's own.
 func (b *requestBody) next(ctx context.Context) (body io.ReadCloser, changed bool, err error) {
 	first := !b.used
 	b.used = true
@@ -210,8 +213,8 @@ func newBody(getBody func() (io.ReadCloser, error)) (io.ReadCloser, error) {
 	return body, err
 }
 
-// shown returns req as a policy may look at it before it is sent, and whether the policy has had a body of it by then. It may
-// be the very reader that is to be sent, rewound, and it may be closed.
+// shown returns req as a policy may look at it before it is sent, and whether the policy has had a
+// body of it by then. It may be the very reader that is to be sent, rewound, and it may be closed.
 func (b *requestBody) shown(req *http.Request) (shown *http.Request, had *bool) {
 	had = new(bool)
 	source := b.source()
@@ -243,8 +246,9 @@ func (b *requestBody) replayable() bool {
 	return b.original == nil || b.getBody != nil && b.once == nil || b.once != nil && b.once.replayable()
 }
 
-// claim takes the body from the attempt before, for the one that was decided on: an attempt whose answer came early may
-// still be about to read it. It reports false if it has read some of it by now.
+// claim takes the body from the attempt before, for the one that was decided on: an attempt whose
+// answer came early may still be about to read it. It reports false if it has read some of it by
+// now.
 func (b *requestBody) claim() bool { return b.once == nil || b.once.claim() }
 
 // failure returns what reading the caller's own body came to, nil if it has not failed.
@@ -275,9 +279,10 @@ func (b *requestBody) close() {
 	}
 }
 
-// lender gives the attempts of a call the readers that GetBody returns, one after the other. GetBody may rewind a reader
-// that an attempt has had and return it once more, as azcore's does for files: so no attempt closes one, none reads one
-// that the next may have, and GetBody is not called while a Read is under way.
+// lender gives the attempts of a call the readers that GetBody returns, one after the other.
+// GetBody may rewind a reader that an attempt has had and return it once more, as azcore's does for
+// files: so no attempt closes one, none reads one that the next may have, and GetBody is not called
+// while a Read is under way.
 type lender struct {
 	original io.ReadCloser
 	getBody  func() (io.ReadCloser, error)
@@ -298,8 +303,8 @@ type loan struct {
 	closed  bool          // rc is
 }
 
-// rewindTime bounds how long the next attempt waits for a Read of the one before. What takes longer is no file that GetBody
-// rewinds, but a pipe; closing it ends the Read.
+// rewindTime bounds how long the next attempt waits for a Read of the one before. What takes longer
+// is no file that GetBody rewinds, but a pipe; closing it ends the Read.
 const rewindTime = time.Second
 
 func (l *lender) lend(rc io.ReadCloser) io.ReadCloser {
@@ -320,7 +325,8 @@ func (l *lender) next(ctx context.Context) (io.ReadCloser, error) {
 	return l.renew(ctx)
 }
 
-// renew takes the reader away from whoever has had it last, and returns another, or the same one rewound.
+// renew takes the reader away from whoever has had it last, and returns another, or the same one
+// rewound.
 func (l *lender) renew(ctx context.Context) (io.ReadCloser, error) {
 	l.mu.Lock()
 	if l.current == nil {
@@ -354,7 +360,8 @@ func (l *lender) renew(ctx context.Context) (io.ReadCloser, error) {
 	return l.lend(body), nil
 }
 
-// release says that there will be no further attempt. If the last one still reads, its Close closes the reader.
+// release says that there will be no further attempt. If the last one still reads, its Close closes
+// the reader.
 func (l *lender) release() {
 	l.mu.Lock()
 	l.released = true
@@ -420,9 +427,10 @@ func (a *loan) Close() error {
 	return nil
 }
 
-// onceBody is a body without GetBody. What attempts read of it is recorded, up to a limit, for the next one to have first: so
-// nothing is read before it is sent. Without a limit, a further attempt can have it as long as no byte of it was read: one that
-// failed to connect has done nothing to it but close it.
+// onceBody is a body without GetBody. What attempts read of it is recorded, up to a limit, for the
+// next one to have first: so nothing is read before it is sent. Without a limit, a further attempt
+// can have it as long as no byte of it was read: one that failed to connect has done nothing to it
+// but close it.
 type onceBody struct {
 	rc    io.ReadCloser
 	limit int64 // bytes recorded; 0: none
@@ -440,7 +448,8 @@ type onceBody struct {
 	current  *onceAttempt
 }
 
-// onceAttempt is one attempt's hold on the body. An attempt that is over can't read what the next one has.
+// onceAttempt is one attempt's hold on the body. An attempt that is over can't read what the next
+// one has.
 type onceAttempt struct {
 	body   *onceBody
 	over   bool // guarded by body.mu
@@ -498,7 +507,8 @@ func (b *onceBody) claim() bool {
 	}
 }
 
-// release says that there will be no further attempt. If the last one still reads, its Close closes the body.
+// release says that there will be no further attempt. If the last one still reads, its Close closes
+// the body.
 func (b *onceBody) release() {
 	b.mu.Lock()
 	idle := b.current == nil || b.current.over
@@ -563,7 +573,8 @@ func (a *onceAttempt) took(p []byte, err error) {
 	}
 }
 
-// Close closes the body only if nobody could use it any more. It may be called while a Read is under way.
+// Close closes the body only if nobody could use it any more. It may be called while a Read is
+// under way.
 func (a *onceAttempt) Close() error {
 	b := a.body
 	b.mu.Lock()
@@ -577,8 +588,9 @@ func (a *onceAttempt) Close() error {
 	return nil
 }
 
-// responseBody stands in for a response's body: it gives back what was peeked, and it knows when the caller has come to
-// the end, which is when the attempt's context may be cancelled and its call is done.
+// responseBody stands in for a response's body: it gives back what was peeked, and it knows when
+// the caller has come to the end, which is when the attempt's context may be cancelled and its call
+// is done.
 type responseBody struct {
 	attempt Attempt
 	idle    time.Duration           // bounds each Read; 0: none
@@ -602,14 +614,16 @@ type responseBody struct {
 
 func (b *responseBody) standsIn() *responseBody { return b }
 
-// delivery is a stand-in with room for the response that it is handed out with: one allocation for both.
+// delivery is a stand-in with room for the response that it is handed out with: one allocation for
+// both.
 type delivery struct {
 	responseBody
 	response http.Response
 	reader   readAhead
 }
 
-// writableBody keeps the Write of a 101's body: without it, WebSocket clients fail (opentelemetry-go-contrib #1329).
+// writableBody keeps the Write of a 101's body: without it, WebSocket clients fail
+// (opentelemetry-go-contrib #1329).
 type writableBody struct {
 	*responseBody
 	io.Writer
@@ -635,8 +649,8 @@ func (b *responseBody) standIn() io.ReadCloser {
 	return writableBody{b, w}
 }
 
-// peek reads the beginning of an error answer's body, for at most the given time, and returns it. What was read, and a
-// read that is still under way, is kept for the caller.
+// peek reads the beginning of an error answer's body, for at most the given time, and returns it.
+// What was read, and a read that is still under way, is kept for the caller.
 func (b *responseBody) peek(resp *http.Response, limit time.Duration, ends ...<-chan struct{}) []byte {
 	if eventStream(resp) {
 		return nil
@@ -648,8 +662,8 @@ func (b *responseBody) peek(resp *http.Response, limit time.Duration, ends ...<-
 	return b.ahead.snapshot()
 }
 
-// readWhole reads a body of up to limit bytes into memory, within a time (negative: any), and reports how that failed. A longer
-// one has not failed.
+// readWhole reads a body of up to limit bytes into memory, within a time (negative: any), and
+// reports how that failed. A longer one has not failed.
 func (b *responseBody) readWhole(resp *http.Response, limit int64, within time.Duration, ends ...<-chan struct{}) error {
 	if eventStream(resp) {
 		return nil
@@ -722,7 +736,8 @@ func (b *responseBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// finish is called when the caller has come to the end. net/http sets trailers that were not announced then, in its response.
+// finish is called when the caller has come to the end. net/http sets trailers that were not
+// announced then, in its response.
 func (b *responseBody) finish(err error) {
 	if b.given != nil && err == io.EOF && !b.ended.Load() {
 		b.room.Trailer = b.given.Trailer
@@ -751,7 +766,8 @@ func (b bodySource) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close closes it once, whoever comes first: a decompressor that goes back to its pool twice serves two calls.
+// Close closes it once, whoever comes first: a decompressor that goes back to its pool twice serves
+// two calls.
 func (b bodySource) Close() error {
 	if b.shutRC.Swap(true) {
 		return nil
@@ -759,8 +775,9 @@ func (b bodySource) Close() error {
 	return b.rc.Close()
 }
 
-// deafTime is how long a base transport that is not net/http's has to end a Read whose context has ended. Closing its body at
-// once would be quicker, and a fault: a decompressor that goes back to its pool in the middle of a Read serves two calls.
+// deafTime is how long a base transport that is not net/http's has to end a Read whose context has
+// ended. Closing its body at once would be quicker, and a fault: a decompressor that goes back to
+// its pool in the middle of a Read serves two calls.
 const deafTime = time.Second
 
 // expire ends the Read that has lasted for the IdleTimeout.
@@ -788,7 +805,8 @@ func (b *responseBody) Close() (err error) {
 	return nil
 }
 
-// shut closes what the base transport has given, but not during a Read of ours: then the attempt ends, and who reads closes.
+// shut closes what the base transport has given, but not during a Read of ours: then the attempt
+// ends, and who reads closes.
 func (b *responseBody) shut() error {
 	if b.native || b.ahead == nil || !b.ahead.handOver(bodySource{b}) {
 		return bodySource{b}.Close()
@@ -810,8 +828,8 @@ func (b *responseBody) shut() error {
 	return nil
 }
 
-// end is called when there is nothing more to read. A failed body's attempt is not cancelled before its error was
-// returned, so that the error is the body's own.
+// end is called when there is nothing more to read. A failed body's attempt is not cancelled before
+// its error was returned, so that the error is the body's own.
 func (b *responseBody) end(err error) {
 	if b.ended.Swap(true) {
 		return
@@ -827,7 +845,8 @@ func (b *responseBody) end(err error) {
 	}
 }
 
-// readAhead reads a body on a goroutine of its own, so that a server that trickles can't hold the call up.
+// readAhead reads a body on a goroutine of its own, so that a server that trickles can't hold the
+// call up.
 type readAhead struct {
 	rc    io.Reader
 	limit int
@@ -844,7 +863,8 @@ type readAhead struct {
 
 func (b *responseBody) readAhead(rc io.Reader, limit int, length int64) *readAhead {
 	size := 512
-	// Content-Length is the server's word: good enough to save an allocation, not to size a large one.
+	// Content-Length is the server's word: good enough to save an allocation, not to size a large
+	// one.
 	if length >= 0 && length < 16<<10 {
 		size = int(length) + 1 // with room to see the end
 	}
@@ -856,11 +876,12 @@ func (b *responseBody) readAhead(rc io.Reader, limit int, length int64) *readAhe
 	return r
 }
 
-// run reads until the end, the limit, the timeout (0: none) or one of up to two channels' end. It reports whether the
-// goroutine has ended.
+// run reads until the end, the limit, the timeout (0: none) or one of up to two channels' end. It
+// reports whether the goroutine has ended.
 func (r *readAhead) run(timeout time.Duration, ends ...<-chan struct{}) bool {
 	go r.read()
-	// Nearly all bodies that are read ahead came in one packet with their headers. They need no clock.
+	// Nearly all bodies that are read ahead came in one packet with their headers. They need no
+	// clock.
 	if runtime.Gosched(); r.finished() {
 		return true
 	}
@@ -910,7 +931,8 @@ func (r *readAhead) read() {
 		if len(r.buffer) == cap(r.buffer) {
 			r.grow()
 		}
-		// Only this goroutine changes buffer's length, so that reading into its spare room needs no lock.
+		// Only this goroutine changes buffer's length, so that reading into its spare room needs no
+		// lock.
 		n, err := r.rc.Read(r.buffer[len(r.buffer):cap(r.buffer)])
 		r.mu.Lock()
 		r.buffer = r.buffer[:len(r.buffer)+n]
@@ -963,9 +985,9 @@ func (r *readAhead) snapshot() []byte {
 	return bytes.Clone(r.buffer)
 }
 
-// discard reads what is left of a response, within bounds, so that its connection can be used again, and closes it. The
-// bound counts decoded bytes: a gzip bomb is cut off with the rest (CVE-2026-21441). What was peeked in vain is not
-// worth a second look.
+// discard reads what is left of a response, within bounds, so that its connection can be used
+// again, and closes it. The bound counts decoded bytes: a gzip bomb is cut off with the rest
+// (CVE-2026-21441). What was peeked in vain is not worth a second look.
 func (b *responseBody) discard(resp *http.Response, ends ...<-chan struct{}) {
 	if b.ahead == nil && resp.Body != http.NoBody {
 		b.ahead = b.readAhead(b.rc, peekSize, resp.ContentLength)

@@ -13,15 +13,18 @@ import (
 	"github.com/steadyhttp/steadyhttp/internal/durations"
 )
 
-// Budget lets successes pay for retries, so that an outage is not made worse by those who wait for its end: back-off
-// and jitter alone quadruple the load of an outage, and a service that queues work never recovers from that. A retry
-// after a Transient failure, or after a 429 that named no time, costs 1. Every answer below 500 but 408 and 429 pays
-// PerSuccess, and time pays PerSecond, so that a client with few calls is never stuck.
+// Budget lets successes pay for retries, so that an outage is not made worse by those who wait for
+// its end: back-off and jitter alone quadruple the load of an outage, and a service that queues
+// work never recovers from that. A retry after a Transient failure, or after a 429 that named no
+// time, costs 1. Every answer below 500 but 408 and 429 pays PerSuccess, and time pays PerSecond,
+// so that a client with few calls is never stuck.
 //
-// There is one balance per origin (scheme, host and port), for at most 1000 origins; those beyond share one. The zero
-// value is ready to use. A Budget is safe for concurrent use, must not be copied, and may be shared by Transports.
+// There is one balance per origin (scheme, host and port), for at most 1000 origins; those beyond
+// share one. The zero value is ready to use. A Budget is safe for concurrent use, must not be
+// copied, and may be shared by Transports.
 type Budget struct {
-	// Max is the highest balance, and the first one. 0: 10. Negative: retries are free. Below 1, it never covers one.
+	// Max is the highest balance, and the first one. 0: 10. Negative: retries are free. Below 1, it
+	// never covers one.
 	Max float64
 
 	// PerSuccess is what an answer pays. 0: 0.1. Negative: nothing.
@@ -30,7 +33,8 @@ type Budget struct {
 	// PerSecond is what a second pays. 0: 1/30. Negative: nothing.
 	PerSecond float64
 
-	// Wait makes a call wait, first come first served, until the balance covers its retry. false: the call ends at once.
+	// Wait makes a call wait, first come first served, until the balance covers its retry. false:
+	// the call ends at once.
 	Wait bool
 
 	last     atomic.Pointer[balance] // most clients talk to one origin
@@ -42,8 +46,9 @@ type Budget struct {
 // maxOrigins bounds what a client that follows links to ever new hosts can make us remember.
 const maxOrigins = 1000
 
-// Take takes the price of one retry off the balance of req's origin, for extra requests that a program makes on its
-// own, such as hedges. It reports false, and takes nothing, if the balance does not cover it.
+// Take takes the price of one retry off the balance of req's origin, for extra requests that a
+// program makes on its own, such as hedges. It reports false, and takes nothing, if the balance
+// does not cover it.
 func (b *Budget) Take(req *http.Request) bool {
 	return b.Max < 0 || b.of(req).take()
 }
@@ -101,8 +106,8 @@ func (b *Budget) find(req *http.Request) *balance {
 	return found
 }
 
-// forgetFull makes room by dropping a balance that is full, which loses nothing: a new one would be full as well. It
-// looks at a few only, in the map's random order.
+// forgetFull makes room by dropping a balance that is full, which loses nothing: a new one would be
+// full as well. It looks at a few only, in the map's random order.
 func (b *Budget) forgetFull() bool {
 	looks := 16
 	for o, candidate := range b.balances {
@@ -131,8 +136,9 @@ func (b *Budget) open(o origin) *balance {
 	return opened
 }
 
-// balance is one origin's account. Payments are counted apart from the amount, and no further than to what fills an
-// empty account: in the steady state the happy path reads one shared counter and writes nothing.
+// balance is one origin's account. Payments are counted apart from the amount, and no further than
+// to what fills an empty account: in the steady state the happy path reads one shared counter and
+// writes nothing.
 type balance struct {
 	origin
 	spelt                      origin // as its first request had it
@@ -218,7 +224,8 @@ func (a *balance) take() bool {
 	return true
 }
 
-// expected returns how long a newcomer would have to queue if nothing but time paid, 0 where time does not.
+// expected returns how long a newcomer would have to queue if nothing but time paid, 0 where time
+// does not.
 func (a *balance) expected() time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -235,8 +242,9 @@ func (a *balance) lasts() time.Duration {
 	return time.Duration(min(missing/a.perSecond*float64(time.Second), math.MaxInt64/2))
 }
 
-// wait blocks until the price is covered and taken, or until ctx or cancel ends. It does not begin if that would come first: of many
-// calls that fail at once, each has found the queue short a moment ago.
+// wait blocks until the price is covered and taken, or until ctx or cancel ends. It does not begin
+// if that would come first: of many calls that fail at once, each has found the queue short a
+// moment ago.
 func (a *balance) wait(ctx context.Context, cancel <-chan struct{}) error {
 	if a.take() {
 		return nil
@@ -280,7 +288,8 @@ func (a *balance) leave(d *debtor) {
 	a.serve()
 }
 
-// serve covers the debtors that can be, and wakes itself for the next one. It requires that a.mu is held.
+// serve covers the debtors that can be, and wakes itself for the next one. It requires that a.mu is
+// held.
 func (a *balance) serve() {
 	a.settle()
 	for a.queue.length > 0 && a.covers() {

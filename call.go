@@ -19,8 +19,8 @@ import (
 	"github.com/steadyhttp/steadyhttp/internal/durations"
 )
 
-// call is one RoundTrip under way. Its methods are the steps of the loop, in the order in which the loop takes them. It
-// stays on RoundTrip's stack: nothing may keep a pointer to it.
+// call is one RoundTrip under way. Its methods are the steps of the loop, in the order in which the
+// loop takes them. It stays on RoundTrip's stack: nothing may keep a pointer to it.
 type call struct {
 	transport *Transport
 	original  *http.Request   // the caller's, never changed
@@ -84,7 +84,8 @@ type answer struct {
 
 func (c *call) begin() error {
 	if c.first.ready {
-		// There were no settings to apply and nobody to tell, or the first attempt would not have been made like that.
+		// There were no settings to apply and nobody to tell, or the first attempt would not have
+		// been made like that.
 		c.body = requestBody{original: c.original.Body, getBody: c.original.GetBody, used: true, handed: true}
 		c.native, c.unsafe = true, c.first.sends != nil
 		return nil
@@ -140,14 +141,14 @@ func (c *call) apply(s *settings) error {
 	return edited.check()
 }
 
-// maxNesting is how often a base transport may lead back to its Transport in one call: a token for the call may be fetched by
-// way of the same one, and a token for that.
+// maxNesting is how often a base transport may lead back to its Transport in one call: a token for
+// the call may be fetched by way of the same one, and a token for that.
 const maxNesting = 16
 
 type nesting struct{ *Transport }
 
-// chooseBase finds out what can be expected of the base transport, and refuses one that leads back here for ever, which would
-// end in a stack overflow that no recover can stop.
+// chooseBase finds out what can be expected of the base transport, and refuses one that leads back
+// here for ever, which would end in a stack overflow that no recover can stop.
 func (c *call) chooseBase() error {
 	_, c.native = c.transport.base().(*http.Transport)
 	if c.native {
@@ -238,7 +239,8 @@ func (c *call) prepare() error {
 		}
 	}
 	if owned {
-		// Whoever sets a field sets it on the attempt's own copy. Only net/http's own transport is known to set none.
+		// Whoever sets a field sets it on the attempt's own copy. Only net/http's own transport is
+		// known to set none.
 		c.out.Header = c.original.Header.Clone()
 		c.out.URL = cloneURL(c.original.URL)
 		ownFields(c.out)
@@ -260,7 +262,8 @@ func (c *call) prepare() error {
 		}
 	}
 	if c.given != nil && c.touches() && replaced(c.out.Body, c.given) {
-		// A signer has read the body and put its own in the place: nobody else will close the first.
+		// A signer has read the body and put its own in the place: nobody else will close the
+		// first.
 		c.given.Close()
 	}
 	if c.unsafe {
@@ -274,8 +277,8 @@ func (c *call) prepare() error {
 	return nil
 }
 
-// ownFields gives an attempt's request all else of its own that a base transport could write into, but for the trailer: the
-// caller may fill that in while its body is read.
+// ownFields gives an attempt's request all else of its own that a base transport could write into,
+// but for the trailer: the caller may fill that in while its body is read.
 func ownFields(out *http.Request) {
 	out.TransferEncoding = slices.Clone(out.TransferEncoding)
 	out.Form, out.PostForm = cloneValues(out.Form), cloneValues(out.PostForm)
@@ -283,8 +286,9 @@ func ownFields(out *http.Request) {
 
 func cloneValues(v url.Values) url.Values { return url.Values(http.Header(v).Clone()) }
 
-// judge finds out whether nobody may send the request twice, net/http included, and gives it a key where it gets one. Where the
-// policy says that not even with a key it is idempotent, it gets none: net/http would replay it for having one.
+// judge finds out whether nobody may send the request twice, net/http included, and gives it a key
+// where it gets one. Where the policy says that not even with a key it is idempotent, it gets none:
+// net/http would replay it for having one.
 func (c *call) judge() {
 	wantsKey := c.policy.IdempotencyKey && !idempotent(c.original.Method) && !hasKey(c.original) && !c.foreign
 	if c.policy.Idempotent == nil {
@@ -307,11 +311,12 @@ func (c *call) judge() {
 	c.body.used = c.body.used || *had
 }
 
-// newKey returns a Structured Field string, hence the quotes (draft-ietf-httpapi-idempotency-key-header).
+// newKey returns a Structured Field string, hence the quotes
+// (draft-ietf-httpapi-idempotency-key-header).
 func newKey() string { return `"` + rand.Text() + `"` }
 
-// attemptContext makes the context of the attempt: one that can be ended, if anything of ours ever would, and that takes
-// notes, if anybody needs them.
+// attemptContext makes the context of the attempt: one that can be ended, if anything of ours ever
+// would, and that takes notes, if anybody needs them.
 func (c *call) attemptContext() {
 	c.context, c.cancel, c.timer = c.ctx, nil, nil
 	if !c.native {
@@ -330,8 +335,9 @@ func (c *call) attemptContext() {
 	}
 }
 
-// hideKeys spells the fields by which net/http decides to replay a request (Request.isReplayable) so that it does not find
-// them. Field names have no case on the wire (RFC 9110 section 5.1): the server gets them all the same.
+// hideKeys spells the fields by which net/http decides to replay a request (Request.isReplayable)
+// so that it does not find them. Field names have no case on the wire (RFC 9110 section 5.1): the
+// server gets them all the same.
 func hideKeys(h http.Header) {
 	for _, name := range [...]string{"Idempotency-Key", "X-Idempotency-Key"} {
 		if values, ok := h[name]; ok {
@@ -341,13 +347,14 @@ func hideKeys(h http.Header) {
 	}
 }
 
-// forbidReplay gives a request whose method net/http takes for idempotent a body that it can't have twice. It finds that the
-// body is empty, and sends none.
+// forbidReplay gives a request whose method net/http takes for idempotent a body that it can't have
+// twice. It finds that the body is empty, and sends none.
 func forbidReplay(out *http.Request) {
 	if out.Body == nil || out.Body == http.NoBody {
 		out.Body = io.NopCloser(eof{})
 		if out.Method == http.MethodTrace {
-			// It looks for the end of every replayable method's body but this one's, and would send it in chunks.
+			// It looks for the end of every replayable method's body but this one's, and would send
+			// it in chunks.
 			out.TransferEncoding = []string{"identity"}
 		}
 	}
@@ -370,8 +377,8 @@ func same(a, b any) bool {
 	return reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
 }
 
-// replaced reports whether a body is another than the one given. Two of an incomparable type can't be told apart: then it is
-// taken to be the one, which must not be closed before it is sent.
+// replaced reports whether a body is another than the one given. Two of an incomparable type can't
+// be told apart: then it is taken to be the one, which must not be closed before it is sent.
 func replaced(body, given io.ReadCloser) bool {
 	t := reflect.TypeOf(body)
 	if t != reflect.TypeOf(given) {
@@ -415,8 +422,9 @@ func (c *call) callPrepare(prev *Attempt) error {
 	return c.transport.Prepare(c.out, prev)
 }
 
-// recover waits until a call may go on whose attempt could not be prepared, and returns err if it may not. Nothing was sent, so
-// that trying again is safe whatever the request does; it is no attempt, and what the last one came to stays.
+// recover waits until a call may go on whose attempt could not be prepared, and returns err if it
+// may not. Nothing was sent, so that trying again is safe whatever the request does; it is no
+// attempt, and what the last one came to stays.
 func (c *call) recover(err error) error {
 	if c.why != StopPrepare || !c.retriesPrepare(err) {
 		return err
@@ -433,9 +441,9 @@ func (c *call) recover(err error) error {
 	return c.sitOut(delay, WaitBackOff, true)
 }
 
-// retriesPrepare classifies a failure of Prepare as one of the base transport. Of one that is known to pass there are as many
-// retries as after a 429, of one that may be anything a single one: an authority locks out who asks too often with the wrong
-// secret.
+// retriesPrepare classifies a failure of Prepare as one of the base transport. Of one that is known
+// to pass there are as many retries as after a 429, of one that may be anything a single one: an
+// authority locks out who asks too often with the wrong secret.
 func (c *call) retriesPrepare(err error) bool {
 	if c.policy.maxAttempts() == 1 || !c.body.replayable() {
 		return false
@@ -457,7 +465,8 @@ func (e *prepareError) Unwrap() error { return e.err }
 func (c *call) send() {
 	resp, err := c.roundTrip()
 	if c.timer != nil && !c.timer.Stop() {
-		// The attempt's context has ended, or is about to: whatever came back can't be read any more.
+		// The attempt's context has ended, or is about to: whatever came back can't be read any
+		// more.
 		c.cancel(c.expired)
 		if expired, ok := context.Cause(c.context).(*timeoutError); ok {
 			resp, err = nil, closing(resp, expired)
@@ -500,7 +509,8 @@ func (c *call) roundTrip() (*http.Response, error) {
 	return c.transport.base().RoundTrip(request)
 }
 
-// limitAttempt starts the clock of AttemptTimeout, or of what is left of MaxElapsed, if that is less.
+// limitAttempt starts the clock of AttemptTimeout, or of what is left of MaxElapsed, if that is
+// less.
 func (c *call) limitAttempt() {
 	timeout, left := c.policy.AttemptTimeout, c.remaining()
 	if left >= 0 && (timeout <= 0 || left < timeout) {
@@ -511,7 +521,8 @@ func (c *call) limitAttempt() {
 	}
 }
 
-// limit ends the attempt after a time, in place of what may have been set before; negative: it is not limited.
+// limit ends the attempt after a time, in place of what may have been set before; negative: it is
+// not limited.
 func (c *call) limit(left time.Duration, bound string, whole time.Duration) {
 	if left < 0 {
 		return
@@ -532,9 +543,9 @@ func closing(resp *http.Response, err error) error {
 	return err
 }
 
-// account notes when and how often the attempt went out. A base transport that does not tell is taken to have sent,
-// unless its error proves that it did not: a gate that gave a place back for a request that went out would let one too
-// many through.
+// account notes when and how often the attempt went out. A base transport that does not tell is
+// taken to have sent, unless its error proves that it did not: a gate that gave a place back for a
+// request that went out would let one too many through.
 func (c *call) account() {
 	a := &c.attempt
 	if a.Response != nil {
@@ -553,8 +564,9 @@ func (c *call) account() {
 	}
 }
 
-// unsent reports whether the attempt provably never left: net/http looked for a connection and took none, or HTTP/2's own word
-// says so. Only where nobody looked for one, the error's type is believed.
+// unsent reports whether the attempt provably never left: net/http looked for a connection and took
+// none, or HTTP/2's own word says so. Only where nobody looked for one, the error's type is
+// believed.
 func (c *call) unsent() bool {
 	err := c.attempt.Err
 	if err == nil {
@@ -566,7 +578,8 @@ func (c *call) unsent() bool {
 	}
 	switch {
 	case taken > 0:
-		// A base that retries on its own tells of its last try alone; net/http retries only what was not processed.
+		// A base that retries on its own tells of its last try alone; net/http retries only what
+		// was not processed.
 		return (c.native || taken == 1) && unprocessed(err)
 	case asked > 0:
 		return true
@@ -600,7 +613,8 @@ func (c *call) classify() {
 	}
 }
 
-// weigh says whether the attempt leaves it open whether the request was carried out: see Attempt.Ambiguous.
+// weigh says whether the attempt leaves it open whether the request was carried out: see
+// Attempt.Ambiguous.
 func (c *call) weigh() {
 	a := &c.attempt
 	if safe(c.original.Method) {
@@ -625,8 +639,8 @@ func (c *call) weigh() {
 	c.doubt = c.doubt || a.Ambiguous
 }
 
-// verdict asks the Transport's Classify, and fills in from the default what it has left out. A call that its caller has ended
-// says nothing of the service.
+// verdict asks the Transport's Classify, and fills in from the default what it has left out. A call
+// that its caller has ended says nothing of the service.
 func (c *call) verdict() {
 	a := &c.attempt
 	if a.Err != nil && c.over() {
@@ -694,7 +708,8 @@ func (c *call) peek(resp *http.Response) {
 	}
 }
 
-// settled reports whether an inner Transport has said all there is to say. Two of them must not multiply their attempts.
+// settled reports whether an inner Transport has said all there is to say. Two of them must not
+// multiply their attempts.
 func (c *call) settled() bool {
 	if c.attempt.Err == nil {
 		return c.final != ""
@@ -708,8 +723,8 @@ func (c *call) settled() bool {
 	return true
 }
 
-// misjudged ends a call whose Classify knows a class that does not exist. The answer's code and tracking ID stay in the
-// error.
+// misjudged ends a call whose Classify knows a class that does not exist. The answer's code and
+// tracking ID stay in the error.
 func (c *call) misjudged() {
 	a := &c.attempt
 	err := misjudgement(a)
@@ -720,9 +735,9 @@ func (c *call) misjudged() {
 	a.Verdict.Class = Permanent
 }
 
-// asSent keeps of the attempt's request what the policy goes by, for when the attempt has failed: a base transport may write
-// into what it is given, and a key that it adds to each attempt, or a method that it sends in another's place, makes nothing
-// idempotent. nil: the request can't change.
+// asSent keeps of the attempt's request what the policy goes by, for when the attempt has failed: a
+// base transport may write into what it is given, and a key that it adds to each attempt, or a
+// method that it sends in another's place, makes nothing idempotent. nil: the request can't change.
 func (c *call) asSent() *http.Request {
 	if c.native {
 		return nil
@@ -812,8 +827,8 @@ func (c *call) next() (time.Duration, Stop) {
 	return wait, ""
 }
 
-// tooLong says why a wait is not begun that is longer than it looks: by what the budget's queue adds, or since there have been
-// too many before it.
+// tooLong says why a wait is not begun that is longer than it looks: by what the budget's queue
+// adds, or since there have been too many before it.
 func (c *call) tooLong(v Verdict, wait time.Duration) Stop {
 	if c.costs(v) && c.budget().Wait && c.budget().Max >= 0 {
 		queue := c.budget().of(c.original).expected()
@@ -835,8 +850,8 @@ func (c *call) tooLong(v Verdict, wait time.Duration) Stop {
 	return ""
 }
 
-// pace returns the larger of the back-off and the pushback. Only a failure, or a throttling that named no time, makes
-// the back-off grow; new credentials need no wait.
+// pace returns the larger of the back-off and the pushback. Only a failure, or a throttling that
+// named no time, makes the back-off grow; new credentials need no wait.
 func (c *call) pace(v Verdict) wait {
 	if v.Class == Unauthorized {
 		return wait{}
@@ -855,8 +870,8 @@ func (c *call) pace(v Verdict) wait {
 	return wait{max(least, v.RetryAfter), max(most, spread(v.RetryAfter)), v.RetryAfter, most}
 }
 
-// nextBackOff returns the next interval, and the least that it could have been: that of a back-off of the policy's own is what
-// it says.
+// nextBackOff returns the next interval, and the least that it could have been: that of a back-off
+// of the policy's own is what it says.
 func (c *call) nextBackOff() (interval, least time.Duration) {
 	if c.backOff == nil && c.policy.NewBackOff != nil {
 		if c.backOff = c.policy.NewBackOff(); c.backOff != nil {
@@ -878,7 +893,8 @@ func (c *call) nextBackOff() (interval, least time.Duration) {
 	return c.standard.NextBackOff(), middle / 2
 }
 
-// costs reports whether the retry is one that successes must pay for. One that the service itself dated is not.
+// costs reports whether the retry is one that successes must pay for. One that the service itself
+// dated is not.
 func (c *call) costs(v Verdict) bool {
 	return v.Class == Transient || v.Class == Throttled && !named(v)
 }
@@ -904,8 +920,8 @@ func untilDeadline(ctx context.Context) time.Duration {
 	return max(0, time.Until(deadline))
 }
 
-// leaveGates tells the gates what became of the attempt, in reverse order of entering. Each is told exactly once, even
-// if another one panics.
+// leaveGates tells the gates what became of the attempt, in reverse order of entering. Each is told
+// exactly once, even if another one panics.
 func (c *call) leaveGates() {
 	if len(c.passes) == 0 {
 		return

@@ -46,7 +46,8 @@ func (c Class) String() string {
 	return "Class(" + strconv.Itoa(int(c)) + ")"
 }
 
-// MarshalText implements encoding.TextMarshaler: the class's name, as in JSON, logs and configuration.
+// MarshalText implements encoding.TextMarshaler: the class's name, as in JSON, logs and
+// configuration.
 func (c Class) MarshalText() ([]byte, error) {
 	if int(c) >= len(classNames) {
 		return nil, fmt.Errorf("steadyhttp: %v is no class", c)
@@ -70,43 +71,47 @@ func (c Class) valid() bool { return c >= Success && c <= Unauthorized }
 type Verdict struct {
 	Class Class
 
-	// Code, Message and TrackingID come from the service's error envelope, or from fields of the answer, "" if there was
-	// none. TrackingID is the service's tracking ID for this one failure, which its support asks for. They are remote data:
-	// bounded, and with control characters escaped.
+	// Code, Message and TrackingID come from the service's error envelope, or from fields of the
+	// answer, "" if there was none. TrackingID is the service's tracking ID for this one failure,
+	// which its support asks for. They are remote data: bounded, and with control characters
+	// escaped.
 	Code, Message, TrackingID string
 
 	// RetryAfter is the wait that the server asked for, 0 if it did not.
 	RetryAfter time.Duration
 }
 
-// Rules classify an answer by the service's error code, then by its status, then by the kind of transport error.
-// The zero value knows the general statuses: 408, 500, 502, 503, 504 and other 5xx are Transient; 401 is
-// Unauthorized; other 4xx, 501 and 505 are Permanent; everything below 400 is Success. 429 is always Throttled.
+// Rules classify an answer by the service's error code, then by its status, then by the kind of
+// transport error. The zero value knows the general statuses: 408, 500, 502, 503, 504 and other 5xx
+// are Transient; 401 is Unauthorized; other 4xx, 501 and 505 are Permanent; everything below 400 is
+// Success. 429 is always Throttled.
 //
 // Rules must not be changed while in use. They are safe for concurrent use.
 type Rules struct {
 	// ByCode maps the service's error codes to classes; they are compared exactly. nil: none.
 	ByCode map[string]Class
 
-	// ByStatus maps HTTP statuses to classes, for answers whose code ByCode does not have. nil: none.
+	// ByStatus maps HTTP statuses to classes, for answers whose code ByCode does not have. nil:
+	// none.
 	ByStatus map[int]Class
 
-	// Parse reads the service's error envelope out of an error answer (a.Response, and a.Body, which is unpacked here
-	// where it came as gzip or deflate). A Class it returns is kept. nil: Microsoft's envelope,
-	// {"error":{"code","message","target","innerError"}}, and its known variants, OAuth's errors, RFC 9457's problems,
-	// and a bare code and message, all of them also where the body breaks off. Of nested innerErrors' codes the deepest
-	// in ByCode is taken, or else the outermost.
+	// Parse reads the service's error envelope out of an error answer (a.Response, and a.Body,
+	// which is unpacked here where it came as gzip or deflate). A Class it returns is kept. nil:
+	// Microsoft's envelope, {"error":{"code","message","target","innerError"}}, and its known
+	// variants, OAuth's errors, RFC 9457's problems, and a bare code and message, all of them also
+	// where the body breaks off. Of nested innerErrors' codes the deepest in ByCode is taken, or
+	// else the outermost.
 	Parse func(a Attempt) Verdict
 
-	// IDHeaders names the fields that have the service's tracking ID, the best first, for answers whose body has none
-	// and where Parse is nil. A value that the request was sent with is no ID. nil: X-Ms-Request-Id, Request-Id,
-	// X-Amzn-Requestid, X-Amz-Request-Id, those of other services, X-Request-Id, and last those of edges, as Cf-Ray;
-	// empty but not nil: none.
+	// IDHeaders names the fields that have the service's tracking ID, the best first, for answers
+	// whose body has none and where Parse is nil. A value that the request was sent with is no ID.
+	// nil: X-Ms-Request-Id, Request-Id, X-Amzn-Requestid, X-Amz-Request-Id, those of other
+	// services, X-Request-Id, and last those of edges, as Cf-Ray; empty but not nil: none.
 	IDHeaders []string
 }
 
-// Validate reports the first entry that makes no sense. A Transport fails a call whose answer meets such an entry;
-// Validate tells so before anything is sent.
+// Validate reports the first entry that makes no sense. A Transport fails a call whose answer meets
+// such an entry; Validate tells so before anything is sent.
 func (r *Rules) Validate() error {
 	for _, code := range slices.Sorted(maps.Keys(r.ByCode)) {
 		switch class := r.ByCode[code]; {
@@ -129,8 +134,8 @@ func (r *Rules) Validate() error {
 	return nil
 }
 
-// Classify is the default of Transport.Classify. It is a pure function of the rules and the attempt but for
-// Retry-After given as a date, which is read against the clock.
+// Classify is the default of Transport.Classify. It is a pure function of the rules and the attempt
+// but for Retry-After given as a date, which is read against the clock.
 func (r *Rules) Classify(a Attempt) Verdict {
 	if a.Err != nil {
 		return Verdict{Class: classOfError(a.Err, a.Request)}
@@ -160,7 +165,8 @@ func (r *Rules) Classify(a Attempt) Verdict {
 	}
 	wait, source := retryafter.Read(a.Response.Header, time.Now())
 	if mayThrottle(status) && !named {
-		// GitHub and Binance throttle so. What says neither when to come back nor that nothing is left is a plain no.
+		// GitHub and Binance throttle so. What says neither when to come back nor that nothing is
+		// left is a plain no.
 		if source == retryafter.Field || source == retryafter.Spent && status != http.StatusRequestEntityTooLarge {
 			class = Throttled
 		} else {
@@ -181,7 +187,8 @@ func mayThrottle(status int) bool {
 
 // class returns the class of an answer, and whether anybody has named it for its code or status.
 func (r *Rules) class(status int, v Verdict) (class Class, named bool) {
-	// A 429 was refused, whatever its code says: Defender's carries the code "429", Graph's "TooManyRequests".
+	// A 429 was refused, whatever its code says: Defender's carries the code "429", Graph's
+	// "TooManyRequests".
 	if status == http.StatusTooManyRequests {
 		return Throttled, true
 	}
@@ -235,8 +242,8 @@ const (
 	lasting
 )
 
-// kindOf goes by type, never by text: texts change between Go versions (go-retryablehttp #201 began to retry untrusted
-// certificates when one did).
+// kindOf goes by type, never by text: texts change between Go versions (go-retryablehttp #201 began
+// to retry untrusted certificates when one did).
 func kindOf(err error) kind {
 	switch {
 	case distrust(err), is[*Refusal](err), errors.Is(err, errBase), is[*bodyError](err), is[tls.AlertError](err),
@@ -265,8 +272,9 @@ func kindOf(err error) kind {
 	return kindOfText(err)
 }
 
-// kindOfText knows those of net/http's errors that have no type. Should a text change, the error becomes one that nothing is
-// known of. What net/http refuses comes wrapped in the loss of the connection that it closes for it, and so is looked for first.
+// kindOfText knows those of net/http's errors that have no type. Should a text change, the error
+// becomes one that nothing is known of. What net/http refuses comes wrapped in the loss of the
+// connection that it closes for it, and so is looked for first.
 func kindOfText(err error) kind {
 	for e := err; e != nil; e = errors.Unwrap(e) {
 		if refusalText(e.Error()) {
@@ -293,8 +301,8 @@ func kindOfText(err error) kind {
 	return unknown
 }
 
-// refusalText knows the texts with which net/http and crypto/tls refuse to send a request, or to take its
-// answer.
+// refusalText knows the texts with which net/http and crypto/tls refuse to send a request, or to
+// take its answer.
 func refusalText(text string) bool {
 	if strings.HasPrefix(text, "tls: ") {
 		return !hasAnyPrefix(text, "tls: protocol is shutdown", "tls: failed to send closeNotify", "tls: short read from Rand")
@@ -306,14 +314,15 @@ func refusalText(text string) bool {
 		"invalid Upgrade ", "invalid Transfer-Encoding ", "invalid Connection ")
 }
 
-// headTooLong knows that an answer's head exceeds http.Transport.MaxResponseHeaderBytes. Over a field that is too long by
-// itself HTTP/2 ends the connection, which looks like any other broken one, and is retried.
+// headTooLong knows that an answer's head exceeds http.Transport.MaxResponseHeaderBytes. Over a
+// field that is too long by itself HTTP/2 ends the connection, which looks like any other broken
+// one, and is retried.
 func headTooLong(text string) bool {
 	return hasAnyPrefix(text, "net/http: server response headers exceeded ", "http2: response header list larger ")
 }
 
-// unread reports whether err is about an answer that came, to a request that was carried out for all we know, and was not
-// taken.
+// unread reports whether err is about an answer that came, to a request that was carried out for
+// all we know, and was not taken.
 func unread(err error) bool {
 	if stream, ok := errors.AsType[streamError](err); ok && stream.Cause != nil && headTooLong(stream.Cause.Error()) {
 		return true
@@ -335,12 +344,14 @@ func hasAnyPrefix(text string, prefixes ...string) bool {
 	return false
 }
 
-// byRules reports whether a Classify is a Rules' own, which has nothing to say of errors that the default does not.
+// byRules reports whether a Classify is a Rules' own, which has nothing to say of errors that the
+// default does not.
 func byRules(classify func(Attempt) Verdict) bool {
 	return reflect.ValueOf(classify).Pointer() == reflect.ValueOf((&Rules{}).Classify).Pointer()
 }
 
-// nonRetriable is how the Azure SDK for Go marks the errors that nobody is to retry (azidentity's refused credentials).
+// nonRetriable is how the Azure SDK for Go marks the errors that nobody is to retry (azidentity's
+// refused credentials).
 type nonRetriable interface {
 	error
 	NonRetriable()
@@ -373,9 +384,10 @@ func is[E error](err error) bool {
 	return ok
 }
 
-// neverSent reports whether err says by its type that no byte of the request reached a server: it failed before there was a
-// connection. That is no proof from a base that retries on its own, which tells of its last try alone; most such bases wrap,
-// and so only an error that nobody wrapped is believed.
+// neverSent reports whether err says by its type that no byte of the request reached a server: it
+// failed before there was a connection. That is no proof from a base that retries on its own, which
+// tells of its last try alone; most such bases wrap, and so only an error that nobody wrapped is
+// believed.
 func neverSent(err error) bool {
 	switch e := err.(type) {
 	case *net.OpError:
@@ -397,9 +409,10 @@ func (e streamError) Error() string { return e.Cause.Error() } // errors.As take
 
 const refusedStream = 7 // REFUSED_STREAM, RFC 9113 section 7
 
-// unprocessed reports whether HTTP/2 vouches for it that the server has done nothing with a request that was sent: it refused
-// the stream (RFC 9113 section 8.7), or left below it (section 6.8). For the latter net/http has texts and no types: should
-// they change, the request is taken to have been carried out, as any other that was lost.
+// unprocessed reports whether HTTP/2 vouches for it that the server has done nothing with a request
+// that was sent: it refused the stream (RFC 9113 section 8.7), or left below it (section 6.8). For
+// the latter net/http has texts and no types: should they change, the request is taken to have been
+// carried out, as any other that was lost.
 func unprocessed(err error) bool {
 	if stream, ok := errors.AsType[streamError](err); ok {
 		return stream.Code == refusedStream
@@ -453,7 +466,8 @@ func token(s string) bool {
 	})
 }
 
-// badFieldValue finds what RFC 9110 section 5.5 forbids in a field's value: control characters but for the tab.
+// badFieldValue finds what RFC 9110 section 5.5 forbids in a field's value: control characters but
+// for the tab.
 func badFieldValue(s string) bool {
 	for i := range len(s) {
 		if c := s[i]; c < ' ' && c != '\t' || c == 0x7f {

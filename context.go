@@ -25,7 +25,8 @@ func withSettings(ctx context.Context, change func(*settings)) context.Context {
 	return context.WithValue(ctx, settingsKey{}, &s)
 }
 
-// WithPolicy returns a context for one call, or for several, that edits a copy of the Transport's Policy:
+// WithPolicy returns a context for one call, or for several, that edits a copy of the Transport's
+// Policy:
 //
 //	ctx = steadyhttp.WithPolicy(ctx, func(p *steadyhttp.Policy) { p.MaxAttempts = 1 })
 //
@@ -37,8 +38,8 @@ func WithPolicy(ctx context.Context, edit func(*Policy)) context.Context {
 	return withSettings(ctx, func(s *settings) { s.edits = append(s.edits, edit) })
 }
 
-// WithTrace returns a context for one call, or for several, whose hooks are joined to the Transport's; the Transport's
-// are the outer ones.
+// WithTrace returns a context for one call, or for several, whose hooks are joined to the
+// Transport's; the Transport's are the outer ones.
 func WithTrace(ctx context.Context, trace *Trace) context.Context {
 	if trace == nil {
 		return ctx

@@ -29,7 +29,8 @@ func (r *Rules) parseEnvelope(a *Attempt) Verdict {
 	return v
 }
 
-// cleaned bounds and escapes what anybody's Classify or Parse has taken out of an answer. It does no more to what is clean.
+// cleaned bounds and escapes what anybody's Classify or Parse has taken out of an answer. It does
+// no more to what is clean.
 func cleaned(v Verdict) Verdict {
 	v.Code = clean(v.Code, maxCode)
 	v.Message = clean(v.Message, maxMessage)
@@ -45,8 +46,8 @@ const (
 	maxErrorText = 4096
 )
 
-// clean makes remote text safe to print on one line: it escapes what is not printable and cuts at max bytes. Text that
-// is clean already, as nearly all is, costs no allocation.
+// clean makes remote text safe to print on one line: it escapes what is not printable and cuts at
+// max bytes. Text that is clean already, as nearly all is, costs no allocation.
 func clean(s string, max int) string {
 	if len(s) <= max && plainASCII(s) {
 		return s

@@ -17,14 +17,15 @@ import (
 	"github.com/steadyhttp/steadyhttp/internal/ended"
 )
 
-// ErrNotSent is matched by the errors of calls of which nothing was ever sent: a Gate refused the first attempt, the call ended
-// while it waited for that, or Prepare failed. Who puts such a call back in a queue may rely on it: Error.Is alone decides.
-// It is not matched once the first attempt was made, even if a gate refused the next, nor by a call that http.Client makes to
-// follow a redirect: the request before it was carried out.
+// ErrNotSent is matched by the errors of calls of which nothing was ever sent: a Gate refused the
+// first attempt, the call ended while it waited for that, or Prepare failed. Who puts such a call
+// back in a queue may rely on it: Error.Is alone decides. It is not matched once the first attempt
+// was made, even if a gate refused the next, nor by a call that http.Client makes to follow a
+// redirect: the request before it was carried out.
 var ErrNotSent = errors.New("nothing was sent")
 
-// flat hides in an error of a call that was sent what could be taken for one that was not: the error of a Transport below
-// this one.
+// flat hides in an error of a call that was sent what could be taken for one that was not: the
+// error of a Transport below this one.
 func flat(err error) error {
 	if inner, ok := err.(*Error); ok {
 		err = inner.Err
@@ -35,8 +36,8 @@ func flat(err error) error {
 	return err
 }
 
-// veiled is an error whose chain can be asked for all but what it hides. errors.Is walks a chain by itself and can't be told
-// otherwise, hence there is no Unwrap.
+// veiled is an error whose chain can be asked for all but what it hides. errors.Is walks a chain by
+// itself and can't be told otherwise, hence there is no Unwrap.
 type veiled struct{ err error }
 
 func (v *veiled) Error() string        { return RedactError(v.err) }
@@ -68,7 +69,8 @@ func examine(resp *http.Response) Verdict {
 	return body.attempt.Verdict
 }
 
-// errPanicked is what gates are told became of an attempt during which a hook or the base transport panicked.
+// errPanicked is what gates are told became of an attempt during which a hook or the base transport
+// panicked.
 var errPanicked = errors.New("steadyhttp: panic during the attempt")
 
 // errCycle is the error of a call whose base transport has led back to the Transport over and over.
@@ -90,8 +92,9 @@ func misjudgement(a *Attempt) error {
 	return err
 }
 
-// Error is the one type of error: what RoundTrip returns where there is no answer to return, and what Check makes of an answer
-// that says no. (A bare tls.RecordHeaderError, which http.Client looks for, is the exception.)
+// Error is the one type of error: what RoundTrip returns where there is no answer to return, and
+// what Check makes of an answer that says no. (A bare tls.RecordHeaderError, which http.Client
+// looks for, is the exception.)
 type Error struct {
 	Verdict // on the last answer; Unclassified if there was none
 
@@ -106,8 +109,8 @@ type Error struct {
 	answer bool // made by Check: Err is only why there was no further attempt
 }
 
-// Error returns one line with the code, the status, the attempts and the tracking ID. REDACTED stands for the userinfo and
-// the query values of URLs in it.
+// Error returns one line with the code, the status, the attempts and the tracking ID. REDACTED
+// stands for the userinfo and the query values of URLs in it.
 func (e *Error) Error() string {
 	var b strings.Builder
 	b.WriteString("steadyhttp: ")
@@ -172,7 +175,8 @@ func (e *Error) Unwrap() error { return e.Err }
 // Is reports whether target is ErrNotSent and nothing of the call was ever sent.
 func (e *Error) Is(target error) bool { return target == ErrNotSent && e.unsent }
 
-// Timeout reports whether a timeout ended the call: an attempt's, MaxElapsed or the context's deadline.
+// Timeout reports whether a timeout ended the call: an attempt's, MaxElapsed or the context's
+// deadline.
 func (e *Error) Timeout() bool {
 	return e.Stop == StopElapsed || isTimeout(e.Err)
 }
@@ -213,9 +217,9 @@ func (e *Error) LogValue() slog.Value {
 	return slog.GroupValue(attrs...)
 }
 
-// Check returns nil for a response below 400, else an *Error. It does not close the body, and what it reads of it can be read
-// again, so it works behind any wrapper. Of a response that did not come from a Transport, or whose wrapper hides that, it
-// reads at most 64 KiB, for at most a second.
+// Check returns nil for a response below 400, else an *Error. It does not close the body, and what
+// it reads of it can be read again, so it works behind any wrapper. Of a response that did not come
+// from a Transport, or whose wrapper hides that, it reads at most 64 KiB, for at most a second.
 func Check(resp *http.Response) error {
 	if resp == nil {
 		return errors.New("steadyhttp: Check of a nil response; check the error of Do first")
@@ -243,8 +247,8 @@ func Check(resp *http.Response) error {
 	return e
 }
 
-// cancelled is the error of a call that its caller ended: the context's cause first, and what the last attempt failed
-// of, so that neither hides the other.
+// cancelled is the error of a call that its caller ended: the context's cause first, and what the
+// last attempt failed of, so that neither hides the other.
 type cancelled struct {
 	cause error // context.Cause
 	ctx   error // context.Canceled or context.DeadlineExceeded
@@ -271,8 +275,9 @@ type lateError struct{ err, last error }
 func (e *lateError) Error() string   { return e.err.Error() + "; before that: " + RedactError(e.last) }
 func (e *lateError) Unwrap() []error { return []error{e.err, e.last} }
 
-// cancelCause tells why ctx ended. A context that has not ended stands for a Request.Cancel that was closed. http.Client
-// closes that at its Timeout, and sets the context a deadline for the same instant, which may come a little later.
+// cancelCause tells why ctx ended. A context that has not ended stands for a Request.Cancel that
+// was closed. http.Client closes that at its Timeout, and sets the context a deadline for the same
+// instant, which may come a little later.
 func cancelCause(ctx context.Context) error {
 	switch {
 	case ctx.Err() != nil:
@@ -285,8 +290,9 @@ func cancelCause(ctx context.Context) error {
 
 var errRequestCancel = errors.New("request cancelled by its Cancel channel")
 
-// timeoutError is what one of our own bounds ends with. It is a timeout to net.Error and to errors.Is, as net/http's own
-// are; the caller's context is told from it by asking the context, never by asking the error.
+// timeoutError is what one of our own bounds ends with. It is a timeout to net.Error and to
+// errors.Is, as net/http's own are; the caller's context is told from it by asking the context,
+// never by asking the error.
 type timeoutError struct {
 	bound string
 	after time.Duration
@@ -325,9 +331,9 @@ func plural(n int, noun string) string {
 	return fmt.Sprintf("%d %ss", n, noun)
 }
 
-// RedactError returns err's text, on one bounded line, without the secrets of the URLs that it wraps. A base transport
-// that is a client of its own puts the whole URL into its *url.Error, and API keys live in queries (CVE-2024-6104).
-// "" for nil.
+// RedactError returns err's text, on one bounded line, without the secrets of the URLs that it
+// wraps. A base transport that is a client of its own puts the whole URL into its *url.Error, and
+// API keys live in queries (CVE-2024-6104). "" for nil.
 func RedactError(err error) string {
 	if err == nil {
 		return ""
@@ -379,8 +385,9 @@ func redactString(s string) string {
 	return RedactURL(u)
 }
 
-// redactUnparsable keeps what can't be a secret however s is read: nothing from a query on, and nothing before an "@". With
-// an "@" behind the first "?" or "#", nobody knows whether that is a query or a password.
+// redactUnparsable keeps what can't be a secret however s is read: nothing from a query on, and
+// nothing before an "@". With an "@" behind the first "?" or "#", nobody knows whether that is a
+// query or a password.
 func redactUnparsable(s string) string {
 	head := s
 	if end := strings.IndexAny(s, "?#"); end >= 0 {
@@ -395,8 +402,9 @@ func redactUnparsable(s string) string {
 	return clean(head, maxMessage)
 }
 
-// RedactURL returns u for people to read: REDACTED stands for its userinfo and for the values of its query, and its
-// fragment is left out. It is all of a URL that ever enters a log line, an error or a span of ours. "" for nil.
+// RedactURL returns u for people to read: REDACTED stands for its userinfo and for the values of
+// its query, and its fragment is left out. It is all of a URL that ever enters a log line, an error
+// or a span of ours. "" for nil.
 func RedactURL(u *url.URL) string {
 	if u == nil {
 		return ""

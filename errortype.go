@@ -12,7 +12,8 @@ import (
 	"syscall"
 )
 
-// What ErrorType calls a failure for which there is no status. The list is closed: it ends up on metrics.
+// What ErrorType calls a failure for which there is no status. The list is closed: it ends up on
+// metrics.
 const (
 	typeTimeout    = "timeout"
 	typeCancelled  = "cancelled"
@@ -26,8 +27,8 @@ const (
 	typeOther      = "_OTHER" // OpenTelemetry's word
 )
 
-// ErrorType returns the kind of failure for OpenTelemetry's attribute error.type, which otelhttp and others ask for by this
-// method. It is one of
+// ErrorType returns the kind of failure for OpenTelemetry's attribute error.type, which otelhttp
+// and others ask for by this method. It is one of
 //
 //	"timeout"       AttemptTimeout, MaxElapsed or a deadline ended it. A wait that was not begun, since it would have been
 //	                too long, does not count: then it is the kind of the failure before it
@@ -41,8 +42,8 @@ const (
 //	"connection"    it was lost
 //	"_OTHER"        anything else
 //
-// and for an answer its status, as OpenTelemetry has it: "404". The code says more, but only who knows all codes of a
-// service can vouch that there are few.
+// and for an answer its status, as OpenTelemetry has it: "404". The code says more, but only who
+// knows all codes of a service can vouch that there are few.
 func (e *Error) ErrorType() string {
 	switch {
 	case e.isAnswer():
@@ -56,8 +57,8 @@ func (e *Error) ErrorType() string {
 }
 
 func typeOfError(err error) string {
-	// Ours come first: they say what ended the call, and wrap what it ended. A context.Canceled that is not the caller's is
-	// the base transport's own, and anything.
+	// Ours come first: they say what ended the call, and wrap what it ended. A context.Canceled
+	// that is not the caller's is the base transport's own, and anything.
 	if ended, ok := errors.AsType[*cancelled](err); ok {
 		if ended.ctx == context.DeadlineExceeded {
 			return typeTimeout
@@ -93,7 +94,8 @@ func typeOfError(err error) string {
 	return typeOther
 }
 
-// isTimeout asks for the errors themselves, too: those of net/url and net look no further than what they wrap directly.
+// isTimeout asks for the errors themselves, too: those of net/url and net look no further than what
+// they wrap directly.
 func isTimeout(err error) bool {
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
 		return true

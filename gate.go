@@ -13,25 +13,28 @@ import (
 	"github.com/steadyhttp/steadyhttp/internal/durations"
 )
 
-// Gate is the one seam for "may this attempt go, and here is how it went": limits, quotas, breakers, bulkheads. Every
-// attempt passes the Transport's gates, retries included. A Gate must be safe for concurrent use.
+// Gate is the one seam for "may this attempt go, and here is how it went": limits, quotas,
+// breakers, bulkheads. Every attempt passes the Transport's gates, retries included. A Gate must be
+// safe for concurrent use.
 type Gate interface {
-	// Enter blocks until the attempt may be sent, or refuses with an error, preferably a *Refusal; that is final for the
-	// call. ctx ends when the call must: at its deadline or Policy.MaxElapsed. A gate that is about to block says so with
-	// Attempt.Waits. A nil Pass lets the attempt go and wants to be told nothing.
+	// Enter blocks until the attempt may be sent, or refuses with an error, preferably a *Refusal;
+	// that is final for the call. ctx ends when the call must: at its deadline or
+	// Policy.MaxElapsed. A gate that is about to block says so with Attempt.Waits. A nil Pass lets
+	// the attempt go and wants to be told nothing.
 	Enter(ctx context.Context, a Attempt) (Pass, error)
 }
 
 // Pass is an attempt's way through a Gate.
 type Pass interface {
-	// Leave is called exactly once on every path, panics included, with what became of the attempt: when its answer's
-	// headers have come and been judged, or when it failed or was not made. a.Sent is zero if it provably never left. It
-	// must not block.
+	// Leave is called exactly once on every path, panics included, with what became of the attempt:
+	// when its answer's headers have come and been judged, or when it failed or was not made.
+	// a.Sent is zero if it provably never left. It must not block.
 	//
-	// A redirect may lead to another origin. What that one answers says nothing of the service that the gate is for, and
-	// must not hold up those who call it: of such an attempt Leave is told the sending, with no answer and Unclassified,
-	// and an Observer is not told of the answer. Behind PerKey, a gate learns as usual from hops that its key is for, and
-	// not for the request that was redirected.
+	// A redirect may lead to another origin. What that one answers says nothing of the service that
+	// the gate is for, and must not hold up those who call it: of such an attempt Leave is told the
+	// sending, with no answer and Unclassified, and an Observer is not told of the answer. Behind
+	// PerKey, a gate learns as usual from hops that its key is for, and not for the request that
+	// was redirected.
 	Leave(a Attempt)
 }
 
@@ -69,8 +72,8 @@ func tooLate(needs, left time.Duration) *Refusal {
 // 5 s holds nobody up any longer: the next one goes. A nil limiter,
 // or a nil *rate.Limiter, limits nothing, and only pauses.
 //
-// Mind that a rate.Limiter with burst b and rate r lets b + r*W calls pass in a window W: to stay within "100 a minute",
-// b + r*60 s must not exceed 100.
+// Mind that a rate.Limiter with burst b and rate r lets b + r*W calls pass in a window W: to stay
+// within "100 a minute", b + r*60 s must not exceed 100.
 func Limit(limiter interface {
 	Wait(ctx context.Context) error
 }) Gate {
@@ -213,7 +216,8 @@ func (p *passage) Answered(resp *http.Response) {
 	}
 }
 
-// wait passes the limiter. It reports false if another attempt was throttled meanwhile, and the pause must be sat out too.
+// wait passes the limiter. It reports false if another attempt was throttled meanwhile, and the
+// pause must be sat out too.
 func (l *limit) wait(ctx context.Context, a Attempt, p *passage) (current bool, err error) {
 	defer func() {
 		if !current {
@@ -229,7 +233,8 @@ func (l *limit) wait(ctx context.Context, a Attempt, p *passage) (current bool, 
 	return l.pause.current(p.epoch), nil
 }
 
-// announce tells of a wait that a rate.Limiter is about to make, and not of one that it will refuse.
+// announce tells of a wait that a rate.Limiter is about to make, and not of one that it will
+// refuse.
 func (l *limit) announce(ctx context.Context, a Attempt) {
 	pace := l.pause.pace
 	if pace == nil || a.watch == nil || pace.Limit() <= 0 || pace.Burst() < 1 {
@@ -248,7 +253,8 @@ func lack(pace *rate.Limiter, tokens float64, then time.Time) time.Duration {
 	return time.Duration(seconds * float64(time.Second))
 }
 
-// explain adds to a rate.Limiter's refusal what it knows and does not say: how long the wait would have been.
+// explain adds to a rate.Limiter's refusal what it knows and does not say: how long the wait would
+// have been.
 func (l *limit) explain(ctx context.Context, err error) error {
 	limiter, ok := l.limiter.(*rate.Limiter)
 	deadline, limited := ctx.Deadline()
@@ -272,8 +278,8 @@ const (
 	patience    = durations.Patience
 )
 
-// pause closes a gate for everyone after a throttling, and opens it again gently: n waiting callers that all come back at
-// the server's time would be n-1 new throttlings.
+// pause closes a gate for everyone after a throttling, and opens it again gently: n waiting callers
+// that all come back at the server's time would be n-1 new throttlings.
 type pause struct {
 	pace *rate.Limiter // what those let go have to pass too; nil: nothing that is known
 
@@ -581,8 +587,9 @@ func (p *pause) serve() {
 	}
 }
 
-// PerKey is a Gate that sends each attempt through the gate of its key: per host, per tenant, per endpoint. Its fields are
-// read-only after first use; it is safe for concurrent use and must not be copied.
+// PerKey is a Gate that sends each attempt through the gate of its key: per host, per tenant, per
+// endpoint. Its fields are read-only after first use; it is safe for concurrent use and must not be
+// copied.
 type PerKey struct {
 	// Key names the limit that a request is for. nil: its origin.
 	Key func(*http.Request) string
@@ -590,8 +597,9 @@ type PerKey struct {
 	// New makes a key's gate at its first use; a nil gate lets everything pass. It is needed.
 	New func(key string) Gate
 
-	// Max is how many gates are kept. Beyond it, the one that has been idle longest is dropped, with what it had counted.
-	// One in use never is, so that more are kept while more keys than that are in use at once. 0 or less: 1000.
+	// Max is how many gates are kept. Beyond it, the one that has been idle longest is dropped,
+	// with what it had counted. One in use never is, so that more are kept while more keys than
+	// that are in use at once. 0 or less: 1000.
 	Max int
 
 	mu    sync.Mutex // guards what follows, and the users and place of each keyed gate
@@ -705,8 +713,8 @@ func (p *PerKey) shrink() {
 	}
 }
 
-// get makes the gate under its own lock, so that a slow newGate holds up nobody of another key. One that panics has made
-// nothing: the next caller tries again.
+// get makes the gate under its own lock, so that a slow newGate holds up nobody of another key. One
+// that panics has made nothing: the next caller tries again.
 func (k *keyedGate) get(newGate func(string) Gate) Gate {
 	k.mu.Lock()
 	defer k.mu.Unlock()

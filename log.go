@@ -13,10 +13,11 @@ import (
 // longWait is a wait that somebody who watches the log wants to know of as it begins.
 const longWait = 10 * time.Second
 
-// Log returns a Trace that logs each retry, and each wait at a gate longer than 100 ms, at Debug; a wait of 10 s and more at
-// Info, as it begins, with its length; and each call that ends without success at Warn. nil stands for slog.Default, looked
-// up at each record. URLs are those of RedactURL; headers and bodies are not logged. Package steadyotel has the same words
-// and fields on its spans and events.
+// Log returns a Trace that logs each retry, and each wait at a gate longer than 100 ms, at Debug; a
+// wait of 10 s and more at Info, as it begins, with its length; and each call that ends without
+// success at Warn. nil stands for slog.Default, looked up at each record. URLs are those of
+// RedactURL; headers and bodies are not logged. Package steadyotel has the same words and fields on
+// its spans and events.
 func Log(logger *slog.Logger) *Trace {
 	return &Trace{
 		Waiting: func(ctx context.Context, a Attempt, w Wait) {

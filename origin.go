@@ -7,8 +7,8 @@ import (
 	"unicode/utf8"
 )
 
-// leftOrigin reports whether req is a redirect's hop that some hop of its chain has led to another origin. Once it has,
-// the URL is another's choice, even where it points back.
+// leftOrigin reports whether req is a redirect's hop that some hop of its chain has led to another
+// origin. Once it has, the URL is another's choice, even where it points back.
 func leftOrigin(req *http.Request) bool {
 	for hops := 0; req.Response != nil; hops++ {
 		before := req.Response.Request
@@ -43,7 +43,8 @@ func originOf(req *http.Request) origin {
 	return o
 }
 
-// lowerASCII leaves what is not ASCII alone: what IDNA will make of it before it is dialled is not ours to guess.
+// lowerASCII leaves what is not ASCII alone: what IDNA will make of it before it is dialled is not
+// ours to guess.
 func lowerASCII(s string) string {
 	for i := range len(s) {
 		if s[i] >= utf8.RuneSelf || s[i] == '%' {

@@ -8,8 +8,9 @@ import (
 
 // What a call comes to: its methods that end it, and give back what it holds.
 
-// keepOrDrop keeps an answer that is wholly in memory: if the retry can't be made after all, it is still the call's
-// last real response. Any other is let go before the wait, so that its connection is free.
+// keepOrDrop keeps an answer that is wholly in memory: if the retry can't be made after all, it is
+// still the call's last real response. Any other is let go before the wait, so that its connection
+// is free.
 func (c *call) keepOrDrop() {
 	switch {
 	case c.attempt.Err != nil:
@@ -72,8 +73,8 @@ func (c *call) newStandIn() *responseBody {
 	return b
 }
 
-// deliver hands the last response to the caller, as it came but for its body's stand-in. It is a copy: the base's own may be
-// a cache's, and hooks may have kept it.
+// deliver hands the last response to the caller, as it came but for its body's stand-in. It is a
+// copy: the base's own may be a cache's, and hooks may have kept it.
 func (c *call) deliver() (*http.Response, error) {
 	told := c.trace != nil && c.trace.Done != nil
 	plain := c.standIn == nil && c.attempt.N == 1 && c.attempt.Stop == StopDone && !told
@@ -129,8 +130,9 @@ func (c *call) deliver() (*http.Response, error) {
 	return resp, nil
 }
 
-// answering makes resp the answer to the caller's own request, and not to a clone of it (golang/go#39533). It writes into the
-// response only if net/http has just made it, for the request that was sent.
+// answering makes resp the answer to the caller's own request, and not to a clone of it
+// (golang/go#39533). It writes into the response only if net/http has just made it, for the request
+// that was sent.
 func answering(resp *http.Response, req, sent *http.Request) *http.Response {
 	switch {
 	case resp.Request == req:
@@ -218,7 +220,8 @@ func (c *call) giveBack(err error) {
 	}
 }
 
-// failure is the error of a call whose last attempt has no response. What a Transport below has said is not said again.
+// failure is the error of a call whose last attempt has no response. What a Transport below has
+// said is not said again.
 func (c *call) failure() error {
 	a := &c.attempt
 	err := a.Err
@@ -251,8 +254,9 @@ func (c *call) failure() error {
 	return e
 }
 
-// settles reports whether what an inner Transport has ended a call with is beyond what this one could better: two of them must
-// not multiply their attempts. One that did not retry, since its policy or its request did not let it, leaves that to us.
+// settles reports whether what an inner Transport has ended a call with is beyond what this one
+// could better: two of them must not multiply their attempts. One that did not retry, since its
+// policy or its request did not let it, leaves that to us.
 func settles(stop Stop, attempts int, class Class) bool {
 	switch stop {
 	case StopAttempts, StopNotIdempotent, StopBodyNotReplayable:
@@ -263,7 +267,8 @@ func settles(stop Stop, attempts int, class Class) bool {
 	return true
 }
 
-// left reports whether the attempt is known to have been sent: a base that falls back on another may be refused there.
+// left reports whether the attempt is known to have been sent: a base that falls back on another
+// may be refused there.
 func (c *call) left() bool {
 	if c.sends == nil {
 		return false
@@ -278,8 +283,8 @@ func (c *call) tellDone() {
 	}
 }
 
-// end runs on every way out of RoundTrip. On a panic, out of a hook or the base transport, it gives back what the call
-// holds, and lets the panic go on.
+// end runs on every way out of RoundTrip. On a panic, out of a hook or the base transport, it gives
+// back what the call holds, and lets the panic go on.
 func (c *call) end() {
 	if c.returned {
 		defer c.body.close()
@@ -314,7 +319,8 @@ func (c *call) tellPanic() {
 	c.tellDone()
 }
 
-// closeBodies closes request bodies after a panic, when nobody knows whether the base transport has done so.
+// closeBodies closes request bodies after a panic, when nobody knows whether the base transport has
+// done so.
 func closeBodies(requests ...*http.Request) {
 	for _, req := range requests {
 		if req != nil && req.Body != nil {

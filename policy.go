@@ -9,72 +9,83 @@ import (
 	"github.com/cenkalti/backoff/v4"
 )
 
-// Policy says how often, how long and what to retry. The zero value is the default policy. A Policy is read-only
-// once its Transport is in use.
+// Policy says how often, how long and what to retry. The zero value is the default policy. A Policy
+// is read-only once its Transport is in use.
 type Policy struct {
-	// MaxAttempts bounds the attempts of a call in all, the first included. 0: 4. 1 or negative: never retry.
+	// MaxAttempts bounds the attempts of a call in all, the first included. 0: 4. 1 or negative:
+	// never retry.
 	MaxAttempts int
 
-	// MaxThrottled is the number of retries after a 429 which come over and above MaxAttempts: such a call was refused, not
-	// failed. 0: none. Negative: any number, for up to 6 hours unless MaxElapsed says otherwise.
+	// MaxThrottled is the number of retries after a 429 which come over and above MaxAttempts: such
+	// a call was refused, not failed. 0: none. Negative: any number, for up to 6 hours unless
+	// MaxElapsed says otherwise.
 	MaxThrottled int
 
-	// MaxElapsed bounds the whole call until its response headers, gates and waits included. 0: only the context does.
+	// MaxElapsed bounds the whole call until its response headers, gates and waits included. 0:
+	// only the context does.
 	MaxElapsed time.Duration
 
-	// MaxWait caps a back-off; a service that asks for more gets no retry, and its answer is returned. It does not bound the wait at a gate. 0: 1 minute. Negative: refused.
+	// MaxWait caps a back-off; a service that asks for more gets no retry, and its answer is
+	// returned. It does not bound the wait at a gate. 0: 1 minute. Negative: refused.
 	MaxWait time.Duration
 
-	// AttemptTimeout bounds each attempt until its response headers. Unlike http.Client.Timeout it leaves the waits
-	// between attempts and the reading of the body alone. 0: none.
+	// AttemptTimeout bounds each attempt until its response headers. Unlike http.Client.Timeout it
+	// leaves the waits between attempts and the reading of the body alone. 0: none.
 	AttemptTimeout time.Duration
 
-	// IdleTimeout bounds each Read of the returned body: a connection that died silently does not hang the reader for
-	// ever. 0: none.
+	// IdleTimeout bounds each Read of the returned body: a connection that died silently does not
+	// hang the reader for ever. 0: none.
 	IdleTimeout time.Duration
 
-	// NewBackOff makes the back-off of one call, at its first retry: a backoff.BackOff has state and must not be
-	// shared. Reset is called on it, as backoff.Retry does. backoff.Stop ends the call. Do not hand out one that is wrapped in backoff.WithContext: the call has its
-	// own context. nil: 500 ms doubling to 30 s, each ±50 % at random.
+	// NewBackOff makes the back-off of one call, at its first retry: a backoff.BackOff has state
+	// and must not be shared. Reset is called on it, as backoff.Retry does. backoff.Stop ends the
+	// call. Do not hand out one that is wrapped in backoff.WithContext: the call has its own
+	// context. nil: 500 ms doubling to 30 s, each ±50 % at random.
 	NewBackOff func() backoff.BackOff
 
-	// Idempotent reports whether doing req twice does no harm. It is asked before the request is sent, since what it denies
-	// net/http must not replay either, and again after a failure whose fate is unknown. What was refused (429) or was provably
-	// never sent is retried whatever it says. It may read the body from req.GetBody. nil: GET, HEAD, OPTIONS, TRACE, PUT and
-	// DELETE (RFC 9110 section 9.2.2), PROPFIND, REPORT, SEARCH and QUERY, and whatever has an Idempotency-Key or
-	// X-Idempotency-Key field, as net/http has it.
+	// Idempotent reports whether doing req twice does no harm. It is asked before the request is
+	// sent, since what it denies net/http must not replay either, and again after a failure whose
+	// fate is unknown. What was refused (429) or was provably never sent is retried whatever it
+	// says. It may read the body from req.GetBody. nil: GET, HEAD, OPTIONS, TRACE, PUT and DELETE
+	// (RFC 9110 section 9.2.2), PROPFIND, REPORT, SEARCH and QUERY, and whatever has an
+	// Idempotency-Key or X-Idempotency-Key field, as net/http has it.
 	Idempotent func(req *http.Request) bool
 
-	// IdempotencyKey gives each call that has no key and is not idempotent by method one of its own, the same on all
-	// its attempts, and so makes it idempotent. A request that Idempotent denies even so gets none. Set it only for services
-	// that know the field: to the others a retry is a second order.
+	// IdempotencyKey gives each call that has no key and is not idempotent by method one of its
+	// own, the same on all its attempts, and so makes it idempotent. A request that Idempotent
+	// denies even so gets none. Set it only for services that know the field: to the others a retry
+	// is a second order.
 	IdempotencyKey bool
 
-	// MaxBuffer is how many bytes of a request body without GetBody are kept, to be able to retry it. They are recorded as
-	// they are sent, not read before; a longer body is sent once. 0: 256 KiB where the length is known. Negative: none.
+	// MaxBuffer is how many bytes of a request body without GetBody are kept, to be able to retry
+	// it. They are recorded as they are sent, not read before; a longer body is sent once. 0: 256
+	// KiB where the length is known. Negative: none.
 	MaxBuffer int64
 
-	// MaxRead is the size in bytes up to which the body of a 2xx is read before it is returned; if it breaks off, the
-	// request is retried as after a lost connection. A longer one is returned as it streams, and so is one that takes
-	// longer than MaxElapsed; IdleTimeout bounds each Read. 0: never.
+	// MaxRead is the size in bytes up to which the body of a 2xx is read before it is returned; if
+	// it breaks off, the request is retried as after a lost connection. A longer one is returned as
+	// it streams, and so is one that takes longer than MaxElapsed; IdleTimeout bounds each Read. 0:
+	// never.
 	MaxRead int64
 
-	// Budget pays for retries; share one between Transports that call the same service. One that is made in an edit of
-	// WithPolicy is new for every call: make it outside. nil: the Transport's own, with the defaults.
-	// &Budget{Max: -1}: none.
+	// Budget pays for retries; share one between Transports that call the same service. One that is
+	// made in an edit of WithPolicy is new for every call: make it outside. nil: the Transport's
+	// own, with the defaults. &Budget{Max: -1}: none.
 	Budget *Budget
 }
 
-// Batch returns a policy for jobs that would rather wait than lose an item: it waits for the budget instead of giving
-// up, makes up to 20 attempts, does not count retries after a 429 but goes on against them for up to 6 hours, and waits up to
-// 75 minutes, which is longer than any hourly quota needs. Use one per Transport: its Budget is shared by the Transport's
-// calls. A context or an http.Client with a deadline ends its patience: what would have to wait longer is refused at once.
+// Batch returns a policy for jobs that would rather wait than lose an item: it waits for the budget
+// instead of giving up, makes up to 20 attempts, does not count retries after a 429 but goes on
+// against them for up to 6 hours, and waits up to 75 minutes, which is longer than any hourly quota
+// needs. Use one per Transport: its Budget is shared by the Transport's calls. A context or an
+// http.Client with a deadline ends its patience: what would have to wait longer is refused at once.
 func Batch() Policy {
 	return Policy{
 		MaxAttempts:  20,
 		MaxThrottled: -1,
 		MaxWait:      75 * time.Minute,
-		// One probe a second goes out while everything fails; a job's send rate is bounded by its workers anyway.
+		// One probe a second goes out while everything fails; a job's send rate is bounded by its
+		// workers anyway.
 		Budget: &Budget{PerSecond: 1, Wait: true},
 	}
 }
@@ -161,7 +172,8 @@ func safe(method string) bool {
 	return false
 }
 
-// netReplays reports whether net/http may replay a request of the method by itself (Request.isReplayable).
+// netReplays reports whether net/http may replay a request of the method by itself
+// (Request.isReplayable).
 func netReplays(method string) bool {
 	switch method {
 	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
@@ -170,15 +182,16 @@ func netReplays(method string) bool {
 	return false
 }
 
-// hasKey tests for the fields as net/http does (Request.isReplayable): their presence counts, not their value.
+// hasKey tests for the fields as net/http does (Request.isReplayable): their presence counts, not
+// their value.
 func hasKey(req *http.Request) bool {
 	_, key := req.Header["Idempotency-Key"]
 	_, xKey := req.Header["X-Idempotency-Key"]
 	return key || xKey
 }
 
-// defaultBackOff returns what a nil NewBackOff stands for: 500 ms, 1 s, 2 s, 4 s, 8 s, 16 s, 30 s and so on, each ±50 %.
-// It is a value, so that a call can keep it without an allocation.
+// defaultBackOff returns what a nil NewBackOff stands for: 500 ms, 1 s, 2 s, 4 s, 8 s, 16 s, 30 s
+// and so on, each ±50 %. It is a value, so that a call can keep it without an allocation.
 func defaultBackOff() backoff.ExponentialBackOff {
 	b := backoff.ExponentialBackOff{
 		InitialInterval:     500 * time.Millisecond,
@@ -239,16 +252,19 @@ func (p *Policy) free(v Verdict, s situation) bool {
 // named reports whether the verdict is a throttling that told its time.
 func named(v Verdict) bool { return v.Class == Throttled && v.RetryAfter > 0 }
 
-// maxThrottling is how long a call that MaxThrottled gives any number of retries goes on against 429s.
+// maxThrottling is how long a call that MaxThrottled gives any number of retries goes on against
+// 429s.
 const maxThrottling = 6 * time.Hour
 
-// wait is how long to wait before a retry: at least, and with its jitter; what the server has asked for, and our own back-off.
+// wait is how long to wait before a retry: at least, and with its jitter; what the server has asked
+// for, and our own back-off.
 type wait struct{ least, most, asked, own time.Duration }
 
-// fits says whether a wait is worth beginning: "" if it is, and how long it is to be. Sleeping into a deadline would turn an
-// answer that the caller could read into an error that tells him nothing, and a retry before the server's time is refused
-// anyway. What must be waited has to fit; the jitter takes what is left, and decides nothing. remaining and untilDeadline are
-// negative where there is no bound.
+// fits says whether a wait is worth beginning: "" if it is, and how long it is to be. Sleeping into
+// a deadline would turn an answer that the caller could read into an error that tells him nothing,
+// and a retry before the server's time is refused anyway. What must be waited has to fit; the
+// jitter takes what is left, and decides nothing. remaining and untilDeadline are negative where
+// there is no bound.
 func (p *Policy) fits(w wait, remaining, untilDeadline time.Duration) (time.Duration, Stop) {
 	most := w.most
 	switch {
@@ -269,8 +285,8 @@ func (p *Policy) fits(w wait, remaining, untilDeadline time.Duration) (time.Dura
 	return most, ""
 }
 
-// throttlePace is the least wait before the n-th retry in a row after 429s: a service that goes on asking for a second is not
-// asked every second.
+// throttlePace is the least wait before the n-th retry in a row after 429s: a service that goes on
+// asking for a second is not asked every second.
 func throttlePace(n int) time.Duration {
 	const patient = 3
 	if n <= patient {
@@ -279,8 +295,8 @@ func throttlePace(n int) time.Duration {
 	return min(time.Second<<min(n-patient, 6), time.Minute)
 }
 
-// spread adds a little to a time that the server named, so that all its clients do not come back at once. It never
-// takes anything off: an early retry is another 429.
+// spread adds a little to a time that the server named, so that all its clients do not come back at
+// once. It never takes anything off: an early retry is another 429.
 func spread(d time.Duration) time.Duration {
 	if d <= 0 {
 		return 0

@@ -20,7 +20,8 @@ type resend struct {
 	cancel context.CancelCauseFunc
 	req    *http.Request
 
-	// net/http's own transport, which asks for a connection on RoundTrip's goroutine; nil: another's.
+	// net/http's own transport, which asks for a connection on RoundTrip's goroutine; nil:
+	// another's.
 	native  *http.Transport
 	timer   *time.Timer // of AttemptTimeout, which is no time for waits; nil: there is none
 	timeout time.Duration
@@ -56,7 +57,8 @@ func (l *sendLog) timed(timer *time.Timer, timeout time.Duration) {
 	}
 }
 
-// dials says whether an address is what net/http gives to GetConn for a URL where there is no proxy.
+// dials says whether an address is what net/http gives to GetConn for a URL where there is no
+// proxy.
 func dials(u *url.URL, addr string) bool {
 	if addr == "" || addr == u.Host {
 		return true

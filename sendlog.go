@@ -7,10 +7,11 @@ import (
 	"time"
 )
 
-// sendLog notes when request headers really went out. The grant of a gate is not the send: Prepare may fetch a token
-// in between, and net/http may send one request several times. Its hooks run on net/http's goroutines, also after
-// RoundTrip has returned. It is also the only proof that a request never left, and so every attempt of a request that is
-// not idempotent has one, whoever looks on.
+// sendLog notes when request headers really went out. The grant of a gate is not the send: Prepare
+// may fetch a token in between, and net/http may send one request several times. Its hooks run on
+// net/http's goroutines, also after RoundTrip has returned. It is also the only proof that a
+// request never left, and so every attempt of a request that is not idempotent has one, whoever
+// looks on.
 type sendLog struct {
 	watched bool // somebody wants to know the time
 
@@ -85,8 +86,8 @@ func (l *sendLog) gotConn(info httptrace.GotConnInfo) {
 	}
 	r.conn = info.Conn
 	if r.refused && info.Conn != nil && !r.http2() {
-		// net/http may take a connection although the context has ended, and then sends. It can't on
-		// a closed one.
+		// net/http may take a connection although the context has ended, and then sends. It can't
+		// on a closed one.
 		info.Conn.Close()
 	}
 }
@@ -144,16 +145,18 @@ func (l *sendLog) answered(resp *http.Response) {
 	}
 }
 
-// connections returns how often net/http looked for a connection, and how often it took one. That it looked must be seen: a
-// protocol that was registered with it (http.Transport.RegisterProtocol) sends without telling anybody.
+// connections returns how often net/http looked for a connection, and how often it took one. That
+// it looked must be seen: a protocol that was registered with it (http.Transport.RegisterProtocol)
+// sends without telling anybody.
 func (l *sendLog) connections() (asked, taken int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.asked, max(l.conns, l.notes)
 }
 
-// read returns how often the request may have gone out. HTTP/2 notes a sending on a goroutine of its own, possibly after the
-// answer, so that a connection counts as well: only where there was none is it certain that nothing left.
+// read returns how often the request may have gone out. HTTP/2 notes a sending on a goroutine of
+// its own, possibly after the answer, so that a connection counts as well: only where there was
+// none is it certain that nothing left.
 func (l *sendLog) read() (first time.Time, sends int) {
 	l.tell()
 	l.mu.Lock()

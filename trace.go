@@ -6,38 +6,43 @@ import (
 	"time"
 )
 
-// Trace is a set of hooks, in the manner of httptrace.ClientTrace; Log makes a log of them, package steadyotel spans and
-// metrics. Any of them may be nil. They may run concurrently, are never called with a lock held, and should return
-// quickly. Those that return a context decide what the following hooks and the base transport get; it must be derived
-// from the one they were given. nil stands for that one.
+// Trace is a set of hooks, in the manner of httptrace.ClientTrace; Log makes a log of them, package
+// steadyotel spans and metrics. Any of them may be nil. They may run concurrently, are never called
+// with a lock held, and should return quickly. Those that return a context decide what the
+// following hooks and the base transport get; it must be derived from the one they were given. nil
+// stands for that one.
 type Trace struct {
-	// Enabled is asked as a call begins. If it says no, none of the other hooks is called for that call, which then costs
-	// no more than without a Trace. nil: always.
+	// Enabled is asked as a call begins. If it says no, none of the other hooks is called for that
+	// call, which then costs no more than without a Trace. nil: always.
 	Enabled func(ctx context.Context) bool
 
 	// Start is called as the call begins.
 	Start func(ctx context.Context, req *http.Request) context.Context
 
-	// Waiting is called as a wait of the call begins, or a millisecond later where nobody knows beforehand that there will
-	// be one, possibly on another goroutine; Waited when it is over, however it ends, once for each Waiting. a is the
-	// coming attempt for the causes gate and prepare, and the last one for the others.
+	// Waiting is called as a wait of the call begins, or a millisecond later where nobody knows
+	// beforehand that there will be one, possibly on another goroutine; Waited when it is over,
+	// however it ends, once for each Waiting. a is the coming attempt for the causes gate and
+	// prepare, and the last one for the others.
 	Waiting, Waited func(ctx context.Context, a Attempt, w Wait)
 
-	// AttemptStart is called just before an attempt is sent. a.Request is the attempt's own clone: its headers may be set.
+	// AttemptStart is called just before an attempt is sent. a.Request is the attempt's own clone:
+	// its headers may be set.
 	AttemptStart func(ctx context.Context, a Attempt) context.Context
 
-	// AttemptDone is called when an attempt was answered or failed, is classified and decided on: Wait and Stop are
-	// set. Its context is the one that AttemptStart returned.
+	// AttemptDone is called when an attempt was answered or failed, is classified and decided on:
+	// Wait and Stop are set. Its context is the one that AttemptStart returned.
 	AttemptDone func(ctx context.Context, a Attempt)
 
-	// Done is called once for each Start: when the returned body has ended, failed or been closed, or when the call
-	// returns if there is none. a is the last attempt; a call that ended before the first has one with N 0. If a hook, a gate
-	// or the base transport panics, a has an Err and no Stop.
+	// Done is called once for each Start: when the returned body has ended, failed or been closed,
+	// or when the call returns if there is none. a is the last attempt; a call that ended before
+	// the first has one with N 0. If a hook, a gate or the base transport panics, a has an Err and
+	// no Stop.
 	Done func(ctx context.Context, a Attempt)
 }
 
-// Join returns a Trace that calls all of the given ones; nil ones are left out. Start, Waiting and AttemptStart go in
-// order, AttemptDone, Waited and Done in reverse, as calls nest. What one of them wants to be told of, all are.
+// Join returns a Trace that calls all of the given ones; nil ones are left out. Start, Waiting and
+// AttemptStart go in order, AttemptDone, Waited and Done in reverse, as calls nest. What one of
+// them wants to be told of, all are.
 func Join(traces ...*Trace) *Trace {
 	var joined *Trace
 	for _, t := range traces {

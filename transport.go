@@ -1,23 +1,26 @@
-// Package steadyhttp keeps calls to a rate-limited API steady. Its Transport is an http.RoundTripper to drop into any
-// http.Client:
+// Package steadyhttp keeps calls to a rate-limited API steady. Its Transport is an
+// http.RoundTripper to drop into any http.Client:
 //
 //	client := &http.Client{Transport: &steadyhttp.Transport{}}
 //
-// It classifies each answer by the service's own error code, retries what can be retried, fails fast on what cannot,
-// never sends faster than its gates allow, and tells why it stopped and which tracking ID the service gave the failure.
+// It classifies each answer by the service's own error code, retries what can be retried, fails
+// fast on what cannot, never sends faster than its gates allow, and tells why it stopped and which
+// tracking ID the service gave the failure.
 //
 // # What is retried
 //
-// A 429 was refused, so any request whose body can be sent again is retried after it, at the time the server names. A
-// fault that may pass (500, 502, 503, 504, 408, a lost connection) is retried only where doing the request twice does
-// no harm, or where it provably never left. A 401 is retried once, if Transport.Prepare can bring new credentials.
-// Everything else is final at once. Retries back off, and are paid for by successes (see Budget).
+// A 429 was refused, so any request whose body can be sent again is retried after it, at the time
+// the server names. A fault that may pass (500, 502, 503, 504, 408, a lost connection) is retried
+// only where doing the request twice does no harm, or where it provably never left. A 401 is
+// retried once, if Transport.Prepare can bring new credentials. Everything else is final at once.
+// Retries back off, and are paid for by successes (see Budget).
 //
 // # The contract of net/http
 //
-// When attempts end, the last real response is returned with a nil error, its body readable to the byte; Check turns
-// it into an error. The caller's request is never changed, and its body is closed on every path. Bodies stream: but
-// for Policy.MaxRead, only the first 64 KiB of an error answer are read ahead.
+// When attempts end, the last real response is returned with a nil error, its body readable to the
+// byte; Check turns it into an error. The caller's request is never changed, and its body is closed
+// on every path. Bodies stream: but for Policy.MaxRead, only the first 64 KiB of an error answer
+// are read ahead.
 //
 // # Layers
 //
@@ -34,9 +37,9 @@ import (
 	"sync/atomic"
 )
 
-// Transport is an http.RoundTripper that retries, limits and explains the attempts of its base transport. The zero value
-// is ready to use. Its fields must not be changed after the first use; it is safe for concurrent use, and must not be
-// copied.
+// Transport is an http.RoundTripper that retries, limits and explains the attempts of its base
+// transport. The zero value is ready to use. Its fields must not be changed after the first use; it
+// is safe for concurrent use, and must not be copied.
 type Transport struct {
 	// Base makes each attempt. nil: http.DefaultTransport.
 	Base http.RoundTripper
@@ -44,21 +47,25 @@ type Transport struct {
 	// Policy says how often, how long and what to retry. zero: the default policy.
 	Policy Policy
 
-	// Classify says what an answer means. It must be a pure function, safe for concurrent use. The fields that it leaves
-	// zero are filled in, one by one, from what (&Rules{}).Classify says. nil: that alone.
+	// Classify says what an answer means. It must be a pure function, safe for concurrent use. The
+	// fields that it leaves zero are filled in, one by one, from what (&Rules{}).Classify says.
+	// nil: that alone.
 	Classify func(a Attempt) Verdict
 
-	// Prepare is called with each attempt's own clone of the request just before it is sent, after all waiting, so that
-	// a token or a signature is fresh; prev is the attempt before, nil on the first. It is not called on a redirect to
-	// another origin, so that what it adds does not leave its own, and never again after one. It runs inside the gates:
-	// it must not call back through the same Transport, and a request of its own with req.Context() would be taken for a
-	// sending of the attempt. Its errors are classified like the base transport's: since nothing was sent, one that may
-	// pass is tried again with back-off whatever the request does, one that nothing is known of once. An error that wraps
-	// a *backoff.PermanentError, or a service's 4xx (Check's error, or a method HTTPStatusCode), ends the call. nil: none.
+	// Prepare is called with each attempt's own clone of the request just before it is sent, after
+	// all waiting, so that a token or a signature is fresh; prev is the attempt before, nil on the
+	// first. It is not called on a redirect to another origin, so that what it adds does not leave
+	// its own, and never again after one. It runs inside the gates: it must not call back through
+	// the same Transport, and a request of its own with req.Context() would be taken for a sending
+	// of the attempt. Its errors are classified like the base transport's: since nothing was sent,
+	// one that may pass is tried again with back-off whatever the request does, one that nothing is
+	// known of once. An error that wraps a *backoff.PermanentError, or a service's 4xx (Check's
+	// error, or a method HTTPStatusCode), ends the call. nil: none.
 	Prepare func(req *http.Request, prev *Attempt) error
 
-	// Gates are entered in order before every attempt, and left in reverse. Put the one with the longest wait first:
-	// a place in a gate is held while the next is waited for. nil ones are passed over.
+	// Gates are entered in order before every attempt, and left in reverse. Put the one with the
+	// longest wait first: a place in a gate is held while the next is waited for. nil ones are
+	// passed over.
 	Gates []Gate
 
 	// Trace is told what happens. nil: nobody is.
@@ -68,7 +75,8 @@ type Transport struct {
 	closing atomic.Bool // CloseIdleConnections is under way
 }
 
-// RoundTrip sends req until there is an answer worth returning. See the package comment for what that is.
+// RoundTrip sends req until there is an answer worth returning. See the package comment for what
+// that is.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err := t.check(req); err != nil {
 		if req.Body != nil {
@@ -78,8 +86,8 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	trace := t.traceOf(req)
 	if trace == nil && t.untouched(req) {
-		// Nearly all calls succeed at once with nobody looking on: they pay for one glance at the answer, and, where
-		// they may not be sent twice, for the proof of their sending.
+		// Nearly all calls succeed at once with nobody looking on: they pay for one glance at the
+		// answer, and, where they may not be sent twice, for the proof of their sending.
 		out, sends := proven(req)
 		resp, err := t.first(out)
 		if err == nil && resp != nil && resp.Body != nil && resp.StatusCode < 400 {
@@ -150,7 +158,8 @@ func (t *Transport) steady(req *http.Request, trace *Trace, first answer) (*http
 	}
 }
 
-// CloseIdleConnections forwards to the base transport; without it, http.Client.CloseIdleConnections would do nothing.
+// CloseIdleConnections forwards to the base transport; without it, http.Client.CloseIdleConnections
+// would do nothing.
 func (t *Transport) CloseIdleConnections() {
 	if t.closing.Swap(true) {
 		return // the base leads back here, or somebody else is at it
@@ -167,8 +176,8 @@ func (t *Transport) Unwrap() http.RoundTripper { return t.base() }
 // WrappedRoundTripper is Unwrap under the name by which Kubernetes' client-go looks for it.
 func (t *Transport) WrappedRoundTripper() http.RoundTripper { return t.base() }
 
-// Clone returns a Transport with the same fields, whose gates and budget are shared with t: for a variant of a preset's, which
-// spends the same quota. t may be in use.
+// Clone returns a Transport with the same fields, whose gates and budget are shared with t: for a
+// variant of a preset's, which spends the same quota. t may be in use.
 func (t *Transport) Clone() *Transport {
 	clone := &Transport{
 		Base: t.Base, Policy: t.Policy, Classify: t.Classify, Prepare: t.Prepare, Gates: slices.Clone(t.Gates), Trace: t.Trace,
@@ -191,8 +200,8 @@ func (t *Transport) base() http.RoundTripper {
 // standard is http.DefaultTransport as it is before a program puts something else there.
 var standard = http.DefaultTransport
 
-// untouched reports whether the first attempt is the caller's request as it is, but for its context, and a success of it the
-// caller's answer.
+// untouched reports whether the first attempt is the caller's request as it is, but for its
+// context, and a success of it the caller's answer.
 func (t *Transport) untouched(req *http.Request) bool {
 	p := &t.Policy
 	if len(t.Gates) != 0 || t.Prepare != nil || t.Classify != nil || p.Idempotent != nil || p.IdempotencyKey ||
@@ -206,7 +215,8 @@ func (t *Transport) untouched(req *http.Request) bool {
 	return (req.Body == nil || len(req.Trailer) == 0 && makesReaders(req.GetBody)) && ctx.Err() == nil && settingsOf(ctx) == nil
 }
 
-// proven returns req itself if it may be sent twice, or else a copy whose sending is noted. A tunnel's handshake is as it is.
+// proven returns req itself if it may be sent twice, or else a copy whose sending is noted. A
+// tunnel's handshake is as it is.
 func proven(req *http.Request) (*http.Request, *sendLog) {
 	if idempotent(req.Method) || hasKey(req) || tunnel(req) {
 		return req, nil
@@ -222,7 +232,8 @@ func (t *Transport) budgetOf(p *Policy) *Budget {
 	return &t.budget
 }
 
-// check refuses what no base transport could send and what can't be meant, before anything is counted for it.
+// check refuses what no base transport could send and what can't be meant, before anything is
+// counted for it.
 func (t *Transport) check(req *http.Request) error {
 	switch {
 	case req.URL == nil:
