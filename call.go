@@ -578,7 +578,7 @@ func (c *call) unsent() bool {
 	}
 	switch {
 	case taken > 0:
-		// A base that retries on its own tells of its last try alone; net/http retries only what
+		// A base that retries on its own tells of its last try alone; net/http replays only what
 		// was not processed.
 		return (c.native || taken == 1) && unprocessed(err)
 	case asked > 0:
