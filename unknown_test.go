@@ -268,8 +268,9 @@ func TestWireRefusalsAreFinal(t *testing.T) {
 		} {
 			for _, method := range []string{"GET", "PUT", "POST"} {
 				t.Run(proto+" "+tt.name+" "+method, func(t *testing.T) {
-					if proto == "HTTP/2.0" && strings.HasPrefix(tt.name, "header ") {
-						t.Skip("net/http ends the connection, and does not say what for")
+					// Whether the alert is read before the connection is given up is a race of its own.
+					if proto == "HTTP/2.0" && (strings.HasPrefix(tt.name, "header ") || strings.HasPrefix(tt.name, "client certificate")) {
+						t.Skip("net/http ends the connection, and does not always say what for")
 					}
 					var attempts wireLog
 					budget := &steadyhttp.Budget{Max: 1, PerSuccess: -1, PerSecond: -1}
