@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/steadyhttp/steadyhttp/internal/durations"
+	"github.com/steadyhttp/steadyhttp/internal/origin"
 )
 
 // Budget lets successes pay for retries, so that an outage is not made worse by those who wait for
@@ -39,7 +40,7 @@ type Budget struct {
 
 	last     atomic.Pointer[balance] // most clients talk to one origin
 	mu       sync.Mutex              // guards what follows
-	balances map[origin]*balance
+	balances map[origin.Origin]*balance
 	others   *balance // of all the origins beyond maxOrigins
 }
 
@@ -76,14 +77,14 @@ func (b *Budget) pay(req *http.Request) {
 }
 
 func (b *Budget) of(req *http.Request) *balance {
-	if last := b.last.Load(); last != nil && last.spelt.host == req.URL.Host && last.spelt.scheme == req.URL.Scheme {
+	if last := b.last.Load(); last != nil && last.spelt.Host == req.URL.Host && last.spelt.Scheme == req.URL.Scheme {
 		return last
 	}
 	return b.find(req)
 }
 
 func (b *Budget) find(req *http.Request) *balance {
-	o := originOf(req)
+	o := origin.Of(req)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	found := b.balances[o]
@@ -91,14 +92,14 @@ func (b *Budget) find(req *http.Request) *balance {
 	case found != nil:
 	case len(b.balances) < maxOrigins || b.forgetFull():
 		if b.balances == nil {
-			b.balances = make(map[origin]*balance)
+			b.balances = make(map[origin.Origin]*balance)
 		}
-		found = b.open(o)
-		found.spelt = origin{req.URL.Scheme, req.URL.Host}
+		found = b.open()
+		found.spelt = origin.Origin{Scheme: req.URL.Scheme, Host: req.URL.Host}
 		b.balances[o] = found
 	default:
 		if b.others == nil {
-			b.others = b.open(origin{})
+			b.others = b.open()
 		}
 		return b.others
 	}
@@ -122,9 +123,8 @@ func (b *Budget) forgetFull() bool {
 	return false
 }
 
-func (b *Budget) open(o origin) *balance {
+func (b *Budget) open() *balance {
 	opened := &balance{
-		origin:     o,
 		max:        cmp.Or(b.Max, 10),
 		perSuccess: max(0, cmp.Or(b.PerSuccess, 0.1)),
 		perSecond:  max(0, cmp.Or(b.PerSecond, 1.0/30)),
@@ -140,8 +140,7 @@ func (b *Budget) open(o origin) *balance {
 // to what fills an empty account: in the steady state the happy path reads one shared counter and
 // writes nothing.
 type balance struct {
-	origin
-	spelt                      origin // as its first request had it
+	spelt                      origin.Origin // as its first request had it
 	max, perSuccess, perSecond float64
 	enough                     int64
 

@@ -238,7 +238,7 @@ func TestTinyTrickleMakesNoHotTimer(t *testing.T) {
 // Issue 10, D19: of many waiters that are cancelled at once, each leaves in a time that does not grow with their number.
 func TestLeavingTheQueueIsLinear(t *testing.T) {
 	per := func(waiters int) time.Duration {
-		account := (&Budget{Max: 1, PerSecond: 1e-9}).open(origin{})
+		account := (&Budget{Max: 1, PerSecond: 1e-9}).open()
 		account.amount = 0
 		debtors := make([]*debtor, waiters)
 		for i := range debtors {

@@ -17,6 +17,7 @@ import (
 	"github.com/cenkalti/backoff/v4"
 
 	"github.com/steadyhttp/steadyhttp/internal/durations"
+	"github.com/steadyhttp/steadyhttp/internal/origin"
 )
 
 // call is one RoundTrip under way. Its methods are the steps of the loop, in the order in which the
@@ -108,7 +109,7 @@ func (c *call) begin() error {
 		c.why = StopCancelled
 		return cancelCause(c.ctx)
 	}
-	c.foreign = c.original.Response != nil && leftOrigin(c.original)
+	c.foreign = c.original.Response != nil && origin.Left(c.original)
 	if err := c.chooseBase(); err != nil {
 		return err
 	}
@@ -275,6 +276,15 @@ func (c *call) prepare() error {
 		}
 	}
 	return nil
+}
+
+func cloneURL(u *url.URL) *url.URL {
+	clone := *u
+	if u.User != nil {
+		user := *u.User
+		clone.User = &user
+	}
+	return &clone
 }
 
 // ownFields gives an attempt's request all else of its own that a base transport could write into,

@@ -21,6 +21,7 @@ import (
 	"github.com/cenkalti/backoff/v4"
 
 	"github.com/steadyhttp/steadyhttp/internal/envelope"
+	"github.com/steadyhttp/steadyhttp/internal/redact"
 	"github.com/steadyhttp/steadyhttp/internal/retryafter"
 )
 
@@ -59,7 +60,7 @@ func (c Class) MarshalText() ([]byte, error) {
 func (c *Class) UnmarshalText(text []byte) error {
 	at := slices.Index(classNames[:], string(text))
 	if at < 0 {
-		return fmt.Errorf("steadyhttp: %q is no class; use one of %s", clean(string(text), maxCode), strings.Join(classNames[:], ", "))
+		return fmt.Errorf("steadyhttp: %q is no class; use one of %s", redact.Text(string(text), redact.MaxCode), strings.Join(classNames[:], ", "))
 	}
 	*c = Class(at)
 	return nil

@@ -8,13 +8,13 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/steadyhttp/steadyhttp/internal/durations"
 	"github.com/steadyhttp/steadyhttp/internal/ended"
+	"github.com/steadyhttp/steadyhttp/internal/redact"
 )
 
 // ErrNotSent is matched by the errors of calls of which nothing was ever sent: a Gate refused the
@@ -334,108 +334,9 @@ func plural(n int, noun string) string {
 // RedactError returns err's text, on one bounded line, without the secrets of the URLs that it
 // wraps. A base transport that is a client of its own puts the whole URL into its *url.Error, and
 // API keys live in queries (CVE-2024-6104). "" for nil.
-func RedactError(err error) string {
-	if err == nil {
-		return ""
-	}
-	text := err.Error()
-	urls := urlsIn(err, nil)
-	// The longest first: one may be the beginning of another.
-	slices.SortFunc(urls, func(a, b string) int { return len(b) - len(a) })
-	for _, secret := range urls {
-		safe := redactString(secret)
-		// *url.Error prints the URL quoted.
-		text = strings.ReplaceAll(text, quoteInner(secret), safe)
-		text = strings.ReplaceAll(text, secret, safe)
-	}
-	// Some of net/http's errors quote what the server sent.
-	return clean(text, maxErrorText)
-}
-
-// urlsIn collects the URLs of all errors that err wraps.
-func urlsIn(err error, urls []string) []string {
-	if inner, ok := err.(*url.Error); ok && inner.URL != "" {
-		urls = append(urls, inner.URL)
-	}
-	switch wrapper := err.(type) {
-	case interface{ Unwrap() error }:
-		if inner := wrapper.Unwrap(); inner != nil {
-			urls = urlsIn(inner, urls)
-		}
-	case interface{ Unwrap() []error }:
-		for _, inner := range wrapper.Unwrap() {
-			if inner != nil {
-				urls = urlsIn(inner, urls)
-			}
-		}
-	}
-	return urls
-}
-
-func quoteInner(s string) string {
-	quoted := fmt.Sprintf("%q", s)
-	return quoted[1 : len(quoted)-1]
-}
-
-func redactString(s string) string {
-	u, err := url.Parse(s)
-	if err != nil {
-		return redactUnparsable(s)
-	}
-	return RedactURL(u)
-}
-
-// redactUnparsable keeps what can't be a secret however s is read: nothing from a query on, and
-// nothing before an "@". With an "@" behind the first "?" or "#", nobody knows whether that is a
-// query or a password.
-func redactUnparsable(s string) string {
-	head := s
-	if end := strings.IndexAny(s, "?#"); end >= 0 {
-		if strings.Contains(s[end:], "@") {
-			return "REDACTED"
-		}
-		head = s[:end]
-	}
-	if at := strings.LastIndexByte(head, '@'); at >= 0 {
-		head = "REDACTED" + head[at:]
-	}
-	return clean(head, maxMessage)
-}
+func RedactError(err error) string { return redact.Error(err) }
 
 // RedactURL returns u for people to read: REDACTED stands for its userinfo and for the values of
 // its query, and its fragment is left out. It is all of a URL that ever enters a log line, an error
 // or a span of ours. "" for nil.
-func RedactURL(u *url.URL) string {
-	if u == nil {
-		return ""
-	}
-	shown := url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path, RawPath: u.RawPath}
-	if u.User != nil {
-		// OpenTelemetry's form, so that a span's url.full and a log line have the same text.
-		shown.User = url.UserPassword("REDACTED", "REDACTED")
-	}
-	if u.Opaque != "" {
-		shown.Opaque = "REDACTED"
-	}
-	text := shown.String()
-	if u.RawQuery == "" {
-		return clean(text, maxMessage)
-	}
-	var b strings.Builder
-	b.Grow(len(text) + min(len(u.RawQuery), maxMessage) + 2*len("=REDACTED"))
-	b.WriteString(text)
-	separator := byte('?')
-	for rest := u.RawQuery; rest != "" && b.Len() <= maxMessage; separator = '&' {
-		var pair string
-		pair, rest, _ = strings.Cut(rest, "&")
-		b.WriteByte(separator)
-		name, value, _ := strings.Cut(pair, "=")
-		if strings.Trim(value, "=") != "" {
-			// Without a value it may be a bare token, padded or not.
-			b.WriteString(name)
-			b.WriteByte('=')
-		}
-		b.WriteString("REDACTED")
-	}
-	return clean(b.String(), maxMessage)
-}
+func RedactURL(u *url.URL) string { return redact.URL(u) }

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/steadyhttp/steadyhttp/internal/redact"
 )
 
 // FuzzEnvelope: whatever a body says, what comes out of it can be printed on one line, and is bounded.
@@ -36,7 +38,7 @@ func FuzzEnvelope(f *testing.F) {
 		for field, x := range map[string]struct {
 			text string
 			max  int
-		}{"Code": {v.Code, maxCode}, "Message": {v.Message, maxMessage}, "Target": {v.TrackingID, maxTarget}} {
+		}{"Code": {v.Code, redact.MaxCode}, "Message": {v.Message, redact.MaxMessage}, "Target": {v.TrackingID, redact.MaxID}} {
 			if len(x.text) > x.max {
 				t.Errorf("%s has %d bytes", field, len(x.text))
 			}
@@ -77,7 +79,7 @@ func FuzzRedactURL(f *testing.F) {
 				}
 			}
 			for how, text := range map[string]string{
-				"alone":     redactString(raw),
+				"alone":     redact.String(raw),
 				"in errors": RedactError(&url.Error{Op: "Get", URL: raw, Err: errors.New("failed")}),
 				"wrapped":   (&Error{Attempts: 1, Stop: StopAttempts, Err: &url.Error{Op: "Get", URL: raw, Err: errors.New("failed")}}).Error(),
 			} {

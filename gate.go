@@ -11,6 +11,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/steadyhttp/steadyhttp/internal/durations"
+	"github.com/steadyhttp/steadyhttp/internal/origin"
 )
 
 // Gate is the one seam for "may this attempt go, and here is how it went": limits, quotas,
@@ -624,7 +625,7 @@ func (p *PerKey) Enter(ctx context.Context, a Attempt) (Pass, error) {
 	}
 	key := p.keyOf(a.Request)
 	// A hop that has a gate of its own there is no stranger to it.
-	own := a.foreign && key != p.keyOf(firstOf(a.Request))
+	own := a.foreign && key != p.keyOf(origin.First(a.Request))
 	a.foreign = a.foreign && !own
 	pass := &keyedPass{per: p, gate: p.borrow(key), own: own}
 	entered := false
@@ -648,7 +649,7 @@ func (p *PerKey) keyOf(req *http.Request) string {
 	if p.Key != nil {
 		return p.Key(req)
 	}
-	return originOf(req).String()
+	return origin.Of(req).String()
 }
 
 // keyedPass is an attempt's way through the gate of its key.

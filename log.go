@@ -8,6 +8,7 @@ import (
 
 	"github.com/steadyhttp/steadyhttp/internal/durations"
 	"github.com/steadyhttp/steadyhttp/internal/ended"
+	"github.com/steadyhttp/steadyhttp/internal/redact"
 )
 
 // longWait is a wait that somebody who watches the log wants to know of as it begins.
@@ -79,7 +80,7 @@ func log(ctx context.Context, logger *slog.Logger, level slog.Level, message str
 func logAttrs(a Attempt) []slog.Attr {
 	attrs := make([]slog.Attr, 0, 8)
 	attrs = append(attrs,
-		slog.String("method", clean(methodOf(a.Request), maxCode)),
+		slog.String("method", redact.Text(methodOf(a.Request), redact.MaxCode)),
 		slog.String("url", RedactURL(a.Request.URL)),
 		slog.Int("attempt", a.N))
 	if a.Response != nil {

@@ -1,15 +1,15 @@
-package steadyhttp
+// Package origin compares where requests go, as RFC 6454 section 4 does.
+package origin
 
 import (
 	"net/http"
-	"net/url"
 	"strings"
 	"unicode/utf8"
 )
 
-// leftOrigin reports whether req is a redirect's hop that some hop of its chain has led to another
+// Left reports whether req is a redirect's hop that some hop of its chain has led to another
 // origin. Once it has, the URL is another's choice, even where it points back.
-func leftOrigin(req *http.Request) bool {
+func Left(req *http.Request) bool {
 	for hops := 0; req.Response != nil; hops++ {
 		before := req.Response.Request
 		if before == nil || hops > 100 || !sameOrigin(before, req) {
@@ -20,24 +20,25 @@ func leftOrigin(req *http.Request) bool {
 	return false
 }
 
-// firstOf returns the request that a chain of redirects has begun with.
-func firstOf(req *http.Request) *http.Request {
+// First returns the request that a chain of redirects has begun with.
+func First(req *http.Request) *http.Request {
 	for hops := 0; req.Response != nil && req.Response.Request != nil && hops < 100; hops++ {
 		req = req.Response.Request
 	}
 	return req
 }
 
-// origin is what RFC 6454 section 4 compares: scheme, host and port, however they are spelt.
-type origin struct{ scheme, host string }
+// Origin is what RFC 6454 section 4 compares: scheme, host and port, however they are spelt.
+type Origin struct{ Scheme, Host string }
 
-func (o origin) String() string { return o.scheme + "://" + o.host }
+func (o Origin) String() string { return o.Scheme + "://" + o.Host }
 
-func originOf(req *http.Request) origin {
-	o := origin{scheme: lowerASCII(req.URL.Scheme), host: lowerASCII(req.URL.Host)}
-	if name, p := o.host, req.URL.Port(); p == "" || p == usualPort(o.scheme) {
+// Of returns the origin that req goes to.
+func Of(req *http.Request) Origin {
+	o := Origin{Scheme: lowerASCII(req.URL.Scheme), Host: lowerASCII(req.URL.Host)}
+	if name, p := o.Host, req.URL.Port(); p == "" || p == usualPort(o.Scheme) {
 		if bare := strings.TrimSuffix(name, ":"+p); bare != "" {
-			o.host = bare
+			o.Host = bare
 		}
 	}
 	return o
@@ -88,13 +89,4 @@ func usualPort(scheme string) string {
 		return "443"
 	}
 	return "80"
-}
-
-func cloneURL(u *url.URL) *url.URL {
-	clone := *u
-	if u.User != nil {
-		user := *u.User
-		clone.User = &user
-	}
-	return &clone
 }

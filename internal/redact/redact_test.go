@@ -1,4 +1,4 @@
-package steadyhttp
+package redact
 
 import (
 	"errors"
@@ -37,7 +37,7 @@ func TestClean(t *testing.T) {
 		{"quotes alone", `say "no"`, 100, `say "no"`},
 	}
 	for _, tt := range tests {
-		if got := clean(tt.in, tt.max); got != tt.want {
+		if got := Text(tt.in, tt.max); got != tt.want {
 			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
 		}
 	}
@@ -47,7 +47,7 @@ func TestClean(t *testing.T) {
 func TestCleanCutsBetweenRunes(t *testing.T) {
 	for _, r := range []string{"x", "é", "機", "😀"} {
 		for max := 4; max < 24; max++ {
-			got := clean(strings.Repeat(r, 30), max)
+			got := Text(strings.Repeat(r, 30), max)
 			if kept := strings.TrimSuffix(got, "…"); kept == got || strings.Trim(kept, r) != "" {
 				t.Errorf("%s at %d: %q", r, max, got)
 			}
@@ -58,8 +58,8 @@ func TestCleanCutsBetweenRunes(t *testing.T) {
 // Bounded and printable, whatever comes in.
 func TestCleanBounds(t *testing.T) {
 	for _, in := range []string{strings.Repeat("\x00", 10_000), strings.Repeat("\u202e", 10_000), strings.Repeat("\U000e0041", 10_000), strings.Repeat("\xff", 10_000), strings.Repeat("\\\n", 5000)} {
-		for _, max := range []int{maxCode, maxMessage, maxErrorText} {
-			got := clean(in, max)
+		for _, max := range []int{MaxCode, MaxMessage, MaxError} {
+			got := Text(in, max)
 			if len(got) > max {
 				t.Errorf("%q...: %d bytes of at most %d", in[:6], len(got), max)
 			}
@@ -101,7 +101,7 @@ func TestRedactString(t *testing.T) {
 		{"https://api.example/x\n", `https://api.example/x\n`},
 	}
 	for _, tt := range tests {
-		if got := redactString(tt.in); got != tt.want {
+		if got := String(tt.in); got != tt.want {
 			t.Errorf("%q: %q, want %q", tt.in, got, tt.want)
 		}
 	}
@@ -111,20 +111,20 @@ func TestRedactString(t *testing.T) {
 func TestRedactUnescapedPassword(t *testing.T) {
 	for _, c := range "?#/@ %:[\\" {
 		in := fmt.Sprintf("https://user:canary1%ccanary2@api.example/x", c)
-		if got := redactString(in); strings.Contains(got, "canary1") || strings.Contains(got, "canary2") {
+		if got := String(in); strings.Contains(got, "canary1") || strings.Contains(got, "canary2") {
 			t.Errorf("%q: %q", in, got)
 		}
 	}
 }
 
 func TestRedactNilURL(t *testing.T) {
-	if got := RedactURL(nil); got != "" {
+	if got := URL(nil); got != "" {
 		t.Errorf("got %q", got)
 	}
 }
 
 // peers D125, D127: a base transport that is a client of its own puts the whole URL into its error.
-func TestRedactError(t *testing.T) {
+func TestError(t *testing.T) {
 	const raw = "https://user:canary1@api.example/x?key=canary2"
 	inner := &url.Error{Op: "Get", URL: raw, Err: errors.New("EOF")}
 	for name, err := range map[string]error{
@@ -142,7 +142,7 @@ func TestRedactError(t *testing.T) {
 		"unprintable":                  &url.Error{Op: "parse", URL: "https://user:canary1@api.example/\x7f?key=canary2", Err: errors.New("bad")},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := RedactError(err)
+			got := Error(err)
 			if strings.Contains(got, "canary") {
 				t.Error(got)
 			}
@@ -155,8 +155,8 @@ func TestRedactError(t *testing.T) {
 
 // Some of net/http's errors quote what the server sent: one line, and not a megabyte of it.
 func TestRedactErrorIsOneBoundedLine(t *testing.T) {
-	got := RedactError(errors.New("malformed HTTP response \"" + strings.Repeat("a\nb\x1b", 100_000)))
-	if len(got) > maxErrorText || strings.ContainsFunc(got, func(r rune) bool { return !unicode.IsPrint(r) }) {
+	got := Error(errors.New("malformed HTTP response \"" + strings.Repeat("a\nb\x1b", 100_000)))
+	if len(got) > MaxError || strings.ContainsFunc(got, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		t.Errorf("%d bytes: %.100q", len(got), got)
 	}
 }

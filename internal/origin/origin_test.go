@@ -1,4 +1,4 @@
-package steadyhttp
+package origin
 
 import (
 	"net/http"
@@ -53,11 +53,11 @@ func TestOriginsFoldASCIIOnly(t *testing.T) {
 		if got := sameOrigin(b, a); got != c.want {
 			t.Errorf("%q and %q: %v, want %v", c.b, c.a, got, c.want)
 		}
-		if got := originOf(a) == originOf(b); got != c.want {
+		if got := Of(a) == Of(b); got != c.want {
 			t.Errorf("originOf %q and %q: same %v, want %v", c.a, c.b, got, c.want)
 		}
 		b.Response = &http.Response{Request: a}
-		if got := leftOrigin(b); got == c.want {
+		if got := Left(b); got == c.want {
 			t.Errorf("%q redirected to %q: left %v", c.a, c.b, got)
 		}
 	}
@@ -80,8 +80,8 @@ func TestChainsOfRedirects(t *testing.T) {
 			next.Response = &http.Response{Request: req}
 			req = next
 		}
-		if leftOrigin(req) != detour || firstOf(req) != first {
-			t.Errorf("with a detour %v: left %v, first %p", detour, leftOrigin(req), firstOf(req))
+		if Left(req) != detour || First(req) != first {
+			t.Errorf("with a detour %v: left %v, first %p", detour, Left(req), First(req))
 		}
 	}
 }

@@ -1,0 +1,175 @@
+// Package redact makes texts of others fit to print: on one line, bounded, and without the secrets
+// of the URLs in them.
+package redact
+
+import (
+	"fmt"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Bounds on what a service may make us print in logs, spans and errors, in bytes.
+const (
+	MaxCode    = 128
+	MaxID      = 128
+	MaxMessage = 1024
+	MaxError   = 4096
+)
+
+// Text makes remote text safe to print on one line: it escapes what is not printable and cuts at
+// max bytes. Text that is clean already, as nearly all is, costs no allocation.
+func Text(s string, max int) string {
+	if len(s) <= max && plainASCII(s) {
+		return s
+	}
+	cut := len(s) > max
+	if cut {
+		s = s[:max] // the last rune may be broken now, and is cut off below
+	}
+	if strings.ContainsFunc(s, unprintable) {
+		quoted := strconv.Quote(s)
+		s = strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
+	}
+	if !cut && len(s) <= max {
+		return s
+	}
+	const ellipsis = "…"
+	end := min(len(s), max-len(ellipsis))
+	for end > 0 && !utf8.RuneStart(s[min(end, len(s)-1)]) {
+		end--
+	}
+	return s[:end] + ellipsis
+}
+
+func plainASCII(s string) bool {
+	for ; len(s) >= 8; s = s[8:] { // one load: nearly every text is plain, and some are long
+		x := uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
+			uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
+		const ones, highs = 0x0101010101010101, 0x8080808080808080
+		if (x|(x-ones*' ')|(x+ones))&highs != 0 {
+			return false
+		}
+	}
+	for i := range len(s) {
+		if s[i]-' ' > '~'-' ' {
+			return false
+		}
+	}
+	return true
+}
+
+func unprintable(r rune) bool { return r == utf8.RuneError || !unicode.IsPrint(r) }
+
+// Error returns err's text, on one bounded line, without the secrets of the URLs that it
+// wraps. A base transport that is a client of its own puts the whole URL into its *url.Error, and
+// API keys live in queries (CVE-2024-6104). "" for nil.
+func Error(err error) string {
+	if err == nil {
+		return ""
+	}
+	text := err.Error()
+	urls := urlsIn(err, nil)
+	// The longest first: one may be the beginning of another.
+	slices.SortFunc(urls, func(a, b string) int { return len(b) - len(a) })
+	for _, secret := range urls {
+		safe := String(secret)
+		// *url.Error prints the URL quoted.
+		text = strings.ReplaceAll(text, quoteInner(secret), safe)
+		text = strings.ReplaceAll(text, secret, safe)
+	}
+	// Some of net/http's errors quote what the server sent.
+	return Text(text, MaxError)
+}
+
+// urlsIn collects the URLs of all errors that err wraps.
+func urlsIn(err error, urls []string) []string {
+	if inner, ok := err.(*url.Error); ok && inner.URL != "" {
+		urls = append(urls, inner.URL)
+	}
+	switch wrapper := err.(type) {
+	case interface{ Unwrap() error }:
+		if inner := wrapper.Unwrap(); inner != nil {
+			urls = urlsIn(inner, urls)
+		}
+	case interface{ Unwrap() []error }:
+		for _, inner := range wrapper.Unwrap() {
+			if inner != nil {
+				urls = urlsIn(inner, urls)
+			}
+		}
+	}
+	return urls
+}
+
+func quoteInner(s string) string {
+	quoted := fmt.Sprintf("%q", s)
+	return quoted[1 : len(quoted)-1]
+}
+
+// String is URL for a URL as text, however broken it is.
+func String(s string) string {
+	u, err := url.Parse(s)
+	if err != nil {
+		return redactUnparsable(s)
+	}
+	return URL(u)
+}
+
+// redactUnparsable keeps what can't be a secret however s is read: nothing from a query on, and
+// nothing before an "@". With an "@" behind the first "?" or "#", nobody knows whether that is a
+// query or a password.
+func redactUnparsable(s string) string {
+	head := s
+	if end := strings.IndexAny(s, "?#"); end >= 0 {
+		if strings.Contains(s[end:], "@") {
+			return "REDACTED"
+		}
+		head = s[:end]
+	}
+	if at := strings.LastIndexByte(head, '@'); at >= 0 {
+		head = "REDACTED" + head[at:]
+	}
+	return Text(head, MaxMessage)
+}
+
+// URL returns u for people to read: REDACTED stands for its userinfo and for the values of
+// its query, and its fragment is left out. It is all of a URL that ever enters a log line, an error
+// or a span of ours. "" for nil.
+func URL(u *url.URL) string {
+	if u == nil {
+		return ""
+	}
+	shown := url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path, RawPath: u.RawPath}
+	if u.User != nil {
+		// OpenTelemetry's form, so that a span's url.full and a log line have the same text.
+		shown.User = url.UserPassword("REDACTED", "REDACTED")
+	}
+	if u.Opaque != "" {
+		shown.Opaque = "REDACTED"
+	}
+	text := shown.String()
+	if u.RawQuery == "" {
+		return Text(text, MaxMessage)
+	}
+	var b strings.Builder
+	b.Grow(len(text) + min(len(u.RawQuery), MaxMessage) + 2*len("=REDACTED"))
+	b.WriteString(text)
+	separator := byte('?')
+	for rest := u.RawQuery; rest != "" && b.Len() <= MaxMessage; separator = '&' {
+		var pair string
+		pair, rest, _ = strings.Cut(rest, "&")
+		b.WriteByte(separator)
+		name, value, _ := strings.Cut(pair, "=")
+		if strings.Trim(value, "=") != "" {
+			// Without a value it may be a bare token, padded or not.
+			b.WriteString(name)
+			b.WriteByte('=')
+		}
+		b.WriteString("REDACTED")
+	}
+	return Text(b.String(), MaxMessage)
+}
