@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/http"
 	"time"
+
+	"github.com/steadyhttp/steadyhttp/internal/sendlog"
 )
 
 // Attempt is one try at a call: what was sent, what came back, and what was made of it. It is
@@ -80,11 +82,11 @@ type Attempt struct {
 	// Stop says why there is no next attempt; "" if there is one.
 	Stop Stop
 
-	log     *sendLog // nil where nobody looks
-	watch   *watch   // of a wait at a gate; nil where nobody wants to know
-	late    bool     // Stop was set after AttemptDone had been told of a retry, which then could not be made
-	foreign bool     // of a redirect's hop to another origin: no gate may learn from its answer
-	whole   *Attempt // of a foreign attempt on leaving a gate: all of it, for PerKey
+	log     *sendlog.Log // nil where nobody looks
+	watch   *watch       // of a wait at a gate; nil where nobody wants to know
+	late    bool         // Stop was set after AttemptDone had been told of a retry, which then could not be made
+	foreign bool         // of a redirect's hop to another origin: no gate may learn from its answer
+	whole   *Attempt     // of a foreign attempt on leaving a gate: all of it, for PerKey
 }
 
 // Stop is the reason why a call went no further, "" if it goes on. Its constants are also labels,
@@ -157,8 +159,6 @@ func (a Attempt) Observe(o Observer) bool {
 	if a.log == nil {
 		return false
 	}
-	a.log.mu.Lock()
-	defer a.log.mu.Unlock()
-	a.log.observers = append(a.log.observers, observer{o, a.foreign})
+	a.log.Add(o, a.foreign)
 	return true
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/steadyhttp/steadyhttp/internal/durations"
 	"github.com/steadyhttp/steadyhttp/internal/origin"
+	"github.com/steadyhttp/steadyhttp/internal/sendlog"
 )
 
 // call is one RoundTrip under way. Its methods are the steps of the loop, in the order in which the
@@ -41,7 +42,7 @@ type call struct {
 	response *http.Response          // the present attempt's, also if its body has failed
 	standIn  *responseBody           // for response's body; nil if that goes to the caller as it is
 	final    Stop                    // an inner Transport has ended the call already, for this reason
-	sends    *sendLog                // nil where nobody looks and nothing need be proved
+	sends    *sendlog.Log            // nil where nobody looks and nothing need be proved
 	native   bool                    // the base transport is net/http's own, and keeps its contract
 	foreign  bool                    // the request is a redirect's hop that has left its origin
 	unsafe   bool                    // doing the request twice may do harm: nobody may, net/http included
@@ -80,7 +81,7 @@ type answer struct {
 	resp  *http.Response
 	err   error
 	ready bool // false: the attempt is still to be made
-	sends *sendLog
+	sends *sendlog.Log
 }
 
 func (c *call) begin() error {
@@ -170,7 +171,7 @@ func (c *call) enterGates() error {
 	c.sends = c.first.sends
 	c.first.sends = nil
 	if c.watched() {
-		c.sends = &sendLog{watched: true}
+		c.sends = &sendlog.Log{Watched: true}
 		c.attempt.log = c.sends
 	}
 	for i, gate := range c.transport.Gates {
@@ -222,7 +223,7 @@ func (c *call) prepare() error {
 		c.judge()
 	}
 	if c.unsafe && c.sends == nil {
-		c.sends = new(sendLog)
+		c.sends = new(sendlog.Log)
 	}
 	c.attemptContext()
 	body, changed, err := c.body.next(c.context)
@@ -334,14 +335,14 @@ func (c *call) attemptContext() {
 		c.context = context.WithValue(c.context, nesting{c.transport}, depth+1)
 	}
 	if !c.native || c.policy.AttemptTimeout > 0 || c.policy.IdleTimeout > 0 || c.policy.MaxElapsed > 0 ||
-		c.sends.observed() {
+		c.sends.Observed() {
 		c.context, c.cancel = context.WithCancelCause(c.context)
 	}
-	if c.sends.observed() {
-		c.sends.holdUp(c.bound(), c.context, c.cancel, c.transport.base(), c.original)
+	if c.sends.Observed() {
+		c.sends.HoldUp(c.bound(), c.context, c.cancel, c.transport.base(), c.original)
 	}
 	if c.sends != nil {
-		c.context = httptrace.WithClientTrace(c.context, c.sends.trace())
+		c.context = httptrace.WithClientTrace(c.context, c.sends.Trace())
 	}
 }
 
@@ -527,7 +528,7 @@ func (c *call) limitAttempt() {
 		c.limit(left, "Policy.MaxElapsed", c.policy.MaxElapsed)
 	} else if timeout > 0 {
 		c.limit(timeout, "Policy.AttemptTimeout", timeout)
-		c.sends.timed(c.timer, timeout)
+		c.sends.Timed(c.timer, timeout)
 	}
 }
 
@@ -560,9 +561,9 @@ func (c *call) account() {
 	a := &c.attempt
 	if a.Response != nil {
 		a.Answered = time.Now()
-		c.sends.answered(a.Response)
+		c.sends.Answered(a.Response)
 	}
-	sent, sends := c.sends.read()
+	sent, sends := c.sends.Read()
 	switch {
 	case sends > 0:
 		a.Sends = sends
@@ -584,7 +585,7 @@ func (c *call) unsent() bool {
 	}
 	asked, taken := 0, 0
 	if c.sends != nil {
-		asked, taken = c.sends.connections()
+		asked, taken = c.sends.Connections()
 	}
 	switch {
 	case taken > 0:

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/steadyhttp/steadyhttp/internal/sendlog"
 )
 
 // Any mixture of attempts that hang, are told of late, are throttled and give up ends with an idle
@@ -28,7 +30,7 @@ func TestPauseUnderRandomHangs(t *testing.T) {
 						if r.IntN(2) == 0 {
 							ctx, cancel = context.WithTimeout(ctx, time.Duration(r.IntN(60_000))*time.Millisecond)
 						}
-						log := new(sendLog)
+						log := new(sendlog.Log)
 						asked := time.Now()
 						leave, err := l.Enter(ctx, Attempt{log: log})
 						if waited := time.Since(asked); waited > (callers*5+60)*time.Second {
@@ -41,7 +43,7 @@ func TestPauseUnderRandomHangs(t *testing.T) {
 							}
 							time.Sleep(takes / 2)
 							if r.IntN(2) == 0 {
-								log.wroteHeaders()
+								log.Trace().WroteHeaders()
 							}
 							time.Sleep(takes / 2)
 							a := succeeded()
@@ -54,11 +56,11 @@ func TestPauseUnderRandomHangs(t *testing.T) {
 								a = Attempt{Response: &http.Response{StatusCode: 503}}
 							}
 							if a.Response != nil && r.IntN(4) > 0 {
-								log.answered(a.Response)
+								log.Answered(a.Response)
 								time.Sleep(time.Duration(r.IntN(10)) * time.Second)
 							}
 							leave.Leave(a)
-							log.wroteHeaders() // HTTP/2 may tell when all is over
+							log.Trace().WroteHeaders() // HTTP/2 may tell when all is over
 						}
 						cancel()
 						time.Sleep(time.Duration(r.IntN(1000)) * time.Millisecond)
@@ -125,15 +127,15 @@ func TestWhoGetsALostPlace(t *testing.T) {
 				l := Limit(nil).(*limit)
 				leave, _ := l.Enter(t.Context(), Attempt{})
 				leave.Leave(throttledFor(time.Second))
-				enter := func() *sendLog {
-					log := new(sendLog)
+				enter := func() *sendlog.Log {
+					log := new(sendlog.Log)
 					a := Attempt{}
 					if tt.observed {
 						a.log = log
 					}
 					l.Enter(t.Context(), a)
 					if tt.sent {
-						log.wroteHeaders()
+						log.Trace().WroteHeaders()
 					}
 					return log
 				}

@@ -273,7 +273,7 @@ func (c *call) left() bool {
 	if c.sends == nil {
 		return false
 	}
-	_, taken := c.sends.connections()
+	_, taken := c.sends.Connections()
 	return taken > 0
 }
 

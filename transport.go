@@ -35,6 +35,8 @@ import (
 	"net/http/httptrace"
 	"slices"
 	"sync/atomic"
+
+	"github.com/steadyhttp/steadyhttp/internal/sendlog"
 )
 
 // Transport is an http.RoundTripper that retries, limits and explains the attempts of its base
@@ -217,12 +219,12 @@ func (t *Transport) untouched(req *http.Request) bool {
 
 // proven returns req itself if it may be sent twice, or else a copy whose sending is noted. A
 // tunnel's handshake is as it is.
-func proven(req *http.Request) (*http.Request, *sendLog) {
+func proven(req *http.Request) (*http.Request, *sendlog.Log) {
 	if idempotent(req.Method) || hasKey(req) || tunnel(req) {
 		return req, nil
 	}
-	sends := new(sendLog)
-	return req.WithContext(httptrace.WithClientTrace(req.Context(), sends.trace())), sends
+	sends := new(sendlog.Log)
+	return req.WithContext(httptrace.WithClientTrace(req.Context(), sends.Trace())), sends
 }
 
 func (t *Transport) budgetOf(p *Policy) *Budget {

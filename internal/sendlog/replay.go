@@ -1,4 +1,4 @@
-package steadyhttp
+package sendlog
 
 import (
 	"context"
@@ -26,7 +26,7 @@ type resend struct {
 	timer   *time.Timer // of AttemptTimeout, which is no time for waits; nil: there is none
 	timeout time.Duration
 
-	// Guarded by sendLog.mu:
+	// Guarded by Log.mu:
 	conn    net.Conn    // the last that was taken
 	direct  bool        // a connection to the request's own address has been asked for: there is no proxy
 	other   bool        // the present connection is for a request of somebody else
@@ -37,9 +37,9 @@ type resend struct {
 	refused bool        // nothing more may be sent
 }
 
-// holdUp has replays of an attempt wait for the observers. call is the context that gates get, and
+// HoldUp has replays of an attempt wait for the observers. call is the context that gates get, and
 // attempt that of the attempt, which cancel ends.
-func (l *sendLog) holdUp(
+func (l *Log) HoldUp(
 	call, attempt context.Context, cancel context.CancelCauseFunc,
 	base http.RoundTripper, req *http.Request,
 ) {
@@ -50,8 +50,8 @@ func (l *sendLog) holdUp(
 	l.resend = r
 }
 
-// timed tells which timer ends the attempt after its timeout.
-func (l *sendLog) timed(timer *time.Timer, timeout time.Duration) {
+// Timed tells which timer ends the attempt after its timeout.
+func (l *Log) Timed(timer *time.Timer, timeout time.Duration) {
 	if l != nil && l.resend != nil && l.resend.native != nil {
 		l.resend.timer, l.resend.timeout = timer, timeout
 	}
@@ -113,7 +113,7 @@ func (r *resend) http2() bool {
 }
 
 // replay asks the observers for another sending, and ends the attempt if one says no.
-func (l *sendLog) replay(r *resend) {
+func (l *Log) replay(r *resend) {
 	err := r.ask(l.observers)
 	if err == nil {
 		return

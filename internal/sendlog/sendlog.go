@@ -1,33 +1,42 @@
-package steadyhttp
+// Package sendlog notes when net/http sends a request, and holds its replays up.
+package sendlog
 
 import (
+	"context"
 	"net/http"
 	"net/http/httptrace"
 	"sync"
 	"time"
 )
 
-// sendLog notes when request headers really went out. The grant of a gate is not the send: Prepare
+// Log notes when request headers really went out. The grant of a gate is not the send: Prepare
 // may fetch a token in between, and net/http may send one request several times. Its hooks run on
 // net/http's goroutines, also after RoundTrip has returned. It is also the only proof that a
 // request never left, and so every attempt of a request that is not idempotent has one, whoever
 // looks on.
-type sendLog struct {
-	watched bool // somebody wants to know the time
+type Log struct {
+	Watched bool // somebody wants to know the time
 
 	mu        sync.Mutex // guards what follows
 	first     time.Time  // the first note of a sending
 	notes     int        // of sendings
 	asked     int        // times that net/http looked for a connection
-	conns     int        // connections that it took for the request
+	conns     int        // Connections that it took for the request
 	wrote     bool       // headers went out since it last looked for one
 	observers []observer
 	resend    *resend               // nil where nobody observes
 	hooks     httptrace.ClientTrace // here to be allocated along with the rest
 }
 
-// observed says whether somebody is told of the attempt as it happens.
-func (l *sendLog) observed() bool { return l != nil && len(l.observers) > 0 }
+// Observed says whether somebody is told of the attempt as it happens.
+func (l *Log) Observed() bool { return l != nil && len(l.observers) > 0 }
+
+// Observer is the Observer of package steadyhttp.
+type Observer interface {
+	Replay(ctx context.Context) error
+	Sent(at time.Time)
+	Answered(resp *http.Response)
+}
 
 // observer is an Observer, and whether the answer is for it to know.
 type observer struct {
@@ -35,12 +44,20 @@ type observer struct {
 	foreign bool
 }
 
-func (l *sendLog) trace() *httptrace.ClientTrace {
+// Add has o told of what comes. foreign: but for the answer.
+func (l *Log) Add(o Observer, foreign bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.observers = append(l.observers, observer{o, foreign})
+}
+
+// Trace returns the hooks by which the Log learns what it notes.
+func (l *Log) Trace() *httptrace.ClientTrace {
 	l.hooks.GetConn, l.hooks.GotConn, l.hooks.WroteHeaders = l.getConn, l.gotConn, l.wroteHeaders
 	return &l.hooks
 }
 
-func (l *sendLog) getConn(addr string) {
+func (l *Log) getConn(addr string) {
 	l.mu.Lock()
 	l.asked++
 	r, again := l.resend, l.wrote
@@ -66,13 +83,13 @@ func (l *sendLog) getConn(addr string) {
 }
 
 // disown notes that nothing of what went out until now was the request. It requires l.mu.
-func (l *sendLog) disown() {
+func (l *Log) disown() {
 	r := l.resend
 	r.conns, r.notes, r.untold = l.conns, l.notes, nil
 	l.first = time.Time{}
 }
 
-func (l *sendLog) gotConn(info httptrace.GotConnInfo) {
+func (l *Log) gotConn(info httptrace.GotConnInfo) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.conns++
@@ -92,9 +109,9 @@ func (l *sendLog) gotConn(info httptrace.GotConnInfo) {
 	}
 }
 
-func (l *sendLog) wroteHeaders() {
+func (l *Log) wroteHeaders() {
 	var now time.Time
-	if l.watched {
+	if l.Watched {
 		now = time.Now()
 	}
 	l.mu.Lock()
@@ -122,7 +139,7 @@ func (l *sendLog) wroteHeaders() {
 
 // tell has the observers know of the sendings that were somebody else's for all that was known: no
 // connection to the request's own address was ever asked for, so that they went through a proxy.
-func (l *sendLog) tell() {
+func (l *Log) tell() {
 	l.mu.Lock()
 	var untold []time.Time
 	if l.resend != nil {
@@ -136,7 +153,7 @@ func (l *sendLog) tell() {
 	}
 }
 
-func (l *sendLog) answered(resp *http.Response) {
+func (l *Log) Answered(resp *http.Response) {
 	l.tell()
 	for _, o := range l.observers {
 		if !o.foreign {
@@ -145,19 +162,19 @@ func (l *sendLog) answered(resp *http.Response) {
 	}
 }
 
-// connections returns how often net/http looked for a connection, and how often it took one. That
+// Connections returns how often net/http looked for a connection, and how often it took one. That
 // it looked must be seen: a protocol that was registered with it (http.Transport.RegisterProtocol)
 // sends without telling anybody.
-func (l *sendLog) connections() (asked, taken int) {
+func (l *Log) Connections() (asked, taken int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.asked, max(l.conns, l.notes)
 }
 
-// read returns how often the request may have gone out. HTTP/2 notes a sending on a goroutine of
+// Read returns how often the request may have gone out. HTTP/2 notes a sending on a goroutine of
 // its own, possibly after the answer, so that a connection counts as well: only where there was
 // none is it certain that nothing left.
-func (l *sendLog) read() (first time.Time, sends int) {
+func (l *Log) Read() (first time.Time, sends int) {
 	l.tell()
 	l.mu.Lock()
 	defer l.mu.Unlock()
