@@ -16,6 +16,7 @@ import (
 
 	"github.com/cenkalti/backoff/v4"
 
+	"github.com/steadyhttp/steadyhttp/internal/bodies"
 	"github.com/steadyhttp/steadyhttp/internal/durations"
 	"github.com/steadyhttp/steadyhttp/internal/origin"
 	"github.com/steadyhttp/steadyhttp/internal/sendlog"
@@ -263,7 +264,7 @@ func (c *call) prepare() error {
 			c.attempt.Request = c.out
 		}
 	}
-	if c.given != nil && c.touches() && replaced(c.out.Body, c.given) {
+	if c.given != nil && c.touches() && bodies.Replaced(c.out.Body, c.given) {
 		// A signer has read the body and put its own in the place: nobody else will close the
 		// first.
 		c.given.Close()
@@ -386,19 +387,6 @@ func same(a, b any) bool {
 		return a == b // as nearly all are, and without what reflect.Value costs
 	}
 	return reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
-}
-
-// replaced reports whether a body is another than the one given. Two of an incomparable type can't
-// be told apart: then it is taken to be the one, which must not be closed before it is sent.
-func replaced(body, given io.ReadCloser) bool {
-	t := reflect.TypeOf(body)
-	if t != reflect.TypeOf(given) {
-		return true
-	}
-	if t == nil || t.Kind() != reflect.Pointer && !(reflect.ValueOf(body).Comparable() && reflect.ValueOf(given).Comparable()) {
-		return false
-	}
-	return body != given
 }
 
 // touches reports whether anybody may set header fields on the attempt's request.
@@ -714,7 +702,7 @@ func (c *call) peek(resp *http.Response) {
 		if err != nil {
 			c.attempt.Response, c.attempt.Err = nil, err
 		} else if c.standIn.whole() {
-			c.attempt.Body = c.standIn.ahead.buffer // GraphQL throttles with a 200
+			c.attempt.Body = c.standIn.ahead.Bytes() // GraphQL throttles with a 200
 		}
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"crypto/tls"
 	"errors"
 	"net/http"
+
+	"github.com/steadyhttp/steadyhttp/internal/bodies"
 )
 
 // What a call comes to: its methods that end it, and give back what it holds.
@@ -212,7 +214,7 @@ func (c *call) giveBack(err error) {
 	if out == nil {
 		return
 	}
-	if out.Body != nil && replaced(out.Body, c.given) {
+	if out.Body != nil && bodies.Replaced(out.Body, c.given) {
 		defer out.Body.Close() // Prepare has put it there
 	}
 	if c.fresh && c.given != nil {

@@ -36,6 +36,7 @@ import (
 	"slices"
 	"sync/atomic"
 
+	"github.com/steadyhttp/steadyhttp/internal/bodies"
 	"github.com/steadyhttp/steadyhttp/internal/sendlog"
 )
 
@@ -214,7 +215,7 @@ func (t *Transport) untouched(req *http.Request) bool {
 		return false
 	}
 	ctx := req.Context()
-	return (req.Body == nil || len(req.Trailer) == 0 && makesReaders(req.GetBody)) && ctx.Err() == nil && settingsOf(ctx) == nil
+	return (req.Body == nil || len(req.Trailer) == 0 && bodies.MakesReaders(req.GetBody)) && ctx.Err() == nil && settingsOf(ctx) == nil
 }
 
 // proven returns req itself if it may be sent twice, or else a copy whose sending is noted. A
