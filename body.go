@@ -21,9 +21,7 @@ const (
 	drainTime = 50 * time.Millisecond
 )
 
-var (
-	errReadEnded = errors.New("steadyhttp: the response's body had not ended yet")
-)
+var errReadEnded = errors.New("steadyhttp: the response's body had not ended yet")
 
 // requestBody gives each attempt of a call a body of its own. Two attempts never share a reader:
 // net/http may still be writing the first one's body when its answer, and our retry, are already
@@ -40,27 +38,27 @@ type requestBody struct {
 
 // newRequestBody wraps nothing that is small and in memory: net/http looks at a body's type to tell
 // an empty one, and to send it along with its headers in one piece.
-func newRequestBody(bound func() context.Context, req *http.Request, p *Policy) (requestBody, error) {
+func newRequestBody(req *http.Request, p *Policy) requestBody {
 	b := requestBody{original: req.Body, getBody: req.GetBody}
 	switch {
 	case req.Body == nil || req.Body == http.NoBody:
 		b.original = nil
-		return b, nil
+		return b
 	case p.maxAttempts() == 1 || tunnel(req):
-		return b, nil
+		return b
 	case unsetTrailer(req):
 		// The caller fills the trailer in while its body is read: a second reading would not have
 		// it.
 		b.getBody = nil
 	case bodies.MakesReaders(b.getBody):
-		return b, nil
+		return b
 	case b.getBody != nil:
 		if !bodies.InMemory(req.Body) {
 			b.lender = bodies.Lend(b.original, b.getBody)
 		} else {
 			b.apart, b.getBody = true, apartEach(b.getBody)
 		}
-		return b, nil
+		return b
 	}
 	limit := p.maxBuffer(req)
 	if unsetTrailer(req) {
@@ -69,10 +67,10 @@ func newRequestBody(bound func() context.Context, req *http.Request, p *Policy) 
 	if content := bodies.Memory(req.Body); content != nil && int64(content.Len()) <= limit {
 		snapshot := bodies.Copy(req.Body)
 		b.getBody = func() (io.ReadCloser, error) { return bodies.Copy(snapshot), nil }
-		return b, nil
+		return b
 	}
 	b.once = bodies.Record(req.Body, limit)
-	return b, nil
+	return b
 }
 
 // apartEach keeps what attempts read apart from what getBody rewinds: an answer may come, over

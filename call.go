@@ -32,57 +32,22 @@ type call struct {
 	trace     *Trace
 	body      requestBody
 	key       string // the Idempotency-Key made for this call, "" if none
-	first     answer // to an attempt that was made before the call's state was needed
+	unsafe    bool   // doing the request twice may do harm: nobody may, net/http included
 
-	attempt  Attempt                 // the present one
-	made     int                     // attempts that the base transport was given
-	out      *http.Request           // as the base transport gets it; nil once that has it
-	before   *http.Request           // it as it was before the base transport had it, where that may have changed it
-	given    io.ReadCloser           // the body that out was made with
-	fresh    bool                    // given is the attempt's own, and not the caller's
-	response *http.Response          // the present attempt's, also if its body has failed
-	standIn  *responseBody           // for response's body; nil if that goes to the caller as it is
-	final    Stop                    // an inner Transport has ended the call already, for this reason
-	sends    *sendlog.Log            // nil where nobody looks and nothing need be proved
-	native   bool                    // the base transport is net/http's own, and keeps its contract
-	foreign  bool                    // the request is a redirect's hop that has left its origin
-	unsafe   bool                    // doing the request twice may do harm: nobody may, net/http included
-	context  context.Context         // the attempt's
-	cancel   context.CancelCauseFunc // ends context; nil if nothing of ours ever would
-	timer    *time.Timer             // AttemptTimeout's, or what is left of MaxElapsed; nil: none
-	expired  *timeoutError           // what the timer ends the attempt with
-	passes   []Pass                  // of the gates that were entered
-	last     Attempt                 // the attempt before, once there is one
-	answered Verdict                 // on the last answer; Unclassified: there was none
-	status   int                     // of it
-	kept     *http.Response          // its answer, if all of it is in memory
+	try    // the present attempt
+	pacing // what came of those before, as far as the next one's time goes by it
 
-	bounded       context.Context // ends when the call must: for gates, and for waiting on the budget
-	unbound       context.CancelFunc
-	backOff       backoff.BackOff            // the policy's; nil until needed
-	standard      backoff.ExponentialBackOff // used where the policy has none
-	interval      time.Duration              // what the back-off said last
-	leastInterval time.Duration              // and the least that it could have said
-	intervals     int                        // that the standard back-off has given
-	throttled     int                        // retries after a 429
-	throttledAt   time.Time                  // the first of them; zero: there was none
-	doubt         bool                       // an attempt may have been carried out, and nobody knows
-	judged        bool                       // the Transport's Classify has named the attempt's class
-	free          int                        // those of them that MaxAttempts does not count
-	unprepared    int                        // retries after a Prepare that failed
-	unready       error                      // what Prepare failed of the last time; nil: it has not since the last attempt
-	authorized    bool                       // the one retry after a 401 has been made
-	why           Stop                       // why a step ended the call early
-	started       bool                       // Trace.Start has been told, and not come to a panic
-	returned      bool                       // RoundTrip has come to its end, and not to a panic
-}
+	last     Attempt // the attempt before, once there is one
+	kept     kept    // its answer, if all of it is in memory
+	answered Verdict // on the last answer; Unclassified: there was none
+	status   int     // of it
+	doubt    bool    // an attempt may have been carried out, and nobody knows
+	unready  error   // what Prepare failed of the last time; nil: it has not since the last attempt
 
-// answer is what a base transport returned.
-type answer struct {
-	resp  *http.Response
-	err   error
-	ready bool // false: the attempt is still to be made
-	sends *sendlog.Log
+	bounded  context.Context // ends when the call must: for gates, and for waiting on the budget
+	unbound  context.CancelFunc
+	started  bool // Trace.Start has been told, and not come to a panic
+	returned bool // RoundTrip has come to its end, and not to a panic
 }
 
 func (c *call) begin() error {
@@ -90,7 +55,7 @@ func (c *call) begin() error {
 		// There were no settings to apply and nobody to tell, or the first attempt would not have
 		// been made like that.
 		c.body = requestBody{original: c.original.Body, getBody: c.original.GetBody, used: true, handed: true}
-		c.native, c.unsafe = true, c.first.sends != nil
+		c.unsafe = c.first.sends != nil
 		return nil
 	}
 	c.body.original = c.original.Body // to be closed, however early the call ends
@@ -111,23 +76,11 @@ func (c *call) begin() error {
 		c.why = StopCancelled
 		return cancelCause(c.ctx)
 	}
-	c.foreign = c.original.Response != nil && origin.Left(c.original)
-	if err := c.chooseBase(); err != nil {
+	if err := c.checkBase(); err != nil {
 		return err
 	}
-	if c.original.Body == nil {
-		return nil
-	}
-	body, err := newRequestBody(c.bound, c.original, c.policy)
-	c.body = body
-	if err == nil {
-		return nil
-	}
-	if c.over() || c.bound().Err() != nil {
-		return c.interrupted()
-	}
-	c.why = StopBodyNotReplayable
-	return err
+	c.body = newRequestBody(c.original, c.policy)
+	return nil
 }
 
 // apply brings in what the context asks for. The Transport's own policy stays as it is.
@@ -150,11 +103,16 @@ const maxNesting = 16
 
 type nesting struct{ *Transport }
 
-// chooseBase finds out what can be expected of the base transport, and refuses one that leads back
-// here for ever, which would end in a stack overflow that no recover can stop.
-func (c *call) chooseBase() error {
-	_, c.native = c.transport.base().(*http.Transport)
-	if c.native {
+// native reports whether the base transport is net/http's own, and keeps its contract.
+func (c *call) native() bool {
+	_, native := c.transport.base().(*http.Transport)
+	return native
+}
+
+// checkBase refuses a base transport that leads back here for ever, which would end in a stack
+// overflow that no recover can stop.
+func (c *call) checkBase() error {
+	if c.native() {
 		return nil
 	}
 	if depth, _ := c.ctx.Value(nesting{c.transport}).(int); depth >= maxNesting {
@@ -168,9 +126,11 @@ func (c *call) chooseBase() error {
 func (c *call) watched() bool { return c.trace != nil || len(c.transport.Gates) > 0 }
 
 func (c *call) enterGates() error {
-	c.attempt = Attempt{N: c.attempt.N + 1, Began: c.attempt.Began, Request: c.original, foreign: c.foreign}
-	c.sends = c.first.sends
-	c.first.sends = nil
+	foreign := c.original.Response != nil && origin.Left(c.original)
+	c.try = try{
+		attempt: Attempt{N: c.attempt.N + 1, Began: c.attempt.Began, Request: c.original, foreign: foreign},
+		first:   c.first, sends: c.first.sends, passes: c.passes,
+	}
 	if c.watched() {
 		c.sends = &sendlog.Log{Watched: true}
 		c.attempt.log = c.sends
@@ -220,7 +180,7 @@ func (c *call) prepare() error {
 	if c.first.ready {
 		return nil
 	}
-	if c.made == 0 && c.unprepared == 0 && c.attempt.N == 1 {
+	if c.unprepared == 0 && c.attempt.N == 1 {
 		c.judge()
 	}
 	if c.unsafe && c.sends == nil {
@@ -234,7 +194,7 @@ func (c *call) prepare() error {
 	}
 	c.fresh = changed
 	c.out = c.original
-	owned := !c.native || c.touches() || c.unsafe && c.policy.Idempotent != nil && hasKey(c.original)
+	owned := !c.native() || c.touches() || c.unsafe && c.policy.Idempotent != nil && hasKey(c.original)
 	if changed || owned || c.context != c.original.Context() {
 		c.out = c.original.WithContext(c.context)
 		if changed {
@@ -302,7 +262,7 @@ func cloneValues(v url.Values) url.Values { return url.Values(http.Header(v).Clo
 // where it gets one. Where the policy says that not even with a key it is idempotent, it gets none:
 // net/http would replay it for having one.
 func (c *call) judge() {
-	wantsKey := c.policy.IdempotencyKey && !idempotent(c.original.Method) && !hasKey(c.original) && !c.foreign
+	wantsKey := c.policy.IdempotencyKey && !idempotent(c.original.Method) && !hasKey(c.original) && !c.attempt.foreign
 	if c.policy.Idempotent == nil {
 		if wantsKey {
 			c.key = newKey()
@@ -331,11 +291,11 @@ func newKey() string { return `"` + rand.Text() + `"` }
 // would, and that takes notes, if anybody needs them.
 func (c *call) attemptContext() {
 	c.context, c.cancel, c.timer = c.ctx, nil, nil
-	if !c.native {
+	if !c.native() {
 		depth, _ := c.ctx.Value(nesting{c.transport}).(int)
 		c.context = context.WithValue(c.context, nesting{c.transport}, depth+1)
 	}
-	if !c.native || c.policy.AttemptTimeout > 0 || c.policy.IdleTimeout > 0 || c.policy.MaxElapsed > 0 ||
+	if !c.native() || c.policy.AttemptTimeout > 0 || c.policy.IdleTimeout > 0 || c.policy.MaxElapsed > 0 ||
 		c.sends.Observed() {
 		c.context, c.cancel = context.WithCancelCause(c.context)
 	}
@@ -394,7 +354,7 @@ func (c *call) touches() bool {
 	return c.key != "" || c.transport.Prepare != nil || c.trace != nil && c.trace.AttemptStart != nil
 }
 
-func (c *call) authorizes() bool { return c.transport.Prepare != nil && !c.foreign }
+func (c *call) authorizes() bool { return c.transport.Prepare != nil && !c.attempt.foreign }
 
 func (c *call) authorize() error {
 	var prev *Attempt
@@ -428,9 +388,10 @@ func (c *call) recover(err error) error {
 	if c.why != StopPrepare || !c.retriesPrepare(err) {
 		return err
 	}
-	interval, least := c.nextBackOff()
-	delay, stop := c.policy.fits(wait{least: least, most: min(interval, c.policy.maxWait())}, c.remaining(), untilDeadline(c.ctx))
-	if stop != "" || interval == backoff.Stop || !c.affords() {
+	c.nextBackOff(c.policy)
+	pause := wait{least: c.leastInterval(), most: min(c.interval, c.policy.maxWait())}
+	delay, stop := c.policy.fits(pause, c.remaining(), untilDeadline(c.ctx))
+	if stop != "" || c.interval == backoff.Stop || !c.affords() {
 		return err
 	}
 	c.unprepared++
@@ -492,8 +453,9 @@ func (c *call) send() {
 
 func (c *call) roundTrip() (*http.Response, error) {
 	if c.first.ready {
-		c.first.ready = false
-		return c.first.resp, c.first.err
+		made := c.first
+		c.first = answer{}
+		return made.resp, made.err
 	}
 	c.limitAttempt()
 	if c.watched() {
@@ -503,8 +465,7 @@ func (c *call) roundTrip() (*http.Response, error) {
 	request := c.out
 	c.before = c.asSent()
 	c.out, c.unready = nil, nil
-	c.made = c.attempt.N
-	c.body.handed = true
+	c.handed, c.body.handed = true, true
 	return c.transport.base().RoundTrip(request)
 }
 
@@ -518,20 +479,6 @@ func (c *call) limitAttempt() {
 		c.limit(timeout, "Policy.AttemptTimeout", timeout)
 		c.sends.Timed(c.timer, timeout)
 	}
-}
-
-// limit ends the attempt after a time, in place of what may have been set before; negative: it is
-// not limited.
-func (c *call) limit(left time.Duration, bound string, whole time.Duration) {
-	if left < 0 {
-		return
-	}
-	if c.timer != nil {
-		c.timer.Stop()
-	}
-	c.expired = &timeoutError{bound, whole}
-	cancel, cause := c.cancel, c.expired
-	c.timer = time.AfterFunc(max(left, 1), func() { cancel(cause) })
 }
 
 // closing closes a response that can't be returned, and returns err.
@@ -579,7 +526,7 @@ func (c *call) unsent() bool {
 	case taken > 0:
 		// A base that retries on its own tells of its last try alone; net/http replays only what
 		// was not processed.
-		return (c.native || taken == 1) && unprocessed(err)
+		return (c.native() || taken == 1) && unprocessed(err)
 	case asked > 0:
 		return true
 	}
@@ -738,7 +685,7 @@ func (c *call) misjudged() {
 // base transport may write into what it is given, and a key that it adds to each attempt, or a
 // method that it sends in another's place, makes nothing idempotent. nil: the request can't change.
 func (c *call) asSent() *http.Request {
-	if c.native {
+	if c.native() {
 		return nil
 	}
 	if !c.touches() {
@@ -780,7 +727,7 @@ func (c *call) next() (time.Duration, Stop) {
 		return 0, StopCancelled
 	}
 	s := situation{
-		attempts:     c.attempt.N - c.free,
+		attempts:     c.attempt.N - c.policy.uncounted(c.throttled),
 		throttled:    c.throttled,
 		authorizable: c.authorizes() && !c.authorized,
 		replayable:   c.body.replayable(),
@@ -788,7 +735,7 @@ func (c *call) next() (time.Duration, Stop) {
 	if v.Class == Transient {
 		s.idempotent = c.idempotent()
 		s.unsent = !s.idempotent && c.unsent()
-		s.unknown = c.attempt.Err != nil && !c.native && !c.judged && kindOf(c.attempt.Err) == unknown
+		s.unknown = c.attempt.Err != nil && !c.native() && !c.judged && kindOf(c.attempt.Err) == unknown
 	}
 	if stop := c.policy.permit(v, s); stop != "" {
 		if err := c.attempt.Err; stop == StopPermanent && err != nil && unread(err) && !c.idempotent() {
@@ -796,7 +743,7 @@ func (c *call) next() (time.Duration, Stop) {
 		}
 		return 0, stop
 	}
-	paced, free := c.pace(v), c.policy.free(v, s)
+	paced, free := c.pace(c.policy, v), c.policy.free(v, s)
 	if free && paced.most != backoff.Stop {
 		// A service that asks for a millisecond for ever would be a hot loop.
 		const least = 100 * time.Millisecond
@@ -816,13 +763,7 @@ func (c *call) next() (time.Duration, Stop) {
 		return 0, StopBudget
 	}
 	c.attempt.ServerAsked = paced.asked > 0 && (wait > paced.own || paced.asked >= paced.own)
-	if free {
-		c.free++
-	}
-	if v.Class == Throttled {
-		c.throttled++
-	}
-	c.authorized = c.authorized || v.Class == Unauthorized
+	c.count(v)
 	return wait, ""
 }
 
@@ -838,58 +779,11 @@ func (c *call) tooLong(v Verdict, wait time.Duration) Stop {
 			return StopDeadline
 		}
 	}
-	if v.Class == Throttled && c.policy.MaxThrottled < 0 && c.policy.MaxElapsed <= 0 {
-		if c.throttledAt.IsZero() {
-			c.throttledAt = time.Now()
-		}
-		if time.Since(c.throttledAt)+wait > maxThrottling {
-			return StopElapsed
-		}
+	if v.Class == Throttled && c.policy.MaxThrottled < 0 && c.policy.MaxElapsed <= 0 &&
+		c.throttledFor()+wait > maxThrottling {
+		return StopElapsed
 	}
 	return ""
-}
-
-// pace returns the larger of the back-off and the pushback. Only a failure, or a throttling that
-// named no time, makes the back-off grow; new credentials need no wait.
-func (c *call) pace(v Verdict) wait {
-	if v.Class == Unauthorized {
-		return wait{}
-	}
-	if !named(v) {
-		c.interval, c.leastInterval = c.nextBackOff()
-		if c.interval == backoff.Stop {
-			return wait{most: backoff.Stop}
-		}
-	}
-	least, most := min(c.leastInterval, c.policy.maxWait()), min(c.interval, c.policy.maxWait())
-	if v.Class == Throttled {
-		floor := throttlePace(c.throttled + 1)
-		least, most = max(least, floor), max(most, floor)
-	}
-	return wait{max(least, v.RetryAfter), max(most, spread(v.RetryAfter)), v.RetryAfter, most}
-}
-
-// nextBackOff returns the next interval, and the least that it could have been: that of a back-off
-// of the policy's own is what it says.
-func (c *call) nextBackOff() (interval, least time.Duration) {
-	if c.backOff == nil && c.policy.NewBackOff != nil {
-		if c.backOff = c.policy.NewBackOff(); c.backOff != nil {
-			if literal, ok := c.backOff.(*backoff.ExponentialBackOff); ok && literal.Clock == nil {
-				literal.Clock = backoff.SystemClock // its Reset would panic
-			}
-			c.backOff.Reset() // what was set after the constructor counts from here
-		}
-	}
-	if c.backOff != nil {
-		interval = c.backOff.NextBackOff()
-		return interval, interval
-	}
-	if c.standard.Clock == nil {
-		c.standard = defaultBackOff()
-	}
-	middle := min(c.standard.InitialInterval<<min(c.intervals, 10), c.standard.MaxInterval)
-	c.intervals++
-	return c.standard.NextBackOff(), middle / 2
 }
 
 // costs reports whether the retry is one that successes must pay for. One that the service itself
@@ -928,7 +822,7 @@ func (c *call) leaveGates() {
 	defer c.leaveGates()
 	pass := c.passes[len(c.passes)-1]
 	c.passes = c.passes[:len(c.passes)-1]
-	if c.foreign {
+	if c.attempt.foreign {
 		pass.Leave(c.attempt.masked())
 		return
 	}
@@ -939,7 +833,7 @@ func (c *call) leaveGates() {
 func (c *call) wait() error {
 	wait := c.attempt.Wait
 	c.last = c.attempt
-	c.kept = nil
+	c.kept = kept{}
 	if c.response != nil {
 		c.keepOrDrop()
 	}

@@ -17,11 +17,11 @@ func (c *call) keepOrDrop() {
 	switch {
 	case c.attempt.Err != nil:
 	case c.response.Body == http.NoBody:
-		c.kept = c.response
+		c.kept = kept{response: c.response}
 		return
 	case c.standIn != nil && c.standIn.whole():
 		bodySource{c.standIn}.Close()
-		c.kept = c.response
+		c.kept = kept{c.response, c.standIn}
 		return
 	}
 	c.drop()
@@ -33,18 +33,6 @@ func (c *call) drop() {
 	}
 	c.standIn.discard(c.response, c.ctx.Done(), c.legacyCancel())
 	c.standIn, c.response = nil, nil
-}
-
-// endAttempt ends what the attempt has running.
-func (c *call) endAttempt() {
-	if c.timer != nil {
-		c.timer.Stop()
-		c.timer = nil
-	}
-	if c.cancel != nil {
-		c.cancel(nil)
-		c.cancel = nil
-	}
 }
 
 // finish returns what the last attempt came to.
@@ -70,7 +58,7 @@ func (c *call) finish() (*http.Response, error) {
 func (c *call) newStandIn() *responseBody {
 	d := new(delivery)
 	b := &d.responseBody
-	b.rc, b.idle, b.cancel, b.native, b.room = c.response.Body, c.policy.IdleTimeout, c.cancel, c.native, &d.response
+	b.rc, b.idle, b.cancel, b.native, b.room = c.response.Body, c.policy.IdleTimeout, c.cancel, c.native(), &d.response
 	b.reader = &d.reader
 	return b
 }
@@ -84,7 +72,7 @@ func (c *call) deliver() (*http.Response, error) {
 		c.endAttempt()
 	}
 	plain = plain && c.cancel == nil
-	if plain && c.native && !c.watched() {
+	if plain && c.native() && !c.watched() {
 		c.returned = true
 		return answering(c.response, c.original, c.attempt.Request), nil
 	}
@@ -170,8 +158,8 @@ func (c *call) abandon(err error) (*http.Response, error) {
 		wait = max(wait, refusal.Wait)
 	}
 	c.attempt = made
-	if c.kept != nil && c.why != StopCancelled {
-		c.response = c.kept
+	if c.kept.response != nil && c.why != StopCancelled {
+		c.response, c.standIn = c.kept.response, c.kept.standIn
 		made.Err = flat(err) // why there is no answer to a retry
 		c.attempt = made
 		if c.standIn != nil {
@@ -313,9 +301,17 @@ func (c *call) end() {
 	c.body.close()
 }
 
+// made is the number of attempts that the base transport was given.
+func (c *call) made() int {
+	if c.handed {
+		return c.attempt.N
+	}
+	return c.last.N
+}
+
 func (c *call) tellPanic() {
 	c.attempt = Attempt{
-		N: c.made, Request: c.requestOf(c.attempt), Err: errPanicked,
+		N: c.made(), Request: c.requestOf(c.attempt), Err: errPanicked,
 		Began: c.attempt.Began, Sent: c.attempt.Sent, Sends: c.attempt.Sends,
 	}
 	c.tellDone()

@@ -2,7 +2,6 @@ package steadyhttp
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"net/http"
 	"time"
 
@@ -190,27 +189,6 @@ func hasKey(req *http.Request) bool {
 	return key || xKey
 }
 
-// defaultBackOff returns what a nil NewBackOff stands for: 500 ms, 1 s, 2 s, 4 s, 8 s, 16 s, 30 s
-// and so on, each ±50 %. It is a value, so that a call can keep it without an allocation.
-func defaultBackOff() backoff.ExponentialBackOff {
-	b := backoff.ExponentialBackOff{
-		InitialInterval:     500 * time.Millisecond,
-		RandomizationFactor: 0.5,
-		Multiplier:          2,
-		MaxInterval:         30 * time.Second,
-		MaxElapsedTime:      0, // its own bound of 15 minutes would end the wait for an hourly quota
-		Stop:                backoff.Stop,
-		Clock:               frozenClock{},
-	}
-	b.Reset()
-	return b
-}
-
-// frozenClock spares the clock readings that only MaxElapsedTime, which is off, would need.
-type frozenClock struct{}
-
-func (frozenClock) Now() time.Time { return time.Time{} }
-
 // situation is all that a decision depends on beside the policy and the verdict.
 type situation struct {
 	attempts     int  // made so far, without those that MaxThrottled pays for
@@ -249,6 +227,14 @@ func (p *Policy) free(v Verdict, s situation) bool {
 	return p.MaxThrottled < 0 || s.throttled < p.MaxThrottled
 }
 
+// uncounted is how many of so many retries after a 429 come over and above MaxAttempts.
+func (p *Policy) uncounted(throttled int) int {
+	if p.MaxThrottled < 0 {
+		return throttled
+	}
+	return min(throttled, p.MaxThrottled)
+}
+
 // named reports whether the verdict is a throttling that told its time.
 func named(v Verdict) bool { return v.Class == Throttled && v.RetryAfter > 0 }
 
@@ -283,23 +269,4 @@ func (p *Policy) fits(w wait, remaining, untilDeadline time.Duration) (time.Dura
 		}
 	}
 	return most, ""
-}
-
-// throttlePace is the least wait before the n-th retry in a row after 429s: a service that goes on
-// asking for a second is not asked every second.
-func throttlePace(n int) time.Duration {
-	const patient = 3
-	if n <= patient {
-		return 0
-	}
-	return min(time.Second<<min(n-patient, 6), time.Minute)
-}
-
-// spread adds a little to a time that the server named, so that all its clients do not come back at
-// once. It never takes anything off: an early retry is another 429.
-func spread(d time.Duration) time.Duration {
-	if d <= 0 {
-		return 0
-	}
-	return d + rand.N(min(d/10, time.Second)+1)
 }
