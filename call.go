@@ -235,6 +235,8 @@ func (c *call) prepare() error {
 		}
 		if netReplays(c.out.Method) {
 			forbidReplay(c.out)
+		} else if maySpeakHTTP2(c.transport.base(), c.original) {
+			c.out.GetBody = nil
 		}
 	}
 	return nil
@@ -317,6 +319,18 @@ func hideKeys(h http.Header) {
 			h[strings.ToLower(name)] = values
 		}
 	}
+}
+
+// maySpeakHTTP2 reports whether a request may go over HTTP/2, where net/http replays whatever it
+// can also after RST_STREAM with PROTOCOL_ERROR (golang/go#47635), which does not say that nothing
+// was done. It can't without GetBody; it then says in its error what it would have replayed after,
+// and a request that provably was not processed is retried here.
+func maySpeakHTTP2(base http.RoundTripper, req *http.Request) bool {
+	if strings.EqualFold(req.URL.Scheme, "https") {
+		return true
+	}
+	native, ok := base.(*http.Transport)
+	return ok && native.Protocols != nil && native.Protocols.UnencryptedHTTP2()
 }
 
 // forbidReplay gives a request whose method net/http takes for idempotent a body that it can't have
@@ -526,11 +540,19 @@ func (c *call) unsent() bool {
 	case taken > 0:
 		// A base that retries on its own tells of its last try alone; net/http replays only what
 		// was not processed.
-		return (c.native() || taken == 1) && unprocessed(err)
+		return (c.native() || taken == 1) && unprocessed(err) || taken == 1 && c.unwritten()
 	case asked > 0:
 		return true
 	}
 	return neverSent(err)
+}
+
+// unwritten reports whether nothing of the request was written to the one HTTP/1.1 connection that
+// was taken for it, which had died before.
+func (c *call) unwritten() bool {
+	wrote, http1 := c.sends.Wrote()
+	http1 = http1 || c.native() && !maySpeakHTTP2(c.transport.base(), c.original)
+	return http1 && (!wrote || c.native() && nothingWritten(c.attempt.Err))
 }
 
 func (c *call) classify() {

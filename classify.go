@@ -399,6 +399,17 @@ func neverSent(err error) bool {
 	return false
 }
 
+// nothingWritten reports whether net/http itself vouches for it that no byte was written to an
+// HTTP/1.1 connection. Its type for that is not exported, and so is known by its name.
+func nothingWritten(err error) bool {
+	for ; err != nil; err = errors.Unwrap(err) {
+		if t := reflect.TypeOf(err); t.PkgPath() == "net/http" && t.Name() == "nothingWrittenError" {
+			return true
+		}
+	}
+	return false
+}
+
 // streamError has the shape of net/http's own, which errors.As fills in (http2StreamError.As).
 type streamError struct {
 	StreamID uint32

@@ -91,7 +91,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if trace == nil && t.untouched(req) {
 		// Nearly all calls succeed at once with nobody looking on: they pay for one glance at the
 		// answer, and, where they may not be sent twice, for the proof of their sending.
-		out, sends := proven(req)
+		out, sends := t.proven(req)
 		resp, err := t.first(out)
 		if err == nil && resp != nil && resp.Body != nil && resp.StatusCode < 400 {
 			t.budgetOf(&t.Policy).pay(req)
@@ -220,12 +220,16 @@ func (t *Transport) untouched(req *http.Request) bool {
 
 // proven returns req itself if it may be sent twice, or else a copy whose sending is noted. A
 // tunnel's handshake is as it is.
-func proven(req *http.Request) (*http.Request, *sendlog.Log) {
+func (t *Transport) proven(req *http.Request) (*http.Request, *sendlog.Log) {
 	if idempotent(req.Method) || hasKey(req) || tunnel(req) {
 		return req, nil
 	}
 	sends := new(sendlog.Log)
-	return req.WithContext(httptrace.WithClientTrace(req.Context(), sends.Trace())), sends
+	out := req.WithContext(httptrace.WithClientTrace(req.Context(), sends.Trace()))
+	if maySpeakHTTP2(t.base(), req) {
+		out.GetBody = nil
+	}
+	return out, sends
 }
 
 func (t *Transport) budgetOf(p *Policy) *Budget {

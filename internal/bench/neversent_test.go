@@ -462,7 +462,7 @@ func maybe() []scenario {
 		{"INTERNAL_ERROR", false, func(s *stream) { s.reset(codeInternal) }},
 		{"CANCEL", false, func(s *stream) { s.reset(codeCancel) }},
 		{"ENHANCE_YOUR_CALM", false, func(s *stream) { s.reset(codeEnhanceYourCalm) }},
-		{"PROTOCOL_ERROR", true, func(s *stream) { s.reset(codeProtocol) }},
+		{"PROTOCOL_ERROR", false, func(s *stream) { s.reset(codeProtocol) }},
 		{"connection closed", false, func(s *stream) { s.conn.Close() }},
 		{"connection reset", false, func(s *stream) { reset(s.conn.Conn) }},
 		{"GOAWAY with it, then closed", false, func(s *stream) {

@@ -3,6 +3,7 @@ package sendlog
 
 import (
 	"context"
+	"crypto/tls"
 	"net/http"
 	"net/http/httptrace"
 	"sync"
@@ -21,7 +22,8 @@ type Log struct {
 	first     time.Time  // the first note of a sending
 	notes     int        // of sendings
 	asked     int        // times that net/http looked for a connection
-	conns     int        // Connections that it took for the request
+	conns     int        // connections that it took for the request
+	http1     bool       // the last of them is known to speak HTTP/1.1
 	wrote     bool       // headers went out since it last looked for one
 	observers []observer
 	resend    *resend               // nil where nobody observes
@@ -93,6 +95,8 @@ func (l *Log) gotConn(info httptrace.GotConnInfo) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.conns++
+	secure, ok := info.Conn.(interface{ ConnectionState() tls.ConnectionState })
+	l.http1 = ok && secure.ConnectionState().NegotiatedProtocol != "h2"
 	r := l.resend
 	switch {
 	case r == nil:
@@ -169,6 +173,15 @@ func (l *Log) Connections() (asked, taken int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.asked, max(l.conns, l.notes)
+}
+
+// Wrote reports whether headers were noted as written, and whether the last connection is one that
+// speaks HTTP/1.1 by what it says of itself. There net/http notes them before it hands them on, and
+// waits for its writer before it returns an error.
+func (l *Log) Wrote() (wrote, http1 bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.notes > 0, l.http1
 }
 
 // Read returns how often the request may have gone out. HTTP/2 notes a sending on a goroutine of
