@@ -53,6 +53,9 @@ type call struct {
 	answered Verdict                 // on the last answer; Unclassified: there was none
 	status   int                     // of it
 	kept     *http.Response          // its answer, if all of it is in memory
+	keptIn   *responseBody           // the stand-in for kept's body
+	nest     *nest                   // tells what a Transport below has come to; nil: there can be none
+	below    int                     // attempts of Transports below, over and above ours
 
 	bounded       context.Context // ends when the call must: for gates, and for waiting on the budget
 	unbound       context.CancelFunc
@@ -141,12 +144,6 @@ func (c *call) apply(s *settings) error {
 	return edited.check()
 }
 
-// maxNesting is how often a base transport may lead back to its Transport in one call: a token for
-// the call may be fetched by way of the same one, and a token for that.
-const maxNesting = 16
-
-type nesting struct{ *Transport }
-
 // chooseBase finds out what can be expected of the base transport, and refuses one that leads back
 // here for ever, which would end in a stack overflow that no recover can stop.
 func (c *call) chooseBase() error {
@@ -165,7 +162,9 @@ func (c *call) chooseBase() error {
 func (c *call) watched() bool { return c.trace != nil || len(c.transport.Gates) > 0 }
 
 func (c *call) enterGates() error {
-	c.attempt = Attempt{N: c.attempt.N + 1, Began: c.attempt.Began, Request: c.original, foreign: c.foreign}
+	c.attempt = Attempt{
+		N: c.attempt.N + 1, Began: c.attempt.Began, Request: c.original, foreign: c.foreign, renewed: c.authorized,
+	}
 	c.sends = c.first.sends
 	c.first.sends = nil
 	if c.watched() {
@@ -321,7 +320,8 @@ func (c *call) attemptContext() {
 	c.context, c.cancel, c.timer = c.ctx, nil, nil
 	if !c.native {
 		depth, _ := c.ctx.Value(nesting{c.transport}).(int)
-		c.context = context.WithValue(c.context, nesting{c.transport}, depth+1)
+		c.nest = &nest{Context: c.context, transport: c.transport, depth: depth + 1}
+		c.context = c.nest
 	}
 	if !c.native || c.policy.AttemptTimeout > 0 || c.policy.IdleTimeout > 0 || c.policy.MaxElapsed > 0 ||
 		c.sends.observed() {
@@ -584,7 +584,11 @@ func (c *call) unsent() bool {
 	case asked > 0:
 		return true
 	}
-	return neverSent(err)
+	if inner, ok := err.(*Error); ok {
+		return inner.proved || inner.unsent
+	}
+	// What may be sent twice is sent without notes. Nothing but Ambiguous hangs on it there.
+	return neverSent(err) || !c.unsafe && (c.native || errors.Unwrap(err) == nil) && unprocessed(err)
 }
 
 func (c *call) classify() {
@@ -630,7 +634,8 @@ func (c *call) weigh() {
 		return
 	case nested:
 		a.Ambiguous = inner.Ambiguous || c.doubt
-	case a.Response != nil && a.Response.StatusCode < 500:
+	case a.Response != nil && a.Response.StatusCode < 500,
+		a.Verdict.Class == Throttled, a.Verdict.Class == Unauthorized: // refused: a retry goes by that word too
 		a.Ambiguous = c.doubt && c.idempotent()
 		return
 	default:
@@ -680,20 +685,24 @@ func successful(resp *http.Response) bool { return 200 <= resp.StatusCode && res
 
 // peek reads what classifying needs of the body, or, under MaxRead, all that the caller will.
 func (c *call) peek(resp *http.Response) {
+	inner, nested := c.inner()
+	if nested = nested && (resp.StatusCode >= 400 || inner.Stop != StopDone); nested {
+		c.below += inner.N - 1
+		if settles(&inner) {
+			c.final, c.attempt.Verdict = inner.Stop, inner.Verdict
+		}
+	}
 	if resp.Body == http.NoBody {
+		return
+	}
+	if nested && standInOf(resp) != nil {
+		// An inner Transport has peeked already; what it has left is not read twice.
+		c.attempt.Body = inner.Body
 		return
 	}
 	c.standIn = c.newStandIn()
 	switch {
 	case resp.StatusCode >= 400:
-		if inner, ok := AttemptOf(resp); ok {
-			// An inner Transport has peeked already; what it has left is not read twice.
-			c.standIn, c.attempt.Body = nil, inner.Body
-			if settles(inner.Stop, inner.N, inner.Verdict.Class) {
-				c.final, c.attempt.Verdict = inner.Stop, inner.Verdict
-			}
-			return
-		}
 		c.attempt.Body = c.standIn.peek(resp, peekTime, c.ctx.Done(), c.legacyCancel())
 	case c.policy.MaxRead > 0 && successful(resp) && c.idempotent():
 		err := c.standIn.readWhole(resp, c.policy.MaxRead, c.remaining(), c.ctx.Done(), c.legacyCancel())
@@ -714,11 +723,17 @@ func (c *call) settled() bool {
 	if c.attempt.Err == nil {
 		return c.final != ""
 	}
-	inner, ok := errors.AsType[*Error](c.attempt.Err)
-	if !ok || !settles(inner.Stop, inner.Attempts, inner.Class) {
+	var ended Attempt
+	if inner, ok := errors.AsType[*Error](c.attempt.Err); ok {
+		ended = Attempt{N: inner.Attempts, Stop: inner.Stop, Verdict: cleaned(inner.Verdict)} // any base can make one
+	} else if ended, ok = c.inner(); !ok {
 		return false
 	}
-	c.final, c.attempt.Verdict = inner.Stop, cleaned(inner.Verdict) // any base can make an *Error
+	c.below += max(0, ended.N-1)
+	if !settles(&ended) {
+		return false
+	}
+	c.final, c.attempt.Verdict = ended.Stop, ended.Verdict
 	c.attempt.Verdict.Class = max(c.attempt.Verdict.Class, Permanent)
 	return true
 }
@@ -781,7 +796,7 @@ func (c *call) next() (time.Duration, Stop) {
 		return 0, StopCancelled
 	}
 	s := situation{
-		attempts:     c.attempt.N - c.free,
+		attempts:     c.attempt.N + c.below - c.free,
 		throttled:    c.throttled,
 		authorizable: c.authorizes() && !c.authorized,
 		replayable:   c.body.replayable(),
