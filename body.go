@@ -64,11 +64,15 @@ func newRequestBody(bound func() context.Context, req *http.Request, p *Policy) 
 		}
 		return b, nil
 	}
-	limit := p.maxBuffer(req)
+	length, content := req.ContentLength, memory(req.Body)
+	if content != nil {
+		length = int64(content.Len()) // it knows, whatever the request says of it
+	}
+	limit := p.maxBuffer(length)
 	if unsetTrailer(req) {
 		limit = 0
 	}
-	if content := memory(req.Body); content != nil && int64(content.Len()) <= limit {
+	if content != nil && length <= limit {
 		snapshot := copied(req.Body)
 		b.getBody = func() (io.ReadCloser, error) { return copied(snapshot), nil }
 		return b, nil
