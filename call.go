@@ -653,6 +653,7 @@ func (c *call) verdict() {
 	}
 	standard := &Rules{}
 	c.judged = false
+	defer c.refusedByProxy()
 	if c.transport.Classify == nil {
 		a.Verdict = standard.Classify(*a)
 		return
@@ -674,6 +675,25 @@ func (c *call) verdict() {
 		v.RetryAfter = cmp.Or(pushback(a.Response, v.Class), filled.RetryAfter)
 	}
 	a.Verdict = v
+}
+
+// refusedByProxy makes a proxy's no to CONNECT final that it said in words of its own.
+func (c *call) refusedByProxy() {
+	a := &c.attempt
+	if a.Err != nil && a.Verdict.Class == Transient && !c.judged && c.byProxy() && kindOfPhrase(a.Err.Error()) == lasting {
+		a.Verdict.Class = Permanent
+	}
+}
+
+// byProxy reports whether the attempt's error is, for all we know, a proxy's answer to CONNECT:
+// net/http has a bare text for that, and nothing else that kindOf does not know.
+func (c *call) byProxy() bool {
+	native, ok := c.transport.base().(*http.Transport)
+	if !ok || reflect.TypeOf(c.attempt.Err) != plainText || kindOf(c.attempt.Err) != unknown {
+		return false
+	}
+	r := resend{native: native, req: c.original}
+	return strings.EqualFold(c.original.URL.Scheme, "https") && r.proxied()
 }
 
 // plain reports whether an answer is a success that nobody has to look into.
@@ -725,7 +745,10 @@ func (c *call) settled() bool {
 	}
 	var ended Attempt
 	if inner, ok := errors.AsType[*Error](c.attempt.Err); ok {
-		ended = Attempt{N: inner.Attempts, Stop: inner.Stop, Verdict: cleaned(inner.Verdict)} // any base can make one
+		ended = Attempt{N: inner.Attempts, Stop: inner.Stop, Verdict: cleaned(inner.Verdict)}
+		if !ours(inner) {
+			ended.Stop, ended.Verdict.Class = StopPermanent, Permanent
+		}
 	} else if ended, ok = c.inner(); !ok {
 		return false
 	}
@@ -736,6 +759,17 @@ func (c *call) settled() bool {
 	c.final, c.attempt.Verdict = ended.Stop, ended.Verdict
 	c.attempt.Verdict.Class = max(c.attempt.Verdict.Class, Permanent)
 	return true
+}
+
+// ours reports whether an *Error could be a Transport's. Any base can make one, with a Stop that is
+// none, and Stops end up on metrics.
+func ours(e *Error) bool {
+	switch e.Stop {
+	case "", StopPermanent, StopNotIdempotent, StopBodyNotReplayable, StopAttempts, StopElapsed, StopWaitTooLong,
+		StopDeadline, StopBudget, StopRefused, StopPrepare, StopCancelled:
+		return e.Class <= Unauthorized
+	}
+	return false
 }
 
 // misjudged ends a call whose Classify knows a class that does not exist. The answer's code and
@@ -804,7 +838,8 @@ func (c *call) next() (time.Duration, Stop) {
 	if v.Class == Transient {
 		s.idempotent = c.idempotent()
 		s.unsent = !s.idempotent && c.unsent()
-		s.unknown = c.attempt.Err != nil && !c.native && !c.judged && kindOf(c.attempt.Err) == unknown
+		s.unknown = c.attempt.Err != nil && !c.judged &&
+			(!c.native && kindOf(c.attempt.Err) == unknown || c.byProxy() && kindOfPhrase(c.attempt.Err.Error()) == unknown)
 	}
 	if stop := c.policy.permit(v, s); stop != "" {
 		if err := c.attempt.Err; stop == StopPermanent && err != nil && unread(err) && !c.idempotent() {

@@ -312,3 +312,35 @@ func TestNestedTransportOfMorePatience(t *testing.T) {
 		})(t)
 	}
 }
+
+// Any base can make an *Error. A Stop or a Class that is none of ours ends nowhere: Stops are labels of metrics.
+func TestForeignErrorHasAKnownStop(t *testing.T) {
+	for _, stop := range []steadyhttp.Stop{"later", "done", "Attempts", "x\n", steadyhttp.Stop(strings.Repeat("y", 1<<20))} {
+		for _, class := range []steadyhttp.Class{steadyhttp.Unclassified, steadyhttp.Transient, 99} {
+			for _, wrapped := range []bool{false, true} {
+				inBubble(func(t *testing.T) {
+					var err error = &steadyhttp.Error{Stop: stop, Attempts: 3, Err: errTrial, Verdict: steadyhttp.Verdict{Class: class}}
+					if wrapped {
+						err = fmt.Errorf("base: %w", err)
+					}
+					var done []steadyhttp.Attempt
+					base := newScript(failsWith(err))
+					transport := &steadyhttp.Transport{Base: base, Trace: &steadyhttp.Trace{
+						AttemptDone: func(_ context.Context, a steadyhttp.Attempt) { done = append(done, a) },
+						Done:        func(_ context.Context, a steadyhttp.Attempt) { done = append(done, a) },
+					}}
+					_, err = transport.RoundTrip(newRequest(t, "GET", ""))
+					e := errorOf(t, err)
+					if e.Stop != "permanent" || e.Class > steadyhttp.Unauthorized || !errors.Is(err, errTrial) || base.sent() != 1 || len(err.Error()) > 8<<10 {
+						t.Errorf("%.20q, %v: %.20q, %v, sent %d times: %.200v", stop, class, e.Stop, e.Class, base.sent(), err)
+					}
+					for _, a := range done {
+						if a.Stop != "permanent" || a.Verdict.Class > steadyhttp.Unauthorized {
+							t.Errorf("told of Stop %.20q, %v", a.Stop, a.Verdict.Class)
+						}
+					}
+				})(t)
+			}
+		}
+	}
+}

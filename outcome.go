@@ -268,7 +268,7 @@ func (c *call) failure() error {
 	switch _, bare := err.(tls.RecordHeaderError); {
 	case bare && first:
 		return err // http.Client asks for it, to say that the server speaks plain HTTP
-	case nested && first && err == error(inner) && !(inner.unsent && c.left()) && cleaned(inner.Verdict) == inner.Verdict:
+	case nested && first && err == error(inner) && ours(inner) && !(inner.unsent && c.left()) && cleaned(inner.Verdict) == inner.Verdict:
 		return err
 	}
 	e := &Error{
@@ -279,6 +279,9 @@ func (c *call) failure() error {
 		e.Wait = max(e.Wait, inner.Wait)
 		if c.status == 0 || inner.StatusCode != 0 {
 			e.Verdict, e.StatusCode = cleaned(inner.Verdict), inner.StatusCode
+			if e.Class > Unauthorized {
+				e.Class = Permanent
+			}
 		}
 		if first {
 			e.Attempts, e.unsent = inner.Attempts, inner.unsent && !c.left()
