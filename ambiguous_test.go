@@ -3,10 +3,12 @@ package steadyhttp_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"strings"
 	"syscall"
@@ -227,4 +229,101 @@ func TestCodeAndIDOfAnInnerAnswer(t *testing.T) {
 			t.Errorf("got %+v: %v", e, err)
 		}
 	})(t)
+}
+
+// HTTP/2 vouches for it that a refused stream was not carried out, and one that went away did not begin: of what is not, nothing is
+// in doubt, whoever looks on. What was lost before stays in doubt.
+func TestRefusedStreamIsNotAmbiguous(t *testing.T) {
+	reset := func(code byte) func(uint32) []byte {
+		return func(stream uint32) []byte { return h2Frame(h2Reset, 0, stream, h2Code(code)...) }
+	}
+	refused := reset(h2RefusedStream)
+	goAway := func(uint32) []byte {
+		return h2Frame(h2GoAway, 0, 0, append(binary.BigEndian.AppendUint32(nil, 0), h2Code(0)...)...)
+	}
+	for _, tt := range []struct {
+		name   string
+		faults []func(uint32) []byte // the last one for ever
+		want   bool
+	}{
+		{"refused", []func(uint32) []byte{refused}, false},
+		{"gone away, then refused", []func(uint32) []byte{goAway, refused}, false},
+		{"broken", []func(uint32) []byte{reset(2)}, true},
+		{"broken, then refused", []func(uint32) []byte{reset(2), refused}, true},
+	} {
+		for _, method := range []string{"PUT", "DELETE", "POST", "GET"} {
+			for _, gated := range []bool{false, true} {
+				t.Run(fmt.Sprint(method, " ", tt.name, ", gated ", gated), inBubble(func(t *testing.T) {
+					n := 0
+					base := newH2Base(t)
+					base.DialContext = func(context.Context, string, string) (net.Conn, error) {
+						client, server := net.Pipe()
+						go serveH2(server, func(stream uint32) []byte {
+							n++
+							return tt.faults[min(n, len(tt.faults))-1](stream)
+						})
+						return client, nil
+					}
+					transport := &steadyhttp.Transport{Base: base}
+					if gated {
+						transport.Gates = []steadyhttp.Gate{steadyhttp.Limit(nil)}
+					}
+					resp, err := transport.RoundTrip(newRequest(t, method, ""))
+					if err == nil {
+						resp.Body.Close()
+						t.Fatalf("answered %d", resp.StatusCode)
+					}
+					if e := errorOf(t, err); e.Ambiguous != (tt.want && method != "GET") {
+						t.Errorf("%v after %d sends: %v", e.Ambiguous, n, err)
+					}
+					base.CloseIdleConnections()
+				}))
+			}
+		}
+	}
+}
+
+// An answer that is Throttled or Unauthorized by the Transport's own rules was refused, whatever its status: a POST is retried
+// by that word, and nothing is in doubt.
+func TestRefusalByTheRulesIsNotAmbiguous(t *testing.T) {
+	busy := envelope("ServerBusy", "m", "id")
+	for name, rules := range map[string]*steadyhttp.Rules{
+		"ByStatus": {ByStatus: map[int]steadyhttp.Class{503: steadyhttp.Throttled}},
+		"ByCode":   {ByCode: map[string]steadyhttp.Class{"ServerBusy": steadyhttp.Throttled}},
+		"Parse": {Parse: func(a steadyhttp.Attempt) steadyhttp.Verdict {
+			if a.Response.StatusCode != 503 {
+				return steadyhttp.Verdict{}
+			}
+			return steadyhttp.Verdict{Class: steadyhttp.Throttled}
+		}},
+		"Unauthorized": {ByStatus: map[int]steadyhttp.Class{503: steadyhttp.Unauthorized}},
+		"Permanent":    {ByStatus: map[int]steadyhttp.Class{503: steadyhttp.Permanent}},
+		"none":         {},
+	} {
+		for _, method := range []string{"POST", "PUT", "DELETE", "GET"} {
+			for _, tt := range []struct {
+				name  string
+				steps []step
+				doubt bool // whatever the rules say
+			}{
+				{"alone", []step{answers(503, busy)}, false},
+				{"then 404", []step{answers(503, busy), answers(404, "")}, false},
+				{"after a lost one", []step{failsWith(trReset), answers(503, busy)}, true},
+			} {
+				t.Run(fmt.Sprint(name, " ", method, " ", tt.name), inBubble(func(t *testing.T) {
+					refused := name != "Permanent" && name != "none"
+					want := method != "GET" && (tt.doubt || !refused)
+					base := newScript(tt.steps...)
+					resp, err := (&steadyhttp.Transport{Base: base, Classify: rules.Classify}).RoundTrip(newRequest(t, method, "content"))
+					if err == nil {
+						readAll(t, resp)
+						err = steadyhttp.Check(resp)
+					}
+					if e := errorOf(t, err); e.Ambiguous != want {
+						t.Errorf("%v, want %v: %+v", e.Ambiguous, want, e)
+					}
+				}))
+			}
+		}
+	}
 }

@@ -72,8 +72,9 @@ type Attempt struct {
 	//
 	//	safe methods (GET, HEAD, OPTIONS, TRACE, PROPFIND, REPORT, SEARCH, QUERY)   never
 	//	not idempotent, answered 4xx         no: it is not retried after a doubt
+	//	Throttled or Unauthorized by Classify  as a 4xx, whatever the status: it was refused
 	//	answered 5xx, or lost after sending  yes
-	//	provably never sent                  as before this attempt
+	//	provably never sent, or refused by HTTP/2  as before this attempt
 	//	idempotent (PUT, DELETE), 4xx        if an attempt before was lost: a DELETE's 404 may be its own doing
 	//
 	// Behind a wrapper that hides the call, Check takes an attempt before to have been lost.
@@ -82,11 +83,14 @@ type Attempt struct {
 	// Stop says why there is no next attempt; "" if there is one.
 	Stop Stop
 
-	log     *sendlog.Log // nil where nobody looks
-	watch   *watch       // of a wait at a gate; nil where nobody wants to know
-	late    bool         // Stop was set after AttemptDone had been told of a retry, which then could not be made
-	foreign bool         // of a redirect's hop to another origin: no gate may learn from its answer
-	whole   *Attempt     // of a foreign attempt on leaving a gate: all of it, for PerKey
+	asked   time.Duration // when to try again, of what ended the call after it
+	kept    bool          // Err is why there is no answer to a retry
+	renewed bool          // the one retry after a 401 was made before it
+	log     *sendlog.Log  // nil where nobody looks
+	watch   *watch        // of a wait at a gate; nil where nobody wants to know
+	late    bool          // Stop was set after AttemptDone had been told of a retry, which then could not be made
+	foreign bool          // of a redirect's hop to another origin: no gate may learn from its answer
+	whole   *Attempt      // of a foreign attempt on leaving a gate: all of it, for PerKey
 }
 
 // Stop is the reason why a call went no further, "" if it goes on. Its constants are also labels,

@@ -60,11 +60,15 @@ func newRequestBody(req *http.Request, p *Policy) requestBody {
 		}
 		return b
 	}
-	limit := p.maxBuffer(req)
+	length, content := req.ContentLength, bodies.Memory(req.Body)
+	if content != nil {
+		length = int64(content.Len()) // it knows, whatever the request says of it
+	}
+	limit := p.maxBuffer(length)
 	if unsetTrailer(req) {
 		limit = 0
 	}
-	if content := bodies.Memory(req.Body); content != nil && int64(content.Len()) <= limit {
+	if content != nil && length <= limit {
 		snapshot := bodies.Copy(req.Body)
 		b.getBody = func() (io.ReadCloser, error) { return bodies.Copy(snapshot), nil }
 		return b

@@ -42,6 +42,7 @@ type call struct {
 	answered Verdict // on the last answer; Unclassified: there was none
 	status   int     // of it
 	doubt    bool    // an attempt may have been carried out, and nobody knows
+	below    int     // attempts of Transports below, over and above ours
 	unready  error   // what Prepare failed of the last time; nil: it has not since the last attempt
 
 	bounded  context.Context // ends when the call must: for gates, and for waiting on the budget
@@ -97,12 +98,6 @@ func (c *call) apply(s *settings) error {
 	return edited.check()
 }
 
-// maxNesting is how often a base transport may lead back to its Transport in one call: a token for
-// the call may be fetched by way of the same one, and a token for that.
-const maxNesting = 16
-
-type nesting struct{ *Transport }
-
 // native reports whether the base transport is net/http's own, and keeps its contract.
 func (c *call) native() bool {
 	_, native := c.transport.base().(*http.Transport)
@@ -128,8 +123,10 @@ func (c *call) watched() bool { return c.trace != nil || len(c.transport.Gates) 
 func (c *call) enterGates() error {
 	foreign := c.original.Response != nil && origin.Left(c.original)
 	c.try = try{
-		attempt: Attempt{N: c.attempt.N + 1, Began: c.attempt.Began, Request: c.original, foreign: foreign},
-		first:   c.first, sends: c.first.sends, passes: c.passes,
+		attempt: Attempt{
+			N: c.attempt.N + 1, Began: c.attempt.Began, Request: c.original, foreign: foreign, renewed: c.authorized,
+		},
+		first: c.first, sends: c.first.sends, passes: c.passes,
 	}
 	if c.watched() {
 		c.sends = &sendlog.Log{Watched: true}
@@ -295,7 +292,8 @@ func (c *call) attemptContext() {
 	c.context, c.cancel, c.timer = c.ctx, nil, nil
 	if !c.native() {
 		depth, _ := c.ctx.Value(nesting{c.transport}).(int)
-		c.context = context.WithValue(c.context, nesting{c.transport}, depth+1)
+		c.nest = &nest{Context: c.context, transport: c.transport, depth: depth + 1}
+		c.context = c.nest
 	}
 	if !c.native() || c.policy.AttemptTimeout > 0 || c.policy.IdleTimeout > 0 || c.policy.MaxElapsed > 0 ||
 		c.sends.Observed() {
@@ -544,7 +542,11 @@ func (c *call) unsent() bool {
 	case asked > 0:
 		return true
 	}
-	return neverSent(err)
+	if inner, ok := err.(*Error); ok {
+		return inner.proved || inner.unsent
+	}
+	// What may be sent twice is sent without notes. Nothing but Ambiguous hangs on it there.
+	return neverSent(err) || !c.unsafe && (c.native() || errors.Unwrap(err) == nil) && unprocessed(err)
 }
 
 // unwritten reports whether nothing of the request was written to the one HTTP/1.1 connection that
@@ -598,7 +600,8 @@ func (c *call) weigh() {
 		return
 	case nested:
 		a.Ambiguous = inner.Ambiguous || c.doubt
-	case a.Response != nil && a.Response.StatusCode < 500:
+	case a.Response != nil && a.Response.StatusCode < 500,
+		a.Verdict.Class == Throttled, a.Verdict.Class == Unauthorized: // refused: a retry goes by that word too
 		a.Ambiguous = c.doubt && c.idempotent()
 		return
 	default:
@@ -616,6 +619,7 @@ func (c *call) verdict() {
 	}
 	standard := &Rules{}
 	c.judged = false
+	defer c.refusedByProxy()
 	if c.transport.Classify == nil {
 		a.Verdict = standard.Classify(*a)
 		return
@@ -639,6 +643,24 @@ func (c *call) verdict() {
 	a.Verdict = v
 }
 
+// refusedByProxy makes a proxy's no to CONNECT final that it said in words of its own.
+func (c *call) refusedByProxy() {
+	a := &c.attempt
+	if a.Err != nil && a.Verdict.Class == Transient && !c.judged && c.byProxy() && kindOfPhrase(a.Err.Error()) == lasting {
+		a.Verdict.Class = Permanent
+	}
+}
+
+// byProxy reports whether the attempt's error is, for all we know, a proxy's answer to CONNECT:
+// net/http has a bare text for that, and nothing else that kindOf does not know.
+func (c *call) byProxy() bool {
+	native, ok := c.transport.base().(*http.Transport)
+	if !ok || reflect.TypeOf(c.attempt.Err) != plainText || kindOf(c.attempt.Err) != unknown {
+		return false
+	}
+	return strings.EqualFold(c.original.URL.Scheme, "https") && sendlog.Proxied(native, c.original)
+}
+
 // plain reports whether an answer is a success that nobody has to look into.
 func (c *call) plain(resp *http.Response) bool {
 	return resp.StatusCode < 400 && c.transport.Classify == nil && (c.policy.MaxRead <= 0 || !successful(resp))
@@ -648,20 +670,24 @@ func successful(resp *http.Response) bool { return 200 <= resp.StatusCode && res
 
 // peek reads what classifying needs of the body, or, under MaxRead, all that the caller will.
 func (c *call) peek(resp *http.Response) {
+	inner, nested := c.inner()
+	if nested = nested && (resp.StatusCode >= 400 || inner.Stop != StopDone); nested {
+		c.below += inner.N - 1
+		if settles(&inner) {
+			c.final, c.attempt.Verdict = inner.Stop, inner.Verdict
+		}
+	}
 	if resp.Body == http.NoBody {
+		return
+	}
+	if nested && standInOf(resp) != nil {
+		// An inner Transport has peeked already; what it has left is not read twice.
+		c.attempt.Body = inner.Body
 		return
 	}
 	c.standIn = c.newStandIn()
 	switch {
 	case resp.StatusCode >= 400:
-		if inner, ok := AttemptOf(resp); ok {
-			// An inner Transport has peeked already; what it has left is not read twice.
-			c.standIn, c.attempt.Body = nil, inner.Body
-			if settles(inner.Stop, inner.N, inner.Verdict.Class) {
-				c.final, c.attempt.Verdict = inner.Stop, inner.Verdict
-			}
-			return
-		}
 		c.attempt.Body = c.standIn.peek(resp, peekTime, c.ctx.Done(), c.legacyCancel())
 	case c.policy.MaxRead > 0 && successful(resp) && c.idempotent():
 		err := c.standIn.readWhole(resp, c.policy.MaxRead, c.remaining(), c.ctx.Done(), c.legacyCancel())
@@ -682,13 +708,33 @@ func (c *call) settled() bool {
 	if c.attempt.Err == nil {
 		return c.final != ""
 	}
-	inner, ok := errors.AsType[*Error](c.attempt.Err)
-	if !ok || !settles(inner.Stop, inner.Attempts, inner.Class) {
+	var ended Attempt
+	if inner, ok := errors.AsType[*Error](c.attempt.Err); ok {
+		ended = Attempt{N: inner.Attempts, Stop: inner.Stop, Verdict: cleaned(inner.Verdict)}
+		if !ours(inner) {
+			ended.Stop, ended.Verdict.Class = StopPermanent, Permanent
+		}
+	} else if ended, ok = c.inner(); !ok {
 		return false
 	}
-	c.final, c.attempt.Verdict = inner.Stop, cleaned(inner.Verdict) // any base can make an *Error
+	c.below += max(0, ended.N-1)
+	if !settles(&ended) {
+		return false
+	}
+	c.final, c.attempt.Verdict = ended.Stop, ended.Verdict
 	c.attempt.Verdict.Class = max(c.attempt.Verdict.Class, Permanent)
 	return true
+}
+
+// ours reports whether an *Error could be a Transport's. Any base can make one, with a Stop that is
+// none, and Stops end up on metrics.
+func ours(e *Error) bool {
+	switch e.Stop {
+	case "", StopPermanent, StopNotIdempotent, StopBodyNotReplayable, StopAttempts, StopElapsed, StopWaitTooLong,
+		StopDeadline, StopBudget, StopRefused, StopPrepare, StopCancelled:
+		return e.Class <= Unauthorized
+	}
+	return false
 }
 
 // misjudged ends a call whose Classify knows a class that does not exist. The answer's code and
@@ -749,7 +795,7 @@ func (c *call) next() (time.Duration, Stop) {
 		return 0, StopCancelled
 	}
 	s := situation{
-		attempts:     c.attempt.N - c.policy.uncounted(c.throttled),
+		attempts:     c.attempt.N + c.below - c.policy.uncounted(c.throttled),
 		throttled:    c.throttled,
 		authorizable: c.authorizes() && !c.authorized,
 		replayable:   c.body.replayable(),
@@ -757,7 +803,8 @@ func (c *call) next() (time.Duration, Stop) {
 	if v.Class == Transient {
 		s.idempotent = c.idempotent()
 		s.unsent = !s.idempotent && c.unsent()
-		s.unknown = c.attempt.Err != nil && !c.native() && !c.judged && kindOf(c.attempt.Err) == unknown
+		s.unknown = c.attempt.Err != nil && !c.judged && (!c.native() && kindOf(c.attempt.Err) == unknown ||
+			c.byProxy() && kindOfPhrase(c.attempt.Err.Error()) == unknown)
 	}
 	if stop := c.policy.permit(v, s); stop != "" {
 		if err := c.attempt.Err; stop == StopPermanent && err != nil && unread(err) && !c.idempotent() {

@@ -302,6 +302,37 @@ func kindOfText(err error) kind {
 	return unknown
 }
 
+// kindOfPhrase knows a proxy's answer to CONNECT by what a phrase of its own begins with, as
+// "Forbidden by policy" or "Proxy-Authentication-Required (ACME)": net/http keeps the phrase alone,
+// and drops the status.
+func kindOfPhrase(phrase string) kind {
+	phrase, best, status := letters(phrase), 0, 0
+	for code := 400; code < 600; code++ {
+		if known := letters(http.StatusText(code)); len(known) > best && strings.HasPrefix(phrase, known) {
+			best, status = len(known), code
+		}
+	}
+	switch {
+	case status == 0:
+		return unknown
+	case classOfStatus(status) == Transient || status == http.StatusTooManyRequests:
+		return passing
+	}
+	return lasting
+}
+
+func letters(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r |= 0x20; 'a' <= r && r <= 'z' {
+			return r
+		}
+		return -1
+	}, text[:min(len(text), redact.MaxCode)])
+}
+
+// plainText is the type of an error that is a text and nothing else.
+var plainText = reflect.TypeOf(errors.New(""))
+
 // refusalText knows the texts with which net/http and crypto/tls refuse to send a request, or to
 // take its answer.
 func refusalText(text string) bool {

@@ -106,6 +106,7 @@ type Error struct {
 	Err        error         // what ended the call, wrapping the last attempt's error too; from Check mostly nil
 
 	unsent bool // nothing of the call was ever sent
+	proved bool // its last attempt provably never left
 	answer bool // made by Check: Err is only why there was no further attempt
 }
 
@@ -237,12 +238,9 @@ func Check(resp *http.Response) error {
 			e.Ambiguous = resp.StatusCode >= 500 || (&Policy{}).idempotent(req)
 		}
 	}
-	e.Wait = max(0, e.RetryAfter)
-	if a.late {
+	e.Wait = max(0, e.RetryAfter, a.asked)
+	if a.kept {
 		e.Err = a.Err
-		if refusal, ok := errors.AsType[*Refusal](a.Err); ok {
-			e.Wait = max(e.Wait, refusal.Wait)
-		}
 	}
 	return e
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net/http"
+	"time"
 
 	"github.com/steadyhttp/steadyhttp/internal/bodies"
 )
@@ -14,10 +15,14 @@ import (
 // still the call's last real response. Any other is let go before the wait, so that its connection
 // is free.
 func (c *call) keepOrDrop() {
+	if inner := standInOf(c.response); c.standIn == nil && inner != nil && inner.whole() {
+		c.standIn = c.newStandIn() // an inner Transport has it in memory
+		c.standIn.ahead, c.standIn.attempt = inner.ahead, c.attempt
+	}
 	switch {
 	case c.attempt.Err != nil:
 	case c.response.Body == http.NoBody:
-		c.kept = kept{response: c.response}
+		c.kept = kept{c.response, c.standIn}
 		return
 	case c.standIn != nil && c.standIn.whole():
 		bodySource{c.standIn}.Close()
@@ -43,6 +48,11 @@ func (c *call) finish() (*http.Response, error) {
 	if c.response != nil {
 		c.drop()
 	}
+	if c.kept.response != nil && c.refusedBelow() {
+		c.why = c.attempt.Stop
+		return c.abandon(c.attempt.Err)
+	}
+	c.tellOuter()
 	err := c.failure()
 	c.attempt.Response, c.attempt.Err = nil, err
 	if ours, ok := err.(*Error); ok {
@@ -63,9 +73,17 @@ func (c *call) newStandIn() *responseBody {
 	return b
 }
 
+// refusedBelow reports whether an inner Transport has not sent the last attempt at all: to our
+// caller that is a retry that could not be made.
+func (c *call) refusedBelow() bool {
+	inner, ok := errors.AsType[*Error](c.attempt.Err)
+	return ok && inner.unsent && !c.left()
+}
+
 // deliver hands the last response to the caller, as it came but for its body's stand-in. It is a
 // copy: the base's own may be a cache's, and hooks may have kept it.
 func (c *call) deliver() (*http.Response, error) {
+	c.tellOuter()
 	told := c.trace != nil && c.trace.Done != nil
 	plain := c.standIn == nil && c.attempt.N == 1 && c.attempt.Stop == StopDone && !told
 	if plain && c.response.Body == http.NoBody {
@@ -91,7 +109,7 @@ func (c *call) deliver() (*http.Response, error) {
 		c.standIn.attempt = c.attempt
 		if nested {
 			// How often it was sent is the inner one's to know, the rest is ours.
-			inner.N += c.attempt.N - 1
+			inner.N = c.attempt.N
 			inner.Request, inner.late, inner.Ambiguous = c.attempt.Request, false, c.attempt.Ambiguous
 			if c.watched() {
 				inner.Began, inner.Sent, inner.Answered = c.attempt.Began, c.attempt.Sent, c.attempt.Answered
@@ -101,6 +119,7 @@ func (c *call) deliver() (*http.Response, error) {
 		}
 	}
 	b := c.standIn
+	b.attempt.N += c.below
 	resp := b.room
 	*resp = *c.response
 	resp.Request = c.original
@@ -149,18 +168,16 @@ func (c *call) abandon(err error) (*http.Response, error) {
 	}
 	c.giveBack(err)
 	made := c.last
-	made.Stop, made.Wait, made.ServerAsked, made.late = c.why, 0, false, true
+	made.Stop, made.Wait, made.ServerAsked = c.why, 0, false
+	made.late = c.attempt.Stop == "" // or else AttemptDone has been told
 	unsent := made.N == 0 && c.original.Response == nil
 	made.Began = c.attempt.Began // also of a call that ended before its first attempt
 	made.Request = c.requestOf(made)
-	wait := max(0, made.Verdict.RetryAfter)
-	if refusal, ok := errors.AsType[*Refusal](err); ok {
-		wait = max(wait, refusal.Wait)
-	}
+	made.asked = max(0, made.Verdict.RetryAfter, waitOf(err))
 	c.attempt = made
 	if c.kept.response != nil && c.why != StopCancelled {
 		c.response, c.standIn = c.kept.response, c.kept.standIn
-		made.Err = flat(err) // why there is no answer to a retry
+		made.Err, made.kept = flat(err), true
 		c.attempt = made
 		if c.standIn != nil {
 			c.standIn.attempt = made
@@ -175,11 +192,25 @@ func (c *call) abandon(err error) (*http.Response, error) {
 	}
 	c.returned = true
 	c.attempt.Response, c.attempt.Err = nil, err
+	c.tellOuter()
 	c.tellDone()
 	return nil, &Error{
-		Verdict: c.answered, StatusCode: c.status, Attempts: made.N, Stop: c.why, Wait: wait,
+		Verdict: c.answered, StatusCode: c.status, Attempts: made.N + c.below, Stop: c.why, Wait: made.asked,
 		Ambiguous: c.doubt, Err: err, unsent: unsent,
 	}
+}
+
+// waitOf returns how long an error asks to wait: a gate's refusal, the budget's queue, or the answer
+// of another service that Prepare has made an error of. It is asked before flat hides that.
+func waitOf(err error) time.Duration {
+	var wait time.Duration
+	if refusal, ok := errors.AsType[*Refusal](err); ok {
+		wait = refusal.Wait
+	}
+	if other, ok := errors.AsType[*Error](err); ok {
+		wait = max(wait, other.Wait, other.RetryAfter)
+	}
+	return wait
 }
 
 func (c *call) requestOf(made Attempt) *http.Request {
@@ -227,34 +258,26 @@ func (c *call) failure() error {
 	switch _, bare := err.(tls.RecordHeaderError); {
 	case bare && first:
 		return err // http.Client asks for it, to say that the server speaks plain HTTP
-	case nested && first && err == error(inner) && !(inner.unsent && c.left()) && cleaned(inner.Verdict) == inner.Verdict:
+	case nested && first && err == error(inner) && ours(inner) && !(inner.unsent && c.left()) && cleaned(inner.Verdict) == inner.Verdict:
 		return err
 	}
-	e := &Error{Verdict: c.answered, StatusCode: c.status, Attempts: a.N, Stop: a.Stop, Wait: max(0, c.answered.RetryAfter), Ambiguous: a.Ambiguous, Err: flat(err)}
+	e := &Error{
+		Verdict: c.answered, StatusCode: c.status, Attempts: a.N + c.below, Stop: a.Stop, Wait: max(0, c.answered.RetryAfter),
+		Ambiguous: a.Ambiguous, Err: flat(err), proved: !c.doubt && c.unsent(),
+	}
 	if nested {
 		e.Wait = max(e.Wait, inner.Wait)
 		if c.status == 0 || inner.StatusCode != 0 {
 			e.Verdict, e.StatusCode = cleaned(inner.Verdict), inner.StatusCode
+			if e.Class > Unauthorized {
+				e.Class = Permanent
+			}
 		}
-		e.Attempts += max(0, inner.Attempts-1)
 		if first {
 			e.Attempts, e.unsent = inner.Attempts, inner.unsent && !c.left()
 		}
 	}
 	return e
-}
-
-// settles reports whether what an inner Transport has ended a call with is beyond what this one
-// could better: two of them must not multiply their attempts. One that did not retry, since its
-// policy or its request did not let it, leaves that to us.
-func settles(stop Stop, attempts int, class Class) bool {
-	switch stop {
-	case StopAttempts, StopNotIdempotent, StopBodyNotReplayable:
-		return attempts > 1
-	case StopPermanent:
-		return attempts > 1 || class != Unauthorized
-	}
-	return true
 }
 
 // left reports whether the attempt is known to have been sent: a base that falls back on another

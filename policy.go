@@ -58,7 +58,8 @@ type Policy struct {
 
 	// MaxBuffer is how many bytes of a request body without GetBody are kept, to be able to retry
 	// it. They are recorded as they are sent, not read before; a longer body is sent once. 0: 256
-	// KiB where the length is known. Negative: none.
+	// KiB where the length is known, by ContentLength or since a bytes.Reader, bytes.Buffer or
+	// strings.Reader in an io.NopCloser is sent. Negative: none.
 	MaxBuffer int64
 
 	// MaxRead is the size in bytes up to which the body of a 2xx is read before it is returned; if
@@ -119,14 +120,14 @@ func (p *Policy) maxWait() time.Duration {
 	return p.MaxWait
 }
 
-// maxBuffer returns how many bytes of req's body are recorded.
-func (p *Policy) maxBuffer(req *http.Request) int64 {
+// maxBuffer returns how many bytes are recorded of a body of that length; 0 or less: it is unknown.
+func (p *Policy) maxBuffer(length int64) int64 {
 	const usual = 256 << 10
 	switch {
 	case p.MaxBuffer > 0:
 		return p.MaxBuffer
-	case p.MaxBuffer == 0 && 0 < req.ContentLength && req.ContentLength <= usual:
-		return req.ContentLength
+	case p.MaxBuffer == 0 && 0 < length && length <= usual:
+		return length
 	}
 	return 0
 }

@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -347,5 +349,52 @@ func TestClassifySeesWhatMaxReadHasRead(t *testing.T) {
 			}
 			base.assertNoLeak(t)
 		})(t)
+	}
+}
+
+// What is in memory has a length, whatever ContentLength says: without GetBody it is retried, framed as the caller has it.
+func TestMemoryBodyOfUnknownLengthIsRetried(t *testing.T) {
+	const kib = 1 << 10
+	for _, tt := range []struct {
+		size int
+		max  int64
+		sent int
+	}{{1, 0, 3}, {100, 0, 3}, {256 * kib, 0, 3}, {256*kib + 1, 0, 1}, {100, -1, 1}, {100, 100, 3}, {101, 100, 1}} {
+		for name, body := range map[string]func(string) io.Reader{
+			"strings.Reader": func(s string) io.Reader { return strings.NewReader(s) },
+			"bytes.Reader":   func(s string) io.Reader { return bytes.NewReader([]byte(s)) },
+			"bytes.Buffer":   func(s string) io.Reader { return bytes.NewBufferString(s) },
+			"half read": func(s string) io.Reader {
+				r := strings.NewReader("xx" + s)
+				r.ReadByte()
+				r.ReadByte()
+				return r
+			},
+		} {
+			for _, length := range []int64{-1, 0} {
+				t.Run(fmt.Sprint(name, " of ", tt.size, ", MaxBuffer ", tt.max, ", length ", length), func(t *testing.T) {
+					content := strings.Repeat("x", tt.size)
+					n := 0
+					server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						n++
+						got, err := io.ReadAll(r.Body)
+						if err != nil || string(got) != content || r.ContentLength != -1 || !slices.Equal(r.TransferEncoding, []string{"chunked"}) {
+							t.Errorf("attempt %d: %d bytes of %d, %v", n, len(got), r.ContentLength, r.TransferEncoding)
+						}
+						w.WriteHeader([]int{429, 503, 200}[min(n, 3)-1])
+					}))
+					defer server.Close()
+					policy := atOnce()
+					policy.MaxBuffer = tt.max
+					req := wireRequest(t, "PUT", server.URL, "")
+					req.Body, req.ContentLength = io.NopCloser(body(content)), length
+					req.TransferEncoding = []string{"chunked"}
+					resp, _ := do(t, &steadyhttp.Transport{Base: newWireBase(t), Policy: policy}, req)
+					if n != tt.sent || (resp.StatusCode == 200) != (tt.sent == 3) {
+						t.Errorf("%d after %d sends, want %d", resp.StatusCode, n, tt.sent)
+					}
+				})
+			}
+		}
 	}
 }

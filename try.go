@@ -17,6 +17,7 @@ type try struct {
 	passes  []Pass       // of the gates that were entered
 
 	context context.Context         // the attempt's
+	nest    *nest                   // tells what a Transport below has come to; nil: there can be none
 	cancel  context.CancelCauseFunc // ends context; nil if nothing of ours ever would
 	timer   *time.Timer             // AttemptTimeout's, or what is left of MaxElapsed; nil: none
 	expired *timeoutError           // what the timer ends the attempt with

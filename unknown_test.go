@@ -360,6 +360,41 @@ func TestWireProxyRefusesConnect(t *testing.T) {
 	}
 }
 
+// Issue 10, B5: a proxy that says no to CONNECT in words of its own is believed as far as they go. What they do not say, a 4xx or a
+// 5xx, is tried once more: a proxy locks out who asks too often with the wrong password.
+func TestWireProxyRefusesInItsOwnWords(t *testing.T) {
+	for line, want := range map[string]int{
+		"407 Proxy-Authentication-Required by ACME": 1, "407 proxy authentication required": 1, "403 Forbidden by policy": 1,
+		"403 FORBIDDEN": 1, "401 Unauthorized-User": 1, "404 Not Found (no such host)": 1, "451 Unavailable For Legal Reasons: x": 1,
+		"407 Proxy Authentication Required ( Forefront TMG requires authorization )": 1, "400 Bad Request - no Host": 1,
+		"503 Service Unavailable, try later": 4, "502 Bad Gateway (DNS)": 4, "504 Gateway Time-out": 4, "504 Gateway Timeout!": 4,
+		"429 Too Many Requests, slow down": 4, "500 internal server error": 4,
+		"403 Blocked": 2, "503 Overloaded": 2, "407 ": 2, "407": 2, "418 5": 2,
+	} {
+		for _, method := range []string{"GET", "POST"} {
+			for name, rules := range map[string]func(steadyhttp.Attempt) steadyhttp.Verdict{"nil": nil, "Rules": (&steadyhttp.Rules{}).Classify} {
+				t.Run(line+" "+method+" "+name, func(t *testing.T) {
+					proxy := newWireServer(t, func(c *wireConn) {
+						c.head()
+						c.answer("HTTP/1.1 "+line, "Content-Length: 0", "", "")
+					})
+					base := newWireBase(t)
+					proxyURL, err := url.Parse(proxy.url)
+					if err != nil {
+						t.Fatal(err)
+					}
+					base.Proxy = http.ProxyURL(proxyURL)
+					var attempts wireLog
+					transport := &steadyhttp.Transport{Base: base, Policy: atOnce(), Trace: attempts.trace(), Classify: rules}
+					if _, err := transport.RoundTrip(wireRequest(t, method, "https://api.example/", "")); len(attempts.all()) != want {
+						t.Errorf("%d attempts, want %d: %v", len(attempts.all()), want, err)
+					}
+				})
+			}
+		}
+	}
+}
+
 // Errors of Prepare and GetBody that say that they are final end the call at once.
 func TestFinalErrorOfAHook(t *testing.T) {
 	for name, err := range map[string]error{

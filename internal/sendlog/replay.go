@@ -90,15 +90,16 @@ func (r *resend) isOwn(addr string) (own, unsure bool) {
 	case strings.ContainsFunc(u.Hostname(), func(c rune) bool { return c > unicode.MaxASCII }):
 		return true, false // its spelling in ASCII is net/http's secret
 	default:
-		return r.proxied(), false
+		return Proxied(r.native, r.req), false
 	}
 }
 
-func (r *resend) proxied() bool {
-	if r.native.Proxy == nil {
+// Proxied reports whether net/http's transport sends a request through a proxy.
+func Proxied(t *http.Transport, req *http.Request) bool {
+	if t.Proxy == nil {
 		return false
 	}
-	proxy, err := r.native.Proxy(r.req)
+	proxy, err := t.Proxy(req)
 	return err == nil && proxy != nil
 }
 
