@@ -15,13 +15,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
 
 	"github.com/steadyhttp/steadyhttp/internal/envelope"
 	"github.com/steadyhttp/steadyhttp/internal/redact"
+	"github.com/steadyhttp/steadyhttp/internal/errno"
 	"github.com/steadyhttp/steadyhttp/internal/retryafter"
 )
 
@@ -266,7 +266,7 @@ func kindOf(err error) kind {
 	if stream, ok := errors.AsType[streamError](err); ok && stream.Cause != nil && refusalText(stream.Cause.Error()) {
 		return lasting
 	}
-	if isTimeout(err) || is[*net.OpError](err) || is[*net.DNSError](err) || is[syscall.Errno](err) || is[streamError](err) ||
+	if isTimeout(err) || is[*net.OpError](err) || is[*net.DNSError](err) || errno.In(err) || is[streamError](err) ||
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) {
 		return passing
 	}

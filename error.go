@@ -134,7 +134,7 @@ func (e *Error) Error() string {
 		b.WriteString(", tracking ID " + e.TrackingID)
 	}
 	if e.Err != nil {
-		b.WriteString(": " + RedactError(e.Err))
+		b.WriteString(": " + e.cause())
 	}
 	return b.String()
 }
@@ -163,8 +163,21 @@ func (e *Error) writeAnswer(b *strings.Builder) {
 		b.WriteString(": " + e.Message)
 	}
 	if e.Err != nil {
-		b.WriteString("; no retry: " + RedactError(e.Err))
+		b.WriteString("; no retry: " + e.cause())
 	}
+}
+
+// cause is Err's text, without what the sentence around it has said already.
+func (e *Error) cause() string {
+	err := e.Err
+	if p, ok := err.(*prepareError); ok && e.Stop == StopPrepare {
+		err = p.err
+	}
+	text := RedactError(err)
+	if _, whole := err.(*Error); whole {
+		return text
+	}
+	return strings.TrimPrefix(text, "steadyhttp: ")
 }
 
 // isAnswer reports whether e is about an answer, and not about a call that has none.

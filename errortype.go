@@ -9,7 +9,8 @@ import (
 	"net/http"
 	"os"
 	"strconv"
-	"syscall"
+
+	"github.com/steadyhttp/steadyhttp/internal/errno"
 )
 
 // What ErrorType calls a failure for which there is no status. The list is closed: it ends up on
@@ -88,7 +89,7 @@ func typeOfError(err error) string {
 		}
 		return typeConnection
 	}
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errno.Lost(err) {
 		return typeConnection
 	}
 	return typeOther

@@ -75,13 +75,20 @@ func askedPage(query url.Values, pageSize, most int) (page, error) {
 	return page{skip, top}, err
 }
 
+// number is Atoi, but for what an int holds on 64 bits only: that is the largest int then. It is past
+// the end of every list, as it would be there.
+func number(text string) (int, error) {
+	n, err := strconv.ParseInt(text, 10, 64)
+	return int(min(max(n, math.MinInt), math.MaxInt)), err
+}
+
 // count reads a number from 0 to most.
 func count(query url.Values, name string, otherwise, most int) (int, error) {
 	if !query.Has(name) {
 		return otherwise, nil
 	}
 	text := query.Get(name)
-	n, err := strconv.Atoi(text)
+	n, err := number(text)
 	switch {
 	case err != nil || n < 0:
 		return 0, errOData("Invalid value '%s' for %s query option found. The %s query option requires a non-negative integer value.", text, name, name)
@@ -109,8 +116,8 @@ func nextLink(r request, next page) string {
 func parseSkipToken(token string) (page, error) {
 	text, err := base64.RawURLEncoding.DecodeString(token)
 	from, size, ok := strings.Cut(string(text), ",")
-	start, errFrom := strconv.Atoi(from)
-	length, errSize := strconv.Atoi(size)
+	start, errFrom := number(from)
+	length, errSize := number(size)
 	if err != nil || !ok || errFrom != nil || errSize != nil || start < 0 || length < 0 {
 		return page{}, errOData("Invalid value '%s' for $skiptoken query option found.", token)
 	}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -119,7 +118,7 @@ func (t *tenant) getResultLink(r request) (answer, error) {
 		return answer{}, err
 	}
 	text, ok := strings.CutPrefix(r.arguments, "index=")
-	index, err := strconv.Atoi(text)
+	index, err := number(text)
 	if !ok || err != nil {
 		return answer{}, errInvalid("Invalid input %s: use GetLiveResponseResultDownloadLink(index=0)", r.arguments)
 	}
@@ -149,7 +148,7 @@ func (t *tenant) result(id string, index int) (commandResult, error) {
 // what was in a file.
 func (t *tenant) resultFile(name string) (answer, error) {
 	id, text, _ := strings.Cut(name, "/")
-	index, err := strconv.Atoi(text)
+	index, err := number(text)
 	if err != nil {
 		return answer{}, errNotFound("File", name)
 	}

@@ -47,6 +47,10 @@ func TestMachinesPaging(t *testing.T) {
 		{"/api/machines?$top=10000", all, []int{25}},
 		{"/api/machines?$skip=25", nil, []int{0}},
 		{"/api/machines?$skip=9223372036854775807", nil, []int{0}},
+		{"/api/machines?$skip=2147483648", nil, []int{0}},
+		{"/api/machines?$skip=4294967301", nil, []int{0}},                   // 5, if its upper half were lost
+		{"/api/machines?$skiptoken=NDI5NDk2NzMwMSwxMA", nil, []int{0}},      // 4294967301,10
+		{"/api/machines?$skiptoken=MjAsNDI5NDk2NzI5Ng", all[20:], []int{5}}, // 20,4294967296
 		{"/api/machines?$top=0", nil, []int{0}},
 		{"/api/machines?%24top=7&$filter=osPlatform%20eq%20'Windows11'", all, []int{7, 7, 7, 4}},
 		{"/api/machines?$filter=computerDnsName+eq+'m0003.contoso.example'", []string{"m0003"}, []int{1}},

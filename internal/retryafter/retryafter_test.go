@@ -2,6 +2,7 @@ package retryafter
 
 import (
 	"fmt"
+	"math"
 	"net/http"
 	"strings"
 	"testing"
@@ -527,18 +528,31 @@ func TestTwoDigitYears(t *testing.T) {
 	}
 }
 
-// A header of thousands of windows, which a hostile server may send, is read in one pass.
+// A header of thousands of windows, which a hostile server may send, is read in one pass: eight
+// times as many take eight times as long, and not 64 times. The least of many short runs is what
+// counts, so that a busy machine has no say in it.
 func TestManyWindows(t *testing.T) {
-	h := http.Header{}
-	for i := range 100_000 {
-		h[fmt.Sprintf("X-Ratelimit-A%d-Reset", i)] = []string{"30"}
+	windows := func(n int) http.Header {
+		h := http.Header{}
+		for i := range n {
+			h[fmt.Sprintf("X-Ratelimit-A%d-Reset", i)] = []string{"30"}
+		}
+		return h
 	}
-	began := time.Now()
-	if got, source := Read(h, tableNow); got != 30*time.Second || source != Reset {
-		t.Errorf("%v from %d", got, source)
+	least := func(h http.Header, before time.Duration) time.Duration {
+		began := time.Now()
+		if got, source := Read(h, tableNow); got != 30*time.Second || source != Reset {
+			t.Fatalf("%v from %d", got, source)
+		}
+		return min(before, time.Since(began))
 	}
-	if took := time.Since(began); took > 2*time.Second {
-		t.Errorf("took %v", took)
+	few, many := windows(100), windows(800)
+	ofFew, ofMany := time.Duration(math.MaxInt64), time.Duration(math.MaxInt64)
+	for range 100 {
+		ofFew, ofMany = least(few, ofFew), least(many, ofMany)
+	}
+	if ofMany > 20*ofFew {
+		t.Errorf("100 take %v, and 800 %v", ofFew, ofMany)
 	}
 }
 
