@@ -2,9 +2,14 @@ package steadyhttp
 
 import (
 	"context"
+	"fmt"
 	"net/http"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
+	"github.com/steadyhttp/steadyhttp/internal/redact"
 	"github.com/steadyhttp/steadyhttp/internal/sendlog"
 )
 
@@ -165,4 +170,70 @@ func (a Attempt) Observe(o Observer) bool {
 	}
 	a.log.Add(o, a.foreign)
 	return true
+}
+
+// Class is what an answer means for the question whether to try again.
+type Class uint8
+
+const (
+	Unclassified Class = iota // not made, refused, or ended by its caller: it says nothing of the service
+	Success                   // nothing to repair
+	Permanent                 // the same request would fail the same way
+	Transient                 // a fault that may pass; the request may or may not have been carried out
+	Throttled                 // refused for now, and so certainly not carried out
+	Unauthorized              // the credentials were refused; new ones may do
+)
+
+var classNames = [...]string{"unclassified", "success", "permanent", "transient", "throttled", "unauthorized"}
+
+// String returns the class's name in lower case.
+func (c Class) String() string {
+	if int(c) < len(classNames) {
+		return classNames[c]
+	}
+	return "Class(" + strconv.Itoa(int(c)) + ")"
+}
+
+// MarshalText implements encoding.TextMarshaler: the class's name, as in JSON, logs and
+// configuration.
+func (c Class) MarshalText() ([]byte, error) {
+	if int(c) >= len(classNames) {
+		return nil, fmt.Errorf("steadyhttp: %v is no class", c)
+	}
+	return []byte(classNames[c]), nil
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (c *Class) UnmarshalText(text []byte) error {
+	at := slices.Index(classNames[:], string(text))
+	if at < 0 {
+		return fmt.Errorf("steadyhttp: %q is no class; use one of %s", redact.Text(string(text), redact.MaxCode), strings.Join(classNames[:], ", "))
+	}
+	*c = Class(at)
+	return nil
+}
+
+func (c Class) valid() bool { return c >= Success && c <= Unauthorized }
+
+// Verdict is what Classify makes of an attempt.
+type Verdict struct {
+	Class Class
+
+	// Code, Message and TrackingID come from the service's error envelope, or from fields of the
+	// answer, "" if there was none. TrackingID is the service's tracking ID for this one failure,
+	// which its support asks for. They are remote data: bounded, and with control characters
+	// escaped.
+	Code, Message, TrackingID string
+
+	// RetryAfter is the wait that the server asked for, 0 if it did not.
+	RetryAfter time.Duration
+}
+
+// cleaned bounds and escapes what anybody's Classify or Parse has taken out of an answer. It does
+// no more to what is clean.
+func cleaned(v Verdict) Verdict {
+	v.Code = redact.Text(v.Code, redact.MaxCode)
+	v.Message = redact.Text(v.Message, redact.MaxMessage)
+	v.TrackingID = redact.Text(v.TrackingID, redact.MaxID)
+	return v
 }

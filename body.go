@@ -89,10 +89,6 @@ func apartEach(getBody func() (io.ReadCloser, error)) func() (io.ReadCloser, err
 	}
 }
 
-func tunnel(req *http.Request) bool {
-	return req.Method == http.MethodConnect || len(req.Header["Upgrade"]) > 0
-}
-
 func unsetTrailer(req *http.Request) bool {
 	for _, values := range req.Trailer {
 		if values == nil {
@@ -101,12 +97,6 @@ func unsetTrailer(req *http.Request) bool {
 	}
 	return false
 }
-
-// bodyError is a failure of the caller's own body.
-type bodyError struct{ err error }
-
-func (e *bodyError) Error() string { return "steadyhttp: reading the request's body: " + e.err.Error() }
-func (e *bodyError) Unwrap() error { return e.err }
 
 // next returns a body for the next attempt. changed reports whether it is another than the
 // request's own.

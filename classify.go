@@ -2,85 +2,20 @@ package steadyhttp
 
 import (
 	"cmp"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"math"
-	"net"
 	"net/http"
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
-	"github.com/cenkalti/backoff/v4"
-
 	"github.com/steadyhttp/steadyhttp/internal/envelope"
-	"github.com/steadyhttp/steadyhttp/internal/redact"
-	"github.com/steadyhttp/steadyhttp/internal/errno"
+	"github.com/steadyhttp/steadyhttp/internal/neterr"
 	"github.com/steadyhttp/steadyhttp/internal/retryafter"
+	"github.com/steadyhttp/steadyhttp/internal/sendlog"
 )
-
-// Class is what an answer means for the question whether to try again.
-type Class uint8
-
-const (
-	Unclassified Class = iota // not made, refused, or ended by its caller: it says nothing of the service
-	Success                   // nothing to repair
-	Permanent                 // the same request would fail the same way
-	Transient                 // a fault that may pass; the request may or may not have been carried out
-	Throttled                 // refused for now, and so certainly not carried out
-	Unauthorized              // the credentials were refused; new ones may do
-)
-
-var classNames = [...]string{"unclassified", "success", "permanent", "transient", "throttled", "unauthorized"}
-
-// String returns the class's name in lower case.
-func (c Class) String() string {
-	if int(c) < len(classNames) {
-		return classNames[c]
-	}
-	return "Class(" + strconv.Itoa(int(c)) + ")"
-}
-
-// MarshalText implements encoding.TextMarshaler: the class's name, as in JSON, logs and
-// configuration.
-func (c Class) MarshalText() ([]byte, error) {
-	if int(c) >= len(classNames) {
-		return nil, fmt.Errorf("steadyhttp: %v is no class", c)
-	}
-	return []byte(classNames[c]), nil
-}
-
-// UnmarshalText implements encoding.TextUnmarshaler.
-func (c *Class) UnmarshalText(text []byte) error {
-	at := slices.Index(classNames[:], string(text))
-	if at < 0 {
-		return fmt.Errorf("steadyhttp: %q is no class; use one of %s", redact.Text(string(text), redact.MaxCode), strings.Join(classNames[:], ", "))
-	}
-	*c = Class(at)
-	return nil
-}
-
-func (c Class) valid() bool { return c >= Success && c <= Unauthorized }
-
-// Verdict is what Classify makes of an attempt.
-type Verdict struct {
-	Class Class
-
-	// Code, Message and TrackingID come from the service's error envelope, or from fields of the
-	// answer, "" if there was none. TrackingID is the service's tracking ID for this one failure,
-	// which its support asks for. They are remote data: bounded, and with control characters
-	// escaped.
-	Code, Message, TrackingID string
-
-	// RetryAfter is the wait that the server asked for, 0 if it did not.
-	RetryAfter time.Duration
-}
 
 // Rules classify an answer by the service's error code, then by its status, then by the kind of
 // transport error. The zero value knows the general statuses: 408, 500, 502, 503, 504 and other 5xx
@@ -206,174 +141,26 @@ func (r *Rules) class(status int, v Verdict) (class Class, named bool) {
 }
 
 func classOfStatus(status int) Class {
-	switch status {
-	case http.StatusTooManyRequests:
-		return Throttled
-	case http.StatusUnauthorized:
-		return Unauthorized
-	case http.StatusRequestTimeout:
-		return Transient
-	case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported:
-		return Permanent
-	}
 	switch {
+	case status == http.StatusTooManyRequests:
+		return Throttled
+	case status == http.StatusUnauthorized:
+		return Unauthorized
 	case status < 400:
 		return Success
-	case status < 500:
-		return Permanent
+	case neterr.OfStatus(status) == neterr.Passing:
+		return Transient
 	}
-	return Transient
+	return Permanent
 }
 
 // classOfError tells errors that would come again from those that may pass.
 func classOfError(err error, req *http.Request) Class {
 	// net/http reports a bad scheme or header by text only, so we look at the request itself.
-	if kindOf(err) == lasting || req != nil && unsendable(req) {
+	if kindOf(err) == neterr.Lasting || req != nil && neterr.Unsendable(req) {
 		return Permanent
 	}
 	return Transient
-}
-
-// kind says whether an error would come again.
-type kind uint8
-
-const (
-	unknown kind = iota
-	passing
-	lasting
-)
-
-// kindOf goes by type, never by text: texts change between Go versions (go-retryablehttp #201 began
-// to retry untrusted certificates when one did).
-func kindOf(err error) kind {
-	switch {
-	case distrust(err), is[*Refusal](err), errors.Is(err, errBase), is[*bodyError](err), is[tls.AlertError](err),
-		is[*net.AddrError](err), is[*backoff.PermanentError](err), is[nonRetriable](err):
-		return lasting
-	}
-	if op, ok := errors.AsType[*net.OpError](err); ok && (op.Op == "remote error" || op.Op == "local error") {
-		return lasting // an alert of crypto/tls, whose type is not exported
-	}
-	if status := statusOf(err); status != 0 {
-		if classOfStatus(status) == Transient || status == http.StatusTooManyRequests {
-			return passing
-		}
-		return lasting
-	}
-	if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {
-		return lasting
-	}
-	if stream, ok := errors.AsType[streamError](err); ok && stream.Cause != nil && refusalText(stream.Cause.Error()) {
-		return lasting
-	}
-	if isTimeout(err) || is[*net.OpError](err) || is[*net.DNSError](err) || errno.In(err) || is[streamError](err) ||
-		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) {
-		return passing
-	}
-	return kindOfText(err)
-}
-
-// kindOfText knows those of net/http's errors that have no type. Should a text change, the error
-// becomes one that nothing is known of. What net/http refuses comes wrapped in the loss of the
-// connection that it closes for it, and so is looked for first.
-func kindOfText(err error) kind {
-	for e := err; e != nil; e = errors.Unwrap(e) {
-		if refusalText(e.Error()) {
-			return lasting
-		}
-	}
-	for ; err != nil; err = errors.Unwrap(err) {
-		text := err.Error()
-		if hasAnyPrefix(text, "http: server closed idle connection", "net/http: HTTP/1.x transport connection broken",
-			"http2: client conn", "http2: server sent GOAWAY", "http2: Transport received ", "stream error: ") {
-			return passing
-		}
-		// A proxy's answer to CONNECT comes as its reason phrase.
-		for status := 400; status < 600; status++ {
-			if known := http.StatusText(status); known == "" || known != text {
-				continue
-			}
-			if classOfStatus(status) == Transient || status == http.StatusTooManyRequests {
-				return passing
-			}
-			return lasting
-		}
-	}
-	return unknown
-}
-
-// kindOfPhrase knows a proxy's answer to CONNECT by what a phrase of its own begins with, as
-// "Forbidden by policy" or "Proxy-Authentication-Required (ACME)": net/http keeps the phrase alone,
-// and drops the status.
-func kindOfPhrase(phrase string) kind {
-	phrase, best, status := letters(phrase), 0, 0
-	for code := 400; code < 600; code++ {
-		if known := letters(http.StatusText(code)); len(known) > best && strings.HasPrefix(phrase, known) {
-			best, status = len(known), code
-		}
-	}
-	switch {
-	case status == 0:
-		return unknown
-	case classOfStatus(status) == Transient || status == http.StatusTooManyRequests:
-		return passing
-	}
-	return lasting
-}
-
-func letters(text string) string {
-	return strings.Map(func(r rune) rune {
-		if r |= 0x20; 'a' <= r && r <= 'z' {
-			return r
-		}
-		return -1
-	}, text[:min(len(text), redact.MaxCode)])
-}
-
-// plainText is the type of an error that is a text and nothing else.
-var plainText = reflect.TypeOf(errors.New(""))
-
-// refusalText knows the texts with which net/http and crypto/tls refuse to send a request, or to
-// take its answer.
-func refusalText(text string) bool {
-	if strings.HasPrefix(text, "tls: ") {
-		return !hasAnyPrefix(text, "tls: protocol is shutdown", "tls: failed to send closeNotify", "tls: short read from Rand")
-	}
-	return headTooLong(text) || hasAnyPrefix(text,
-		"http: ContentLength=", "http: Request.", "http: invalid Host ", "http: no Host", "net/http: can't write ",
-		"http2: request body larger ", "http2: could not negotiate ", "request header list larger ",
-		"invalid HTTP header ", "invalid HTTP trailer ", "invalid Host ", "invalid Trailer ", "invalid request :path ",
-		"invalid Upgrade ", "invalid Transfer-Encoding ", "invalid Connection ")
-}
-
-// headTooLong knows that an answer's head exceeds http.Transport.MaxResponseHeaderBytes. Over a
-// field that is too long by itself HTTP/2 ends the connection, which looks like any other broken
-// one, and is retried.
-func headTooLong(text string) bool {
-	return hasAnyPrefix(text, "net/http: server response headers exceeded ", "http2: response header list larger ")
-}
-
-// unread reports whether err is about an answer that came, to a request that was carried out for
-// all we know, and was not taken.
-func unread(err error) bool {
-	if stream, ok := errors.AsType[streamError](err); ok && stream.Cause != nil && headTooLong(stream.Cause.Error()) {
-		return true
-	}
-	for ; err != nil; err = errors.Unwrap(err) {
-		if headTooLong(err.Error()) {
-			return true
-		}
-	}
-	return false
-}
-
-func hasAnyPrefix(text string, prefixes ...string) bool {
-	for _, prefix := range prefixes {
-		if strings.HasPrefix(text, prefix) {
-			return true
-		}
-	}
-	return false
 }
 
 // byRules reports whether a Classify is a Rules' own, which has nothing to say of errors that the
@@ -382,11 +169,15 @@ func byRules(classify func(Attempt) Verdict) bool {
 	return reflect.ValueOf(classify).Pointer() == reflect.ValueOf((&Rules{}).Classify).Pointer()
 }
 
-// nonRetriable is how the Azure SDK for Go marks the errors that nobody is to retry (azidentity's
-// refused credentials).
-type nonRetriable interface {
-	error
-	NonRetriable()
+// kindOf says whether an error would come again.
+func kindOf(err error) neterr.Kind {
+	if neterr.Is[*Refusal](err) || errors.Is(err, errBase) || neterr.Is[*bodyError](err) || neterr.Final(err) {
+		return neterr.Lasting
+	}
+	if status := statusOf(err); status != 0 {
+		return neterr.OfStatus(status)
+	}
+	return neterr.Of(err)
 }
 
 // statusOf returns the status of the answer that err is about, 0 if it is about none.
@@ -404,118 +195,239 @@ func statusOf(err error) int {
 	return 0
 }
 
-// distrust reports whether a secure connection was refused for what the other end showed of itself.
-func distrust(err error) bool {
-	return is[*tls.CertificateVerificationError](err) || is[x509.UnknownAuthorityError](err) || is[x509.HostnameError](err) ||
-		is[x509.CertificateInvalidError](err) || is[x509.SystemRootsError](err) || is[tls.RecordHeaderError](err) ||
-		is[*tls.ECHRejectionError](err)
-}
-
-func is[E error](err error) bool {
-	_, ok := errors.AsType[E](err)
-	return ok
-}
-
-// neverSent reports whether err says by its type that no byte of the request reached a server: it
-// failed before there was a connection. That is no proof from a base that retries on its own, which
-// tells of its last try alone; most such bases wrap, and so only an error that nobody wrapped is
-// believed.
-func neverSent(err error) bool {
-	switch e := err.(type) {
-	case *net.OpError:
-		return e.Op == "dial" || e.Op == "proxyconnect"
-	case *net.DNSError:
-		return true
+// parseEnvelope never fails: an answer that it cannot read is one without a code, and its status
+// decides.
+func (r *Rules) parseEnvelope(a *Attempt) Verdict {
+	answer := envelope.Answer{Body: a.Body, IDHeaders: r.IDHeaders}
+	if a.Response != nil {
+		answer.Header = a.Response.Header
 	}
-	return false
+	if a.Request != nil {
+		answer.Sent = a.Request.Header
+	}
+	e := envelope.Read(&answer, r.ByCode)
+	v := cleaned(Verdict{Code: e.Code, Message: e.Message, TrackingID: e.ID})
+	if wait := e.Wait + e.WaitMs; wait != "" { // never both
+		v.RetryAfter = retryafter.Value(wait, e.WaitMs != "", answer.Header, time.Now())
+	}
+	return v
 }
 
-// nothingWritten reports whether net/http itself vouches for it that no byte was written to an
-// HTTP/1.1 connection. Its type for that is not exported, and so is known by its name.
-func nothingWritten(err error) bool {
-	for ; err != nil; err = errors.Unwrap(err) {
-		if t := reflect.TypeOf(err); t.PkgPath() == "net/http" && t.Name() == "nothingWrittenError" {
-			return true
+// pushback returns how long the server asked us to wait, 0 if it did not.
+//
+// It looks at answers of the classes Transient and Throttled only: Retry-After also comes with a
+// 202 or a redirect, where retrying the request would do it twice (RFC 9110 section 10.2.3).
+func pushback(resp *http.Response, class Class) time.Duration {
+	if class != Transient && class != Throttled || len(resp.Header) == 0 {
+		return 0
+	}
+	wait, _ := retryafter.Read(resp.Header, time.Now())
+	return wait
+}
+
+// maxPushback is the longest wait that a server can ask for. What asks for more names no time.
+const maxPushback = retryafter.Max
+
+func (c *call) classify() {
+	a := &c.attempt
+	resp := c.response
+	c.standIn, c.final = nil, ""
+	if resp != nil {
+		if a.Err == nil && resp.StatusCode < 500 && resp.StatusCode != http.StatusRequestTimeout && resp.StatusCode != http.StatusTooManyRequests {
+			c.budget().pay(c.original)
+		}
+		if c.plain(resp) {
+			a.Verdict.Class = Success
+			return
+		}
+		c.peek(resp)
+	}
+	if !c.settled() {
+		c.verdict()
+	}
+	if a.Response != nil {
+		c.answered, c.status = a.Verdict, resp.StatusCode
+	}
+	c.weigh()
+	if a.Verdict.Class > Unauthorized {
+		c.misjudged()
+	}
+}
+
+// weigh says whether the attempt leaves it open whether the request was carried out: see
+// Attempt.Ambiguous.
+func (c *call) weigh() {
+	a := &c.attempt
+	if safe(c.original.Method) {
+		return
+	}
+	inner, nested := errors.AsType[*Error](a.Err)
+	if before, ok := AttemptOf(a.Response); ok && before.Ambiguous && a.Response.StatusCode >= 400 {
+		c.doubt, a.Ambiguous = true, true // an inner Transport's
+		return
+	}
+	switch {
+	case a.Response != nil && a.Response.StatusCode < 400:
+		return
+	case nested:
+		a.Ambiguous = inner.Ambiguous || c.doubt
+	case a.Response != nil && a.Response.StatusCode < 500,
+		a.Verdict.Class == Throttled, a.Verdict.Class == Unauthorized: // refused: a retry goes by that word too
+		a.Ambiguous = c.doubt && c.idempotent()
+		return
+	default:
+		a.Ambiguous = a.Response != nil || !c.unsent() || c.doubt
+	}
+	c.doubt = c.doubt || a.Ambiguous
+}
+
+// verdict asks the Transport's Classify, and fills in from the default what it has left out. A call
+// that its caller has ended says nothing of the service.
+func (c *call) verdict() {
+	a := &c.attempt
+	if a.Err != nil && c.over() {
+		return
+	}
+	standard := &Rules{}
+	c.judged = false
+	defer c.refusedByProxy()
+	if c.transport.Classify == nil {
+		a.Verdict = standard.Classify(*a)
+		return
+	}
+	v := cleaned(c.transport.Classify(*a))
+	if v.Class > Unauthorized {
+		a.Verdict = v
+		return
+	}
+	c.judged = v.Class != Unclassified && !byRules(c.transport.Classify)
+	var filled Verdict
+	if v.Class == Unclassified || v.Code == "" || v.Message == "" || v.TrackingID == "" {
+		filled = standard.Classify(*a)
+		v.Class = cmp.Or(v.Class, filled.Class)
+		v.Code, v.Message = cmp.Or(v.Code, filled.Code), cmp.Or(v.Message, filled.Message)
+		v.TrackingID = cmp.Or(v.TrackingID, filled.TrackingID)
+	}
+	if v.RetryAfter == 0 && a.Response != nil && (v.Class == Transient || v.Class == Throttled) {
+		v.RetryAfter = cmp.Or(pushback(a.Response, v.Class), filled.RetryAfter)
+	}
+	a.Verdict = v
+}
+
+// refusedByProxy makes a proxy's no to CONNECT final that it said in words of its own.
+func (c *call) refusedByProxy() {
+	a := &c.attempt
+	if a.Err != nil && a.Verdict.Class == Transient && !c.judged && c.byProxy() && neterr.OfPhrase(a.Err.Error()) == neterr.Lasting {
+		a.Verdict.Class = Permanent
+	}
+}
+
+// byProxy reports whether the attempt's error is, for all we know, a proxy's answer to CONNECT:
+// net/http has a bare text for that, and nothing else that kindOf does not know.
+func (c *call) byProxy() bool {
+	native, ok := c.transport.base().(*http.Transport)
+	if !ok || !neterr.PlainText(c.attempt.Err) || kindOf(c.attempt.Err) != neterr.Unknown {
+		return false
+	}
+	return strings.EqualFold(c.original.URL.Scheme, "https") && sendlog.Proxied(native, c.original)
+}
+
+// plain reports whether an answer is a success that nobody has to look into.
+func (c *call) plain(resp *http.Response) bool {
+	return resp.StatusCode < 400 && c.transport.Classify == nil && (c.policy.MaxRead <= 0 || !successful(resp))
+}
+
+func successful(resp *http.Response) bool { return 200 <= resp.StatusCode && resp.StatusCode <= 299 }
+
+// peek reads what classifying needs of the body, or, under MaxRead, all that the caller will.
+func (c *call) peek(resp *http.Response) {
+	inner, nested := c.inner()
+	if nested = nested && (resp.StatusCode >= 400 || inner.Stop != StopDone); nested {
+		c.below += inner.N - 1
+		if settles(&inner) {
+			c.final, c.attempt.Verdict = inner.Stop, inner.Verdict
 		}
 	}
-	return false
-}
-
-// streamError has the shape of net/http's own, which errors.As fills in (http2StreamError.As).
-type streamError struct {
-	StreamID uint32
-	Code     uint32
-	Cause    error
-}
-
-func (e streamError) Error() string { return e.Cause.Error() } // errors.As takes errors only
-
-const refusedStream = 7 // REFUSED_STREAM, RFC 9113 section 7
-
-// unprocessed reports whether HTTP/2 vouches for it that the server has done nothing with a request
-// that was sent: it refused the stream (RFC 9113 section 8.7), or left below it (section 6.8). For
-// the latter net/http has texts and no types: should they change, the request is taken to have been
-// carried out, as any other that was lost.
-func unprocessed(err error) bool {
-	if stream, ok := errors.AsType[streamError](err); ok {
-		return stream.Code == refusedStream
+	if resp.Body == http.NoBody {
+		return
 	}
-	for ; err != nil; err = errors.Unwrap(err) {
-		// Without GetBody, net/http quotes what it would otherwise have replayed the request after.
-		text := strings.TrimPrefix(err.Error(), "http2: Transport: cannot retry err [")
-		if strings.HasPrefix(text, "http2: Transport received Server's graceful shutdown GOAWAY") ||
-			strings.HasPrefix(text, "http2: Transport received GOAWAY from server ErrCode:") ||
-			strings.HasPrefix(text, "stream error: ") && strings.Contains(text, "; REFUSED_STREAM") {
-			return true
+	if nested && standInOf(resp) != nil {
+		// An inner Transport has peeked already; what it has left is not read twice.
+		c.attempt.Body = inner.Body
+		return
+	}
+	c.standIn = c.newStandIn()
+	switch {
+	case resp.StatusCode >= 400:
+		c.attempt.Body = c.standIn.peek(resp, peekTime, c.ctx.Done(), c.legacyCancel())
+	case c.policy.MaxRead > 0 && successful(resp) && c.idempotent():
+		err := c.standIn.readWhole(resp, c.policy.MaxRead, c.remaining(), c.ctx.Done(), c.legacyCancel())
+		if err == errReadEnded && !c.over() {
+			err = nil // MaxElapsed has: the rest is for the caller to wait for
+		}
+		if err != nil {
+			c.attempt.Response, c.attempt.Err = nil, err
+		} else if c.standIn.whole() {
+			c.attempt.Body = c.standIn.ahead.Bytes() // GraphQL throttles with a 200
 		}
 	}
-	return false
 }
 
-func unsendable(req *http.Request) bool {
-	if req.URL == nil || req.URL.Host == "" || !token(methodOf(req)) {
-		return true
+// settled reports whether an inner Transport has said all there is to say. Two of them must not
+// multiply their attempts.
+func (c *call) settled() bool {
+	if c.attempt.Err == nil {
+		return c.final != ""
 	}
-	if s := req.URL.Scheme; s != "http" && s != "https" {
-		return true
-	}
-	if port, err := strconv.Atoi(cmp.Or(req.URL.Port(), "0")); err != nil || port > math.MaxUint16 {
-		return true
-	}
-	return badFields(req.Header) || badFields(req.Trailer)
-}
-
-func badFields(h http.Header) bool {
-	for name, values := range h {
-		if !token(name) || slices.ContainsFunc(values, badFieldValue) {
-			return true
+	var ended Attempt
+	if inner, ok := errors.AsType[*Error](c.attempt.Err); ok {
+		ended = Attempt{N: inner.Attempts, Stop: inner.Stop, Verdict: cleaned(inner.Verdict)}
+		if !ours(inner) {
+			ended.Stop, ended.Verdict.Class = StopPermanent, Permanent
 		}
+	} else if ended, ok = c.inner(); !ok {
+		return false
+	}
+	c.below += max(0, ended.N-1)
+	if !settles(&ended) {
+		return false
+	}
+	c.final, c.attempt.Verdict = ended.Stop, ended.Verdict
+	c.attempt.Verdict.Class = max(c.attempt.Verdict.Class, Permanent)
+	return true
+}
+
+// ours reports whether an *Error could be a Transport's. Any base can make one, with a Stop that is
+// none, and Stops end up on metrics.
+func ours(e *Error) bool {
+	switch e.Stop {
+	case "", StopPermanent, StopNotIdempotent, StopBodyNotReplayable, StopAttempts, StopElapsed, StopWaitTooLong,
+		StopDeadline, StopBudget, StopRefused, StopPrepare, StopCancelled:
+		return e.Class <= Unauthorized
 	}
 	return false
 }
 
-func methodOf(req *http.Request) string {
-	if req.Method == "" {
-		return http.MethodGet
+// misjudged ends a call whose Classify knows a class that does not exist. The answer's code and
+// tracking ID stay in the error.
+func (c *call) misjudged() {
+	a := &c.attempt
+	err := misjudgement(a)
+	if c.response != nil {
+		c.drop()
 	}
-	return req.Method
+	a.Response, a.Err = nil, err
+	a.Verdict.Class = Permanent
 }
 
-// token follows RFC 9110 section 5.6.2.
-func token(s string) bool {
-	return s != "" && !strings.ContainsFunc(s, func(r rune) bool {
-		letter := 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9'
-		return !letter && !strings.ContainsRune("!#$%&'*+-.^_`|~", r)
-	})
-}
-
-// badFieldValue finds what RFC 9110 section 5.5 forbids in a field's value: control characters but
-// for the tab.
-func badFieldValue(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; c < ' ' && c != '\t' || c == 0x7f {
-			return true
-		}
+func misjudgement(a *Attempt) error {
+	answer := "a transport error"
+	if a.Response != nil {
+		answer = fmt.Sprintf("status %d, code %q, tracking ID %q", a.Response.StatusCode, a.Verdict.Code, a.Verdict.TrackingID)
 	}
-	return false
+	err := fmt.Errorf("steadyhttp: Transport.Classify gave %v for %s; use Success, Permanent, Transient, Throttled or Unauthorized (Rules.Validate names the entry)", a.Verdict.Class, answer)
+	if a.Err != nil {
+		err = fmt.Errorf("%w: %w", err, a.Err)
+	}
+	return err
 }

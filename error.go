@@ -2,9 +2,12 @@ package steadyhttp
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -14,6 +17,8 @@ import (
 
 	"github.com/steadyhttp/steadyhttp/internal/durations"
 	"github.com/steadyhttp/steadyhttp/internal/ended"
+	"github.com/steadyhttp/steadyhttp/internal/errno"
+	"github.com/steadyhttp/steadyhttp/internal/neterr"
 	"github.com/steadyhttp/steadyhttp/internal/redact"
 )
 
@@ -30,7 +35,7 @@ func flat(err error) error {
 	if inner, ok := err.(*Error); ok {
 		err = inner.Err
 	}
-	if errors.Is(err, ErrNotSent) || is[*Error](err) {
+	if errors.Is(err, ErrNotSent) || neterr.Is[*Error](err) {
 		return &veiled{err}
 	}
 	return err
@@ -78,18 +83,6 @@ var errCycle = fmt.Errorf("steadyhttp: Transport.Base leads back to the Transpor
 
 func baseError(base http.RoundTripper) error {
 	return fmt.Errorf("steadyhttp: Transport.Base (%T) returned neither: %w", base, errBase)
-}
-
-func misjudgement(a *Attempt) error {
-	answer := "a transport error"
-	if a.Response != nil {
-		answer = fmt.Sprintf("status %d, code %q, tracking ID %q", a.Response.StatusCode, a.Verdict.Code, a.Verdict.TrackingID)
-	}
-	err := fmt.Errorf("steadyhttp: Transport.Classify gave %v for %s; use Success, Permanent, Transient, Throttled or Unauthorized (Rules.Validate names the entry)", a.Verdict.Class, answer)
-	if a.Err != nil {
-		err = fmt.Errorf("%w: %w", err, a.Err)
-	}
-	return err
 }
 
 // Error is the one type of error: what RoundTrip returns where there is no answer to return, and
@@ -192,7 +185,7 @@ func (e *Error) Is(target error) bool { return target == ErrNotSent && e.unsent 
 // Timeout reports whether a timeout ended the call: an attempt's, MaxElapsed or the context's
 // deadline.
 func (e *Error) Timeout() bool {
-	return e.Stop == StopElapsed || isTimeout(e.Err)
+	return e.Stop == StopElapsed || neterr.Timeout(e.Err)
 }
 
 // LogValue implements slog.LogValuer: the fields are named as Log names them.
@@ -351,3 +344,109 @@ func RedactError(err error) string { return redact.Error(err) }
 // its query, and its fragment is left out. It is all of a URL that ever enters a log line, an error
 // or a span of ours. "" for nil.
 func RedactURL(u *url.URL) string { return redact.URL(u) }
+
+// What ErrorType calls a failure for which there is no status. The list is closed: it ends up on
+// metrics.
+const (
+	typeTimeout    = "timeout"
+	typeCancelled  = "cancelled"
+	typeRefused    = "refused"
+	typePrepare    = "prepare"
+	typeBody       = "request body"
+	typeDNS        = "dns"
+	typeConnect    = "connect"
+	typeTLS        = "tls"
+	typeConnection = "connection"
+	typeOther      = "_OTHER" // OpenTelemetry's word
+)
+
+// ErrorType returns the kind of failure for OpenTelemetry's attribute error.type, which otelhttp
+// and others ask for by this method. It is one of
+//
+//	"timeout"       AttemptTimeout, MaxElapsed or a deadline ended it. A wait that was not begun, since it would have been
+//	                too long, does not count: then it is the kind of the failure before it
+//	"cancelled"     the caller ended the call
+//	"refused"       a Gate said no
+//	"prepare"       Transport.Prepare failed
+//	"request body"  the caller's own body could not be read ahead, or not be had again
+//	"dns"           the host's name was not resolved
+//	"connect"       there was no connection to be had
+//	"tls"           the two ends did not agree on a secure one
+//	"connection"    it was lost
+//	"_OTHER"        anything else
+//
+// and for an answer its status, as OpenTelemetry has it: "404". The code says more, but only who
+// knows all codes of a service can vouch that there are few.
+func (e *Error) ErrorType() string {
+	switch {
+	case e.isAnswer():
+		return typeOfStatus(e.StatusCode)
+	case e.Stop == StopRefused:
+		return typeRefused
+	case e.Stop == StopPrepare:
+		return typePrepare
+	}
+	return typeOfError(e.Err)
+}
+
+func typeOfError(err error) string {
+	// Ours come first: they say what ended the call, and wrap what it ended. A context.Canceled
+	// that is not the caller's is the base transport's own, and anything.
+	if ended, ok := errors.AsType[*cancelled](err); ok {
+		if ended.ctx == context.DeadlineExceeded {
+			return typeTimeout
+		}
+		return typeCancelled
+	}
+	switch {
+	case neterr.Is[*prepareError](err):
+		return typePrepare
+	case neterr.Is[*bodyError](err):
+		return typeBody
+	case neterr.Timeout(err):
+		return typeTimeout
+	case neterr.Is[*Refusal](err):
+		return typeRefused
+	case neterr.Is[*net.DNSError](err):
+		return typeDNS
+	case neterr.Distrust(err), neterr.Is[tls.AlertError](err):
+		return typeTLS
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		switch op.Op {
+		case "dial", "proxyconnect", "socks connect":
+			return typeConnect
+		case "remote error", "local error": // an alert of crypto/tls, whose type is not exported
+			return typeTLS
+		}
+		return typeConnection
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errno.Lost(err) {
+		return typeConnection
+	}
+	return typeOther
+}
+
+// typeOfStatus keeps to the registered statuses: a server can answer with any number.
+func typeOfStatus(status int) string {
+	switch {
+	case http.StatusText(status) != "":
+		return strconv.Itoa(status)
+	case 400 <= status && status <= 599:
+		return strconv.Itoa(status/100) + "xx"
+	}
+	return typeOther
+}
+
+type prepareError struct{ err error }
+
+func (e *prepareError) Error() string { return "Prepare: " + RedactError(e.err) }
+
+func (e *prepareError) Unwrap() error { return e.err }
+
+// bodyError is a failure of the caller's own body.
+type bodyError struct{ err error }
+
+func (e *bodyError) Error() string { return "steadyhttp: reading the request's body: " + e.err.Error() }
+
+func (e *bodyError) Unwrap() error { return e.err }

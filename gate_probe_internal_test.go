@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/steadyhttp/steadyhttp/internal/neterr"
 	"github.com/steadyhttp/steadyhttp/internal/sendlog"
 )
 
@@ -100,7 +101,7 @@ func TestRefusedAndCancelledAtOnce(t *testing.T) {
 				cancel(why)
 			}
 			p.mu.Unlock()
-			if err := <-ended; errors.Is(err, why) != cancelled || is[*Refusal](err) == cancelled {
+			if err := <-ended; errors.Is(err, why) != cancelled || neterr.Is[*Refusal](err) == cancelled {
 				t.Errorf("cancelled %v: got %v", cancelled, err)
 			}
 			stop()

@@ -280,16 +280,6 @@ func (c *call) failure() error {
 	return e
 }
 
-// left reports whether the attempt is known to have been sent: a base that falls back on another
-// may be refused there.
-func (c *call) left() bool {
-	if c.sends == nil {
-		return false
-	}
-	_, taken := c.sends.Connections()
-	return taken > 0
-}
-
 func (c *call) tellDone() {
 	if c.trace != nil && c.trace.Done != nil {
 		c.trace.Done(c.ctx, c.attempt)

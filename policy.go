@@ -151,6 +151,13 @@ func (p *Policy) unsafe(req *http.Request) bool {
 	return !idempotent(req.Method) && !hasKey(req) && !tunnel(req)
 }
 
+func methodOf(req *http.Request) string {
+	if req.Method == "" {
+		return http.MethodGet
+	}
+	return req.Method
+}
+
 func idempotent(method string) bool {
 	switch method {
 	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
@@ -270,4 +277,8 @@ func (p *Policy) fits(w wait, remaining, untilDeadline time.Duration) (time.Dura
 		}
 	}
 	return most, ""
+}
+
+func tunnel(req *http.Request) bool {
+	return req.Method == http.MethodConnect || len(req.Header["Upgrade"]) > 0
 }

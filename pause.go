@@ -1,0 +1,330 @@
+package steadyhttp
+
+import (
+	"container/list"
+	"context"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/steadyhttp/steadyhttp/internal/durations"
+)
+
+const (
+	maxPause    = durations.MaxPause
+	firstPause  = durations.FirstPause
+	longPause   = time.Minute // the longest after a 429 that names no time
+	wideEnough  = 64          // attempts under way at once after which the pace is no longer held back
+	firstWindow = 1           // the probe
+	patience    = durations.Patience
+)
+
+// pause closes a gate for everyone after a throttling, and opens it again gently: n waiting callers
+// that all come back at the server's time would be n-1 new throttlings.
+type pause struct {
+	pace *rate.Limiter // what those let go have to pass too; nil: nothing that is known
+
+	mu       sync.Mutex // guards what follows
+	until    time.Time  // closed until then
+	epoch    int        // pauses so far: an attempt of an earlier one neither counts nor begins another
+	window   float64    // how many attempts of this epoch may be unanswered at once; 0: any number
+	out      int        // the length of places
+	places   list.List  // of *passage: those unanswered, the longest first; used in a narrow window only
+	stuck    list.List  // of *passage: those who ran out of patience before they were sent
+	moved    time.Time  // when one last did
+	favoured bool       // the place went to a caller that the stuck may wait for
+	failed   int        // probes in a row that were throttled
+	queue    list.List  // of *turn, first come, first served
+	arrivals int        // callers that had to queue so far
+	soonest  time.Time  // no deadline in the queue is before it; zero: none has any
+	timer    *time.Timer
+}
+
+// turn is a place in the queue. Either passed or err is set before granted is closed.
+type turn struct {
+	granted  chan struct{}
+	number   int
+	deadline time.Time // zero: none
+	passed   *passage
+	err      error
+}
+
+func (p *pause) enter(ctx context.Context, a Attempt) (*passage, error) {
+	if ctx.Err() != nil {
+		return nil, cancelCause(ctx)
+	}
+	p.mu.Lock()
+	now := time.Now()
+	if p.queue.Len() == 0 && p.open(now) {
+		defer p.mu.Unlock()
+		return p.admit(now), nil
+	}
+	t := &turn{granted: make(chan struct{})}
+	if deadline, ok := ctx.Deadline(); ok {
+		if at := p.earliest(now); deadline.Before(at) {
+			defer p.mu.Unlock()
+			return nil, tooLate(at.Sub(now), deadline.Sub(now))
+		}
+		t.deadline = deadline
+		if p.soonest.IsZero() || deadline.Before(p.soonest) {
+			p.soonest = deadline
+		}
+	}
+	p.arrivals++
+	t.number = p.arrivals
+	place := p.queue.PushBack(t)
+	p.serve()
+	needs := p.earliest(now).Sub(now)
+	p.mu.Unlock()
+
+	a.Waits(func() time.Duration { return needs })
+	select {
+	case <-t.granted:
+	case <-ctx.Done():
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-t.granted:
+		if ctx.Err() == nil {
+			return t.passed, t.err
+		}
+		if t.passed != nil {
+			p.release(t.passed)
+		}
+	default:
+		p.queue.Remove(place)
+	}
+	p.serve()
+	return nil, cancelCause(ctx)
+}
+
+// earliest returns when the turn of a newcomer can come at the soonest: not before the pause ends,
+// and not before those ahead have had their tokens. How soon the probe is answered, nobody knows.
+func (p *pause) earliest(now time.Time) time.Time {
+	at := now
+	if p.until.After(at) {
+		at = p.until
+	}
+	if p.pace == nil || p.pace.Burst() < 1 || p.pace.Limit() <= 0 {
+		return at
+	}
+	needs := 1.0
+	if !p.mayFavour() {
+		needs += float64(p.queue.Len())
+	}
+	return at.Add(lack(p.pace, needs, at))
+}
+
+// mayFavour reports whether a caller who comes now may be let go before those ahead.
+func (p *pause) mayFavour() bool {
+	if p.stuck.Len() > 0 {
+		return true
+	}
+	for e := p.places.Front(); e != nil; e = e.Next() {
+		if holder := e.Value.(*passage); holder.told && !holder.sent {
+			return true
+		}
+	}
+	return false
+}
+
+func (p *pause) current(epoch int) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return epoch == p.epoch
+}
+
+func (p *pause) leave(passed *passage, a Attempt) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	current := passed.epoch == p.epoch
+	p.release(passed)
+	switch {
+	case a.Verdict.Class == Throttled:
+		p.close(a.Verdict.RetryAfter, current)
+	case current && a.Response != nil && !passed.answered:
+		p.widen()
+	}
+	p.serve()
+}
+
+// answer notes an answer that is no failure when its headers come.
+func (p *pause) answer(passed *passage) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if passed.epoch != p.epoch || passed.answered {
+		return
+	}
+	passed.answered = true
+	p.release(passed)
+	p.widen()
+	p.serve()
+}
+
+func (p *pause) throttle(epoch int, asked time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.close(asked, epoch == p.epoch)
+	p.serve()
+}
+
+// widen lets more attempts go at once after an answer. All below require that p.mu is held.
+func (p *pause) widen() {
+	if p.window == 0 {
+		return
+	}
+	p.failed = 0
+	if p.window += 1 / p.window; p.window > wideEnough {
+		p.window = 0
+	}
+}
+
+// close begins or prolongs a pause. Of the many attempts that were under way when one began, those
+// throttled may prolong it, but only one of the present epoch begins the next.
+func (p *pause) close(asked time.Duration, current bool) {
+	if current {
+		if asked == 0 {
+			asked = min(longPause, firstPause<<min(p.failed, 6))
+		}
+		p.failed++
+		p.epoch++
+		p.out = 0
+		p.places.Init()
+		p.stuck.Init()
+		p.favoured = false
+		p.window = firstWindow
+	}
+	if until := time.Now().Add(min(asked, maxPause)); until.After(p.until) {
+		p.until = until
+		p.refuseLate()
+	}
+}
+
+// refuseLate sends those away whose time ends before the pause does.
+func (p *pause) refuseLate() {
+	if p.soonest.IsZero() || !p.soonest.Before(p.until) {
+		return
+	}
+	p.soonest = time.Time{}
+	for e := p.queue.Front(); e != nil; {
+		t, next := e.Value.(*turn), e.Next()
+		switch {
+		case t.deadline.IsZero():
+		case t.deadline.Before(p.until):
+			p.queue.Remove(e)
+			t.err = tooLate(time.Until(p.until), time.Until(t.deadline))
+			close(t.granted)
+		case p.soonest.IsZero() || t.deadline.Before(p.soonest):
+			p.soonest = t.deadline
+		}
+		e = next
+	}
+}
+
+func (p *pause) open(now time.Time) bool { return !now.Before(p.opens()) }
+
+// opens returns when the next may go if no answer comes before. Those who lose their places one
+// after the other make way for as many in the time of patience as the window is wide, and not for
+// all at once.
+func (p *pause) opens() time.Time {
+	at := p.until
+	if !p.full() {
+		return at
+	}
+	spread := time.Duration(float64(patience) / p.window)
+	for _, t := range [...]time.Time{
+		p.places.Front().Value.(*passage).granted.Add(patience), p.moved.Add(spread),
+	} {
+		if t.After(at) {
+			at = t
+		}
+	}
+	return at
+}
+
+func (p *pause) full() bool { return p.window > 0 && p.out >= int(p.window) }
+
+// admit lets somebody go. It requires that the gate is open.
+func (p *pause) admit(now time.Time) *passage {
+	passed := &passage{pause: p, epoch: p.epoch}
+	if p.window == 0 {
+		return passed
+	}
+	if p.full() {
+		p.makeRoom(now)
+	}
+	passed.narrow, passed.granted, passed.arrivals = true, now, p.arrivals
+	passed.place = p.places.PushBack(passed)
+	p.out = p.places.Len()
+	return passed
+}
+
+// makeRoom takes the place of the attempt that has been unanswered longest.
+func (p *pause) makeRoom(now time.Time) {
+	oldest := p.places.Remove(p.places.Front()).(*passage)
+	oldest.place = nil
+	if oldest.told && !oldest.sent {
+		oldest.place = p.stuck.PushBack(oldest)
+	}
+	p.moved = now
+}
+
+// release frees the place of an attempt that has been answered, or is over.
+func (p *pause) release(passed *passage) {
+	if passed.place == nil || passed.epoch != p.epoch {
+		return
+	}
+	p.places.Remove(passed.place)
+	p.stuck.Remove(passed.place)
+	passed.place = nil
+	p.out = p.places.Len()
+}
+
+// next returns whose turn it is. An attempt that was let go and not sent may wait for somebody
+// behind it in this very queue: its Prepare for the token's request, or, where gates are passed in
+// different orders, the gate behind this one for an attempt that has it. Whoever that is came after
+// the grant, so that every second time the first of those goes.
+func (p *pause) next() *list.Element {
+	if !p.full() {
+		return p.queue.Front()
+	}
+	p.favoured = !p.favoured
+	if !p.favoured {
+		return p.queue.Front()
+	}
+	waiting := p.stuck.Front()
+	if waiting == nil {
+		waiting = p.places.Front() // who is about to lose it
+	}
+	if holder := waiting.Value.(*passage); holder.told && !holder.sent {
+		for e := p.queue.Front(); e != nil; e = e.Next() {
+			if e.Value.(*turn).number > holder.arrivals {
+				return e
+			}
+		}
+	}
+	return p.queue.Front()
+}
+
+// serve lets those go who may, and wakes itself for the next.
+func (p *pause) serve() {
+	now := time.Now()
+	for p.queue.Len() > 0 && p.open(now) {
+		t := p.queue.Remove(p.next()).(*turn)
+		t.passed = p.admit(now)
+		close(t.granted)
+	}
+	if p.timer != nil {
+		p.timer.Stop()
+		p.timer = nil
+	}
+	if closed := p.opens().Sub(now); p.queue.Len() > 0 && closed > 0 {
+		p.timer = time.AfterFunc(closed, func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.serve()
+		})
+	}
+}
