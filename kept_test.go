@@ -45,7 +45,7 @@ func TestCauseBesideAKeptAnswer(t *testing.T) {
 	}{
 		{
 			name: "Prepare fails", make: &steadyhttp.Transport{Prepare: prepare(errSecret)},
-			stop: "prepare", cause: errSecret, text: "Prepare: AADSTS7000222", kind: "prepare",
+			stop: "prepare", cause: errSecret, text: "AADSTS7000222", kind: "prepare",
 		},
 		{
 			name: "Prepare fails for good", make: &steadyhttp.Transport{Prepare: prepare(fmt.Errorf("%w: %w", errSecret, statusError(401)))},
