@@ -88,14 +88,14 @@ type Attempt struct {
 	// Stop says why there is no next attempt; "" if there is one.
 	Stop Stop
 
-	asked   time.Duration // when to try again, of what ended the call after it
-	kept    bool          // Err is why there is no answer to a retry
-	renewed bool          // the one retry after a 401 was made before it
-	log     *sendlog.Log  // nil where nobody looks
-	watch   *watch        // of a wait at a gate; nil where nobody wants to know
-	late    bool          // Stop was set after AttemptDone had been told of a retry, which then could not be made
-	foreign bool          // of a redirect's hop to another origin: no gate may learn from its answer
-	whole   *Attempt      // of a foreign attempt on leaving a gate: all of it, for PerKey
+	asked   time.Duration       // when to try again, of what ended the call after it
+	kept    bool                // Err is why there is no answer to a retry
+	renewed bool                // the one retry after a 401 was made before it
+	log     *sendlog.Log        // nil where nobody looks
+	waits   func(time.Duration) // tells of a wait at a gate; nil where nobody wants to know
+	late    bool                // Stop was set after AttemptDone had been told of a retry, which then could not be made
+	foreign bool                // of a redirect's hop to another origin: no gate may learn from its answer
+	whole   *Attempt            // of a foreign attempt on leaving a gate: all of it, for PerKey
 }
 
 // Stop is the reason why a call went no further, "" if it goes on. Its constants are also labels,
@@ -116,28 +116,6 @@ const (
 	StopPrepare           Stop = "prepare"             // Transport.Prepare failed
 	StopCancelled         Stop = "cancelled"           // the caller's context or Request.Cancel ended
 )
-
-// AttemptOf returns the last attempt of the call that resp answers, if resp comes from a Transport.
-// It is a best effort: a RoundTripper that wraps the body again hides it. It reports false for a
-// call that succeeded at the first try, of which there is nothing to tell.
-func AttemptOf(resp *http.Response) (Attempt, bool) {
-	b := standInOf(resp)
-	if b == nil || b.attempt.N == 0 {
-		return Attempt{}, false
-	}
-	firstTry := b.attempt.N == 1 && b.attempt.Stop == StopDone
-	return b.attempt, !firstTry
-}
-
-func standInOf(resp *http.Response) *responseBody {
-	if resp == nil {
-		return nil
-	}
-	if b, ok := resp.Body.(interface{ standsIn() *responseBody }); ok {
-		return b.standsIn()
-	}
-	return nil
-}
 
 // masked is what the gates of a redirect's hop are told that led to another origin. That origin's
 // answer says nothing of the service that the gates are for: a 429 from there must not hold
@@ -236,4 +214,13 @@ func cleaned(v Verdict) Verdict {
 	v.Message = redact.Text(v.Message, redact.MaxMessage)
 	v.TrackingID = redact.Text(v.TrackingID, redact.MaxID)
 	return v
+}
+
+// Waits is what a Gate calls in Enter before it blocks, with the time that it will take as far as
+// is known, 0 if it is not. It tells Trace.Waiting. length is asked only if somebody wants to know.
+// It must not be called with a lock held that length or a hook may need.
+func (a Attempt) Waits(length func() time.Duration) {
+	if a.waits != nil {
+		a.waits(length())
+	}
 }

@@ -138,8 +138,9 @@ func (c *call) enterGates() error {
 
 func (c *call) enter(gate Gate, index int) error {
 	a := c.attempt
-	if a.watch = c.watch(WaitGate, index); a.watch != nil {
-		defer a.watch.end() // a hook may panic: by then the pass is kept
+	if watch := c.watch(WaitGate, index); watch != nil {
+		a.waits = watch.begin
+		defer watch.end() // a hook may panic: by then the pass is kept
 	}
 	pass, err := gate.Enter(c.bound(), a)
 	if err == nil && pass != nil {

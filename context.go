@@ -61,7 +61,7 @@ func WithTrace(ctx context.Context, trace *Trace) context.Context {
 const maxNesting = 16
 
 // nesting asks a context how deep within calls of the Transport it is.
-type nesting struct{ *Transport }
+type nesting struct{ transport any }
 
 // above asks a context for the nest of the call whose attempt it belongs to.
 type above struct{}
@@ -69,7 +69,7 @@ type above struct{}
 // nest is the context of an attempt whose base transport may be, or lead to, a Transport.
 type nest struct {
 	context.Context
-	transport *Transport
+	transport any
 	depth     int
 	ended     atomic.Pointer[innerEnd] // what the last call below has come to, unless that was a success
 }
@@ -77,7 +77,7 @@ type nest struct {
 func (n *nest) Value(key any) any {
 	switch key := key.(type) {
 	case nesting:
-		if key.Transport == n.transport {
+		if key.transport == n.transport {
 			return n.depth
 		}
 	case above:
@@ -86,77 +86,17 @@ func (n *nest) Value(key any) any {
 	return n.Context.Value(key)
 }
 
-// innerEnd is what a call has come to, told to the call above it.
-type innerEnd struct {
-	request *http.Request // as the inner Transport got it
-	status  int           // 0: there was no answer
-	attempt Attempt
-}
-
-// tellOuter tells the call above, if there is one, why this one has ended: the response may reach
-// that in a wrapper's body.
-func (c *call) tellOuter() {
-	if c.attempt.Stop == StopDone && c.response != nil && c.response.StatusCode < 400 {
-		return
-	}
-	outer, _ := c.original.Context().Value(above{}).(*nest)
-	if outer == nil {
-		return
-	}
-	end := &innerEnd{request: c.original, attempt: c.attempt}
-	end.attempt.N += c.below
-	if c.final != "" {
-		end.attempt.Stop = c.final
-	}
-	if c.response != nil {
-		end.status = c.response.StatusCode
-	}
-	outer.ended.Store(end)
-}
-
-// inner returns what an inner Transport says of the present attempt. A call of somebody else in the
-// same context, for a token, say, is told by its request.
-func (c *call) inner() (Attempt, bool) {
-	if a, ok := AttemptOf(c.response); ok {
-		return a, true
-	}
-	if c.nest == nil {
-		return Attempt{}, false
-	}
-	end, status := c.nest.ended.Load(), 0
-	if c.response != nil {
-		status = c.response.StatusCode
-	}
-	if end == nil || end.status != status {
-		return Attempt{}, false
-	}
-	was, is := end.request, c.attempt.Request
-	return end.attempt, was.URL.Host == is.URL.Host && methodOf(was) == methodOf(is)
-}
-
-// settles reports whether what an inner Transport has ended a call with is beyond what this one
-// could better. One that did not retry, since its policy or its request did not let it, leaves that
-// to us, and so does one that would have had to wait for longer than it may.
-func settles(a *Attempt) bool {
-	switch a.Stop {
-	case StopNotIdempotent, StopBodyNotReplayable:
-		return false // what was sent so far counts here too
-	case StopWaitTooLong:
-		return a.Response == nil
-	case StopAttempts:
-		return a.N > 1
-	case StopElapsed:
-		return a.N != 1
-	case StopPermanent:
-		return a.Verdict.Class != Unauthorized || a.renewed
-	}
-	return true
-}
-
 func untilDeadline(ctx context.Context) time.Duration {
 	deadline, ok := ctx.Deadline()
 	if !ok {
 		return -1
 	}
 	return max(0, time.Until(deadline))
+}
+
+// innerEnd is what a call has come to, told to the call above it.
+type innerEnd struct {
+	request *http.Request // as the inner Transport got it
+	status  int           // 0: there was no answer
+	attempt Attempt
 }

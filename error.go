@@ -58,22 +58,6 @@ func (v *veiled) As(target any) bool {
 // errBase is matched by what a base transport does that no RoundTripper may.
 var errBase = errors.New("a RoundTripper must return either a response or an error")
 
-// examine classifies a response by its own, and keeps the verdict with it for the next Check.
-func examine(resp *http.Response) Verdict {
-	if known := standInOf(resp); known != nil {
-		return known.attempt.Verdict
-	}
-	a := Attempt{Request: resp.Request, Response: resp}
-	if resp.Body == nil || resp.Body == http.NoBody {
-		return (&Rules{}).Classify(a)
-	}
-	body := &responseBody{rc: resp.Body}
-	a.Body = body.peek(resp, peekTime)
-	body.attempt.Verdict = (&Rules{}).Classify(a)
-	resp.Body = body.standIn()
-	return body.attempt.Verdict
-}
-
 // errPanicked is what gates are told became of an attempt during which a hook or the base transport
 // panicked.
 var errPanicked = errors.New("steadyhttp: panic during the attempt")
@@ -222,33 +206,6 @@ func (e *Error) LogValue() slog.Value {
 		attrs = append(attrs, slog.Bool("ambiguous", true))
 	}
 	return slog.GroupValue(attrs...)
-}
-
-// Check returns nil for a response below 400, else an *Error. It does not close the body, and what
-// it reads of it can be read again, so it works behind any wrapper. Of a response that did not come
-// from a Transport, or whose wrapper hides that, it reads at most 64 KiB, for at most a second.
-func Check(resp *http.Response) error {
-	if resp == nil {
-		return errors.New("steadyhttp: Check of a nil response; check the error of Do first")
-	}
-	if resp.StatusCode < 400 {
-		return nil
-	}
-	e := &Error{StatusCode: resp.StatusCode, answer: true}
-	a, ok := AttemptOf(resp)
-	if ok {
-		e.Verdict, e.Attempts, e.Stop, e.Ambiguous = a.Verdict, a.N, a.Stop, a.Ambiguous
-	} else {
-		e.Verdict = examine(resp)
-		if req := resp.Request; req != nil && !safe(req.Method) {
-			e.Ambiguous = resp.StatusCode >= 500 || (&Policy{}).idempotent(req)
-		}
-	}
-	e.Wait = max(0, e.RetryAfter, a.asked)
-	if a.kept {
-		e.Err = a.Err
-	}
-	return e
 }
 
 // cancelled is the error of a call that its caller ended: the context's cause first, and what the
@@ -450,3 +407,35 @@ type bodyError struct{ err error }
 func (e *bodyError) Error() string { return "steadyhttp: reading the request's body: " + e.err.Error() }
 
 func (e *bodyError) Unwrap() error { return e.err }
+
+// Refusal is what a Gate returns to say no.
+type Refusal struct {
+	Wait time.Duration // how long the call would have had to wait, at least; a job queue can put it off for that long. 0: unknown
+	Err  error         // why, in a few words; nil: no more is to be said
+}
+
+// Error returns Err's text.
+func (r *Refusal) Error() string {
+	if r.Err == nil {
+		return "a gate said no"
+	}
+	return r.Err.Error()
+}
+
+// Unwrap returns Err.
+func (r *Refusal) Unwrap() error { return r.Err }
+
+// tooLate refuses a wait that the context would cut short.
+func tooLate(needs, left time.Duration) *Refusal {
+	return &Refusal{Wait: needs, Err: &durations.TooLate{Needs: needs, Left: left}}
+}
+
+func appendVerdict(attrs []slog.Attr, code, trackingID string) []slog.Attr {
+	if code != "" {
+		attrs = append(attrs, slog.String("code", code))
+	}
+	if trackingID != "" {
+		attrs = append(attrs, slog.String("tracking_id", trackingID))
+	}
+	return attrs
+}

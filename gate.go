@@ -10,7 +10,6 @@ import (
 
 	"golang.org/x/time/rate"
 
-	"github.com/steadyhttp/steadyhttp/internal/durations"
 	"github.com/steadyhttp/steadyhttp/internal/origin"
 )
 
@@ -44,28 +43,6 @@ type PassFunc func(Attempt)
 
 // Leave calls f.
 func (f PassFunc) Leave(a Attempt) { f(a) }
-
-// Refusal is what a Gate returns to say no.
-type Refusal struct {
-	Wait time.Duration // how long the call would have had to wait, at least; a job queue can put it off for that long. 0: unknown
-	Err  error         // why, in a few words; nil: no more is to be said
-}
-
-// Error returns Err's text.
-func (r *Refusal) Error() string {
-	if r.Err == nil {
-		return "a gate said no"
-	}
-	return r.Err.Error()
-}
-
-// Unwrap returns Err.
-func (r *Refusal) Unwrap() error { return r.Err }
-
-// tooLate refuses a wait that the context would cut short.
-func tooLate(needs, left time.Duration) *Refusal {
-	return &Refusal{Wait: needs, Err: &durations.TooLate{Needs: needs, Left: left}}
-}
 
 // Limit returns a Gate around a limiter: a *rate.Limiter of golang.org/x/time/rate is one. Beyond
 // limiting, it pauses all its callers when one attempt was throttled, until the server's time; then
@@ -109,114 +86,6 @@ func (l *limit) Enter(ctx context.Context, a Attempt) (Pass, error) {
 	}
 }
 
-// passage is one attempt's way through a Limit. Its epoch is that of the grant: by the time the
-// caller wakes, there may be another.
-type passage struct {
-	limit    *limit
-	pause    *pause
-	epoch    int
-	narrow   bool // granted in a narrow window: it has, or had, a place
-	granted  time.Time
-	arrivals int // until the grant
-
-	// Guarded by pause.mu:
-	place    *list.Element // in pause.places or pause.stuck; nil: in neither
-	told     bool          // it will be told of its sending
-	sent     bool
-	answered bool     // and has widened the window
-	unpaid   int      // replays that have passed, and have not been sent
-	again    *passage // of a replay that had to sit out a pause; nil: there was none
-}
-
-// observe has an attempt tell of its sending and answer from now on.
-func (p *passage) observe(a Attempt) {
-	told := a.Observe(p)
-	if !p.narrow {
-		return
-	}
-	p.pause.mu.Lock()
-	defer p.pause.mu.Unlock()
-	p.told = told
-}
-
-// Leave implements Pass.
-func (p *passage) Leave(a Attempt) {
-	if again := p.last(); again != p {
-		p.pause.leave(p, Attempt{})
-		p = again
-	}
-	p.pause.leave(p, a)
-}
-
-// last returns the passage of the last replay, or else p itself.
-func (p *passage) last() *passage {
-	p.pause.mu.Lock()
-	defer p.pause.mu.Unlock()
-	if p.again != nil {
-		return p.again
-	}
-	return p
-}
-
-// Replay implements Observer: what net/http sends again on its own passes like what we send.
-func (p *passage) Replay(ctx context.Context) error {
-	l, passed := p.limit, p.last()
-	for {
-		current := l.pause.current(passed.epoch)
-		if !current {
-			// What was sent before the pause has no place in it.
-			again, err := l.pause.enter(ctx, Attempt{})
-			if err != nil {
-				return err
-			}
-			again.limit, again.sent = l, true
-			p.pause.mu.Lock()
-			p.again, passed = again, again
-			p.pause.mu.Unlock()
-		}
-		if l.limiter != nil {
-			if err := l.limiter.Wait(ctx); err != nil {
-				return l.explain(ctx, err)
-			}
-		}
-		if l.pause.current(passed.epoch) {
-			break
-		}
-	}
-	p.pause.mu.Lock()
-	defer p.pause.mu.Unlock()
-	p.unpaid++
-	return nil
-}
-
-// Sent implements Observer.
-func (p *passage) Sent(time.Time) {
-	p.pause.mu.Lock()
-	defer p.pause.mu.Unlock()
-	switch {
-	case p.unpaid > 0:
-		p.unpaid--
-	case p.sent && p.pause.pace != nil:
-		p.pause.pace.Reserve() // nobody asked before this replay: those who come pay for it
-	}
-	p.sent = true
-	if p.place != nil && p.epoch == p.pause.epoch {
-		p.pause.stuck.Remove(p.place)
-	}
-}
-
-// Answered implements Observer: a 429 stops the others now, and not when its body has been looked
-// at. An answer that is no failure frees its place: its body may go on for hours.
-func (p *passage) Answered(resp *http.Response) {
-	p = p.last()
-	switch {
-	case resp.StatusCode == http.StatusTooManyRequests:
-		p.pause.throttle(p.epoch, pushback(resp, Throttled))
-	case resp.StatusCode < 400 && p.narrow:
-		p.pause.answer(p)
-	}
-}
-
 // wait passes the limiter. It reports false if another attempt was throttled meanwhile, and the
 // pause must be sat out too.
 func (l *limit) wait(ctx context.Context, a Attempt, p *passage) (current bool, err error) {
@@ -225,33 +94,35 @@ func (l *limit) wait(ctx context.Context, a Attempt, p *passage) (current bool, 
 			l.pause.leave(p, Attempt{}) // also if the limiter panics
 		}
 	}()
-	if l.limiter != nil {
-		l.announce(ctx, a)
-		if err := l.limiter.Wait(ctx); err != nil {
-			return false, l.explain(ctx, err)
-		}
+	l.announce(ctx, a)
+	if err := l.pass(ctx); err != nil {
+		return false, err
 	}
 	return l.pause.current(p.epoch), nil
+}
+
+// pass waits for the limiter, if there is one.
+func (l *limit) pass(ctx context.Context) error {
+	if l.limiter == nil {
+		return nil
+	}
+	if err := l.limiter.Wait(ctx); err != nil {
+		return l.explain(ctx, err)
+	}
+	return nil
 }
 
 // announce tells of a wait that a rate.Limiter is about to make, and not of one that it will
 // refuse.
 func (l *limit) announce(ctx context.Context, a Attempt) {
 	pace := l.pause.pace
-	if pace == nil || a.watch == nil || pace.Limit() <= 0 || pace.Burst() < 1 {
+	if pace == nil || a.waits == nil || pace.Limit() <= 0 || pace.Burst() < 1 {
 		return
 	}
 	wait := lack(pace, 1, time.Now())
 	if deadline, ok := ctx.Deadline(); wait >= noticeable && (!ok || time.Until(deadline) >= wait) {
 		a.Waits(func() time.Duration { return wait })
 	}
-}
-
-// lack returns how long a limiter takes from then on until it has so many tokens.
-func lack(pace *rate.Limiter, tokens float64, then time.Time) time.Duration {
-	short := max(0, tokens-pace.TokensAt(then))
-	seconds := min(short/float64(pace.Limit()), maxPushback.Seconds())
-	return time.Duration(seconds * float64(time.Second))
 }
 
 // explain adds to a rate.Limiter's refusal what it knows and does not say: how long the wait would

@@ -92,13 +92,3 @@ func logAttrs(a Attempt) []slog.Attr {
 	}
 	return attrs
 }
-
-func appendVerdict(attrs []slog.Attr, code, trackingID string) []slog.Attr {
-	if code != "" {
-		attrs = append(attrs, slog.String("code", code))
-	}
-	if trackingID != "" {
-		attrs = append(attrs, slog.String("tracking_id", trackingID))
-	}
-	return attrs
-}

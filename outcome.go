@@ -339,3 +339,128 @@ func closeBodies(requests ...*http.Request) {
 		}
 	}
 }
+
+// Check returns nil for a response below 400, else an *Error. It does not close the body, and what
+// it reads of it can be read again, so it works behind any wrapper. Of a response that did not come
+// from a Transport, or whose wrapper hides that, it reads at most 64 KiB, for at most a second.
+func Check(resp *http.Response) error {
+	if resp == nil {
+		return errors.New("steadyhttp: Check of a nil response; check the error of Do first")
+	}
+	if resp.StatusCode < 400 {
+		return nil
+	}
+	e := &Error{StatusCode: resp.StatusCode, answer: true}
+	a, ok := AttemptOf(resp)
+	if ok {
+		e.Verdict, e.Attempts, e.Stop, e.Ambiguous = a.Verdict, a.N, a.Stop, a.Ambiguous
+	} else {
+		e.Verdict = examine(resp)
+		if req := resp.Request; req != nil && !safe(req.Method) {
+			e.Ambiguous = resp.StatusCode >= 500 || (&Policy{}).idempotent(req)
+		}
+	}
+	e.Wait = max(0, e.RetryAfter, a.asked)
+	if a.kept {
+		e.Err = a.Err
+	}
+	return e
+}
+
+// examine classifies a response by its own, and keeps the verdict with it for the next Check.
+func examine(resp *http.Response) Verdict {
+	if known := standInOf(resp); known != nil {
+		return known.attempt.Verdict
+	}
+	a := Attempt{Request: resp.Request, Response: resp}
+	if resp.Body == nil || resp.Body == http.NoBody {
+		return (&Rules{}).Classify(a)
+	}
+	body := &responseBody{rc: resp.Body}
+	a.Body = body.peek(resp, peekTime)
+	body.attempt.Verdict = (&Rules{}).Classify(a)
+	resp.Body = body.standIn()
+	return body.attempt.Verdict
+}
+
+// AttemptOf returns the last attempt of the call that resp answers, if resp comes from a Transport.
+// It is a best effort: a RoundTripper that wraps the body again hides it. It reports false for a
+// call that succeeded at the first try, of which there is nothing to tell.
+func AttemptOf(resp *http.Response) (Attempt, bool) {
+	b := standInOf(resp)
+	if b == nil || b.attempt.N == 0 {
+		return Attempt{}, false
+	}
+	firstTry := b.attempt.N == 1 && b.attempt.Stop == StopDone
+	return b.attempt, !firstTry
+}
+
+func standInOf(resp *http.Response) *responseBody {
+	if resp == nil {
+		return nil
+	}
+	if b, ok := resp.Body.(interface{ standsIn() *responseBody }); ok {
+		return b.standsIn()
+	}
+	return nil
+}
+
+// tellOuter tells the call above, if there is one, why this one has ended: the response may reach
+// that in a wrapper's body.
+func (c *call) tellOuter() {
+	if c.attempt.Stop == StopDone && c.response != nil && c.response.StatusCode < 400 {
+		return
+	}
+	outer, _ := c.original.Context().Value(above{}).(*nest)
+	if outer == nil {
+		return
+	}
+	end := &innerEnd{request: c.original, attempt: c.attempt}
+	end.attempt.N += c.below
+	if c.final != "" {
+		end.attempt.Stop = c.final
+	}
+	if c.response != nil {
+		end.status = c.response.StatusCode
+	}
+	outer.ended.Store(end)
+}
+
+// inner returns what an inner Transport says of the present attempt. A call of somebody else in the
+// same context, for a token, say, is told by its request.
+func (c *call) inner() (Attempt, bool) {
+	if a, ok := AttemptOf(c.response); ok {
+		return a, true
+	}
+	if c.nest == nil {
+		return Attempt{}, false
+	}
+	end, status := c.nest.ended.Load(), 0
+	if c.response != nil {
+		status = c.response.StatusCode
+	}
+	if end == nil || end.status != status {
+		return Attempt{}, false
+	}
+	was, is := end.request, c.attempt.Request
+	return end.attempt, was.URL.Host == is.URL.Host && methodOf(was) == methodOf(is)
+}
+
+// settles reports whether what an inner Transport has ended a call with is beyond what this one
+// could better. One that did not retry, since its policy or its request did not let it, leaves that
+// to us, and so does one that would have had to wait for longer than it may.
+func settles(a *Attempt) bool {
+	switch a.Stop {
+	case StopNotIdempotent, StopBodyNotReplayable:
+		return false // what was sent so far counts here too
+	case StopWaitTooLong:
+		return a.Response == nil
+	case StopAttempts:
+		return a.N > 1
+	case StopElapsed:
+		return a.N != 1
+	case StopPermanent:
+		return a.Verdict.Class != Unauthorized || a.renewed
+	}
+	return true
+}

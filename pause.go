@@ -3,6 +3,7 @@ package steadyhttp
 import (
 	"container/list"
 	"context"
+	"net/http"
 	"sync"
 	"time"
 
@@ -40,6 +41,9 @@ type pause struct {
 	soonest  time.Time  // no deadline in the queue is before it; zero: none has any
 	timer    *time.Timer
 }
+
+// pacer is what attempts pass besides the pause: a Limit's limiter.
+type pacer interface{ pass(context.Context) error }
 
 // turn is a place in the queue. Either passed or err is set before granted is closed.
 type turn struct {
@@ -327,4 +331,117 @@ func (p *pause) serve() {
 			p.serve()
 		})
 	}
+}
+
+// passage is one attempt's way through a Limit. Its epoch is that of the grant: by the time the
+// caller wakes, there may be another.
+type passage struct {
+	limit    pacer // what it has to pass besides
+	pause    *pause
+	epoch    int
+	narrow   bool // granted in a narrow window: it has, or had, a place
+	granted  time.Time
+	arrivals int // until the grant
+
+	// Guarded by pause.mu:
+	place    *list.Element // in pause.places or pause.stuck; nil: in neither
+	told     bool          // it will be told of its sending
+	sent     bool
+	answered bool     // and has widened the window
+	unpaid   int      // replays that have passed, and have not been sent
+	again    *passage // of a replay that had to sit out a pause; nil: there was none
+}
+
+// observe has an attempt tell of its sending and answer from now on.
+func (p *passage) observe(a Attempt) {
+	told := a.Observe(p)
+	if !p.narrow {
+		return
+	}
+	p.pause.mu.Lock()
+	defer p.pause.mu.Unlock()
+	p.told = told
+}
+
+// Leave implements Pass.
+func (p *passage) Leave(a Attempt) {
+	if again := p.last(); again != p {
+		p.pause.leave(p, Attempt{})
+		p = again
+	}
+	p.pause.leave(p, a)
+}
+
+// last returns the passage of the last replay, or else p itself.
+func (p *passage) last() *passage {
+	p.pause.mu.Lock()
+	defer p.pause.mu.Unlock()
+	if p.again != nil {
+		return p.again
+	}
+	return p
+}
+
+// Replay implements Observer: what net/http sends again on its own passes like what we send.
+func (p *passage) Replay(ctx context.Context) error {
+	passed := p.last()
+	for {
+		current := p.pause.current(passed.epoch)
+		if !current {
+			// What was sent before the pause has no place in it.
+			again, err := p.pause.enter(ctx, Attempt{})
+			if err != nil {
+				return err
+			}
+			again.limit, again.sent = p.limit, true
+			p.pause.mu.Lock()
+			p.again, passed = again, again
+			p.pause.mu.Unlock()
+		}
+		if err := p.limit.pass(ctx); err != nil {
+			return err
+		}
+		if p.pause.current(passed.epoch) {
+			break
+		}
+	}
+	p.pause.mu.Lock()
+	defer p.pause.mu.Unlock()
+	p.unpaid++
+	return nil
+}
+
+// Sent implements Observer.
+func (p *passage) Sent(time.Time) {
+	p.pause.mu.Lock()
+	defer p.pause.mu.Unlock()
+	switch {
+	case p.unpaid > 0:
+		p.unpaid--
+	case p.sent && p.pause.pace != nil:
+		p.pause.pace.Reserve() // nobody asked before this replay: those who come pay for it
+	}
+	p.sent = true
+	if p.place != nil && p.epoch == p.pause.epoch {
+		p.pause.stuck.Remove(p.place)
+	}
+}
+
+// Answered implements Observer: a 429 stops the others now, and not when its body has been looked
+// at. An answer that is no failure frees its place: its body may go on for hours.
+func (p *passage) Answered(resp *http.Response) {
+	p = p.last()
+	switch {
+	case resp.StatusCode == http.StatusTooManyRequests:
+		p.pause.throttle(p.epoch, pushback(resp, Throttled))
+	case resp.StatusCode < 400 && p.narrow:
+		p.pause.answer(p)
+	}
+}
+
+// lack returns how long a limiter takes from then on until it has so many tokens.
+func lack(pace *rate.Limiter, tokens float64, then time.Time) time.Duration {
+	short := max(0, tokens-pace.TokensAt(then))
+	seconds := min(short/float64(pace.Limit()), maxPushback.Seconds())
+	return time.Duration(seconds * float64(time.Second))
 }

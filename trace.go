@@ -241,12 +241,3 @@ func (w *watch) finish(length time.Duration) {
 		w.trace.Waited(w.ctx, w.attempt, w.wait)
 	}
 }
-
-// Waits is what a Gate calls in Enter before it blocks, with the time that it will take as far as
-// is known, 0 if it is not. It tells Trace.Waiting. length is asked only if somebody wants to know.
-// It must not be called with a lock held that length or a hook may need.
-func (a Attempt) Waits(length func() time.Duration) {
-	if a.watch != nil {
-		a.watch.begin(length())
-	}
-}
