@@ -416,7 +416,7 @@ func orTrial(err error) error {
 
 // The list in the documentation is the one that the tests hold the code to.
 func TestErrorTypesAreDocumented(t *testing.T) {
-	source, err := os.ReadFile("errortype.go")
+	source, err := os.ReadFile("error.go")
 	if err != nil {
 		t.Fatal(err)
 	}
