@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"runtime"
+	"strings"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -66,6 +68,9 @@ func (c *call) begin() error {
 		c.ctx = orContext(c.trace.Start(c.ctx, c.original), c.ctx)
 	}
 	c.started = true
+	if !c.native() {
+		c.transport.under.Add(1)
+	}
 	if c.over() {
 		c.why = StopCancelled
 		return cancelCause(c.ctx)
@@ -103,11 +108,29 @@ func (c *call) checkBase() error {
 	if c.native() {
 		return nil
 	}
-	if depth, _ := c.ctx.Value(nesting{c.transport}).(int); depth >= maxNesting {
+	depth, _ := c.ctx.Value(nesting{c.transport}).(int)
+	if depth >= maxNesting || c.transport.under.Load()%128 == 0 && inCycle() {
 		c.why = StopPermanent
 		return errCycle
 	}
 	return nil
+}
+
+// inCycle looks for a Transport's own frames on the stack, for a base transport that leads back
+// here without the context.
+func inCycle() bool {
+	const most = 64 // Transports within each other that nobody means
+	stack := make([]uintptr, 64*most)
+	frames := runtime.CallersFrames(stack[:runtime.Callers(1, stack)])
+	for calls := 0; ; {
+		frame, more := frames.Next()
+		if strings.HasSuffix(frame.Function, ".(*Transport).steady") {
+			calls++
+		}
+		if !more || calls == most {
+			return calls == most
+		}
+	}
 }
 
 // watched reports whether anybody looks at times and sends.

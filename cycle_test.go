@@ -74,6 +74,25 @@ func TestTransportThatIsItsOwnBase(t *testing.T) {
 			http.DefaultTransport = wrap(tr)
 			return tr
 		}, false},
+		{"a wrapper that drops the context", func() *steadyhttp.Transport {
+			tr := &steadyhttp.Transport{}
+			tr.Base = roundTripper(func(req *http.Request) (*http.Response, error) {
+				return tr.RoundTrip(req.Clone(context.Background()))
+			})
+			return tr
+		}, false},
+		{"a client that drops the context", func() *steadyhttp.Transport {
+			tr := &steadyhttp.Transport{}
+			tr.Base = roundTripper(func(req *http.Request) (*http.Response, error) {
+				client := &http.Client{Transport: tr}
+				fetch, err := http.NewRequest(req.Method, req.URL.String(), nil)
+				if err != nil {
+					return nil, err
+				}
+				return client.Do(fetch)
+			})
+			return tr
+		}, false},
 		{"a wrapper with another policy", func() *steadyhttp.Transport {
 			tr := &steadyhttp.Transport{Policy: steadyhttp.Batch()}
 			tr.Base = roundTripper(func(req *http.Request) (*http.Response, error) {

@@ -289,6 +289,9 @@ func (c *call) tellDone() {
 // end runs on every way out of RoundTrip. On a panic, out of a hook or the base transport, it gives
 // back what the call holds, and lets the panic go on.
 func (c *call) end() {
+	if c.started && !c.native() {
+		c.transport.under.Add(-1)
+	}
 	if c.returned {
 		defer c.body.close()
 		if c.unbound != nil {

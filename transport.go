@@ -74,8 +74,9 @@ type Transport struct {
 	// Trace is told what happens. nil: nobody is.
 	Trace *Trace
 
-	budget  Budget      // unless the policy brings one
-	closing atomic.Bool // CloseIdleConnections is under way
+	budget  Budget       // unless the policy brings one
+	closing atomic.Bool  // CloseIdleConnections is under way
+	under   atomic.Int64 // calls under way, where the base transport is not net/http's own
 }
 
 // RoundTrip sends req until there is an answer worth returning. See the package comment for what
