@@ -76,11 +76,12 @@ type Attempt struct {
 	// and nobody knows:
 	//
 	//	safe methods (GET, HEAD, OPTIONS, TRACE, PROPFIND, REPORT, SEARCH, QUERY)   never
-	//	not idempotent, answered 4xx         no: it is not retried after a doubt
+	//	not idempotent, answered 4xx           no: it is not retried after a doubt
 	//	Throttled or Unauthorized by Classify  as a 4xx, whatever the status: it was refused
-	//	answered 5xx, or lost after sending  yes
-	//	provably never sent, or refused by HTTP/2  as before this attempt
-	//	idempotent (PUT, DELETE), 4xx        if an attempt before was lost: a DELETE's 404 may be its own doing
+	//	answered 5xx, or lost after sending    yes
+	//	provably never sent, or an HTTP/2
+	//	stream that the server refused         as before this attempt
+	//	idempotent (PUT, DELETE), 4xx          if an attempt before was lost: a DELETE's 404 may be its own doing
 	//
 	// Behind a wrapper that hides the call, Check takes an attempt before to have been lost.
 	Ambiguous bool

@@ -184,3 +184,27 @@ func BenchmarkGatedPost(b *testing.B) {
 		bench(b, &steadyhttp.Transport{Base: ok, Gates: []steadyhttp.Gate{steadyhttp.Limit(nil)}}, order(b))
 	})
 }
+
+// Speed: what a failure allocates over and above its base transport.
+func TestFailureAllocations(t *testing.T) {
+	newReq := func(t testing.TB) *http.Request { return newRequest(t, "GET", "") }
+	policy := atOnce()
+	for _, tt := range []struct {
+		name string
+		make func() http.RoundTripper // anew: some count
+		per  int                      // attempts of a call
+		more float64
+	}{
+		{"a retry after an empty 503", func() http.RoundTripper { return &alternating{} }, 2, 1},
+		{"a retry after a 500 with its envelope", func() http.RoundTripper { return &busyFirst{} }, 2, 5},
+		{"a 404 with its envelope", func() http.RoundTripper { return constant{status: 404, body: notFound} }, 1, 4},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			bare := allocations(t, registered(tt.make()), tt.per, newReq)
+			steady := allocations(t, &steadyhttp.Transport{Base: registered(tt.make()), Policy: policy}, 1, newReq)
+			if steady > bare+tt.more {
+				t.Errorf("%v allocations, %v without the Transport", steady, bare)
+			}
+		})
+	}
+}

@@ -341,10 +341,11 @@ func successful(resp *http.Response) bool { return 200 <= resp.StatusCode && res
 
 // peek reads what classifying needs of the body, or, under MaxRead, all that the caller will.
 func (c *call) peek(resp *http.Response) {
-	inner, nested := c.inner()
-	if nested = nested && (resp.StatusCode >= 400 || inner.Stop != StopDone); nested {
+	inner := c.inner()
+	nested := inner != nil && (resp.StatusCode >= 400 || inner.Stop != StopDone)
+	if nested {
 		c.below += inner.N - 1
-		if settles(&inner) {
+		if settles(inner) {
 			c.final, c.attempt.Verdict = inner.Stop, inner.Verdict
 		}
 	}
@@ -385,7 +386,9 @@ func (c *call) settled() bool {
 		if !ours(inner) {
 			ended.Stop, ended.Verdict.Class = StopPermanent, Permanent
 		}
-	} else if ended, ok = c.inner(); !ok {
+	} else if inner := c.inner(); inner != nil {
+		ended = *inner
+	} else {
 		return false
 	}
 	c.below += max(0, ended.N-1)

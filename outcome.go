@@ -429,24 +429,26 @@ func (c *call) tellOuter() {
 	outer.ended.Store(end)
 }
 
-// inner returns what an inner Transport says of the present attempt. A call of somebody else in the
-// same context, for a token, say, is told by its request.
-func (c *call) inner() (Attempt, bool) {
-	if a, ok := AttemptOf(c.response); ok {
-		return a, true
+// inner returns what an inner Transport says of the present attempt, nil if there is none. A call of
+// somebody else in the same context, for a token, say, is told by its request.
+func (c *call) inner() *Attempt {
+	if b := standInOf(c.response); b != nil && b.attempt.N > 0 && (b.attempt.N > 1 || b.attempt.Stop != StopDone) {
+		return &b.attempt
 	}
 	if c.nest == nil {
-		return Attempt{}, false
+		return nil
 	}
 	end, status := c.nest.ended.Load(), 0
 	if c.response != nil {
 		status = c.response.StatusCode
 	}
 	if end == nil || end.status != status {
-		return Attempt{}, false
+		return nil
 	}
-	was, is := end.request, c.attempt.Request
-	return end.attempt, was.URL.Host == is.URL.Host && methodOf(was) == methodOf(is)
+	if was, is := end.request, c.attempt.Request; was.URL.Host != is.URL.Host || methodOf(was) != methodOf(is) {
+		return nil
+	}
+	return &end.attempt
 }
 
 // settles reports whether what an inner Transport has ended a call with is beyond what this one

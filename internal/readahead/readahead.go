@@ -16,11 +16,12 @@ type Reader struct {
 	rc    io.Reader
 	limit int
 	stop  atomic.Bool
-	done  chan struct{} // closed when the goroutine has ended; then all fields may be read
+	ended atomic.Bool // the goroutine has; then all fields may be read
 
-	mu       sync.Mutex // guards what follows while the goroutine runs
-	over     bool       // the goroutine reads no more
-	closer   io.Closer  // for it to close then; nil: that is for others to do
+	mu       sync.Mutex    // guards what follows while the goroutine runs
+	done     chan struct{} // closed when it has ended; nil: nobody has had to wait
+	over     bool          // the goroutine reads no more
+	closer   io.Closer     // for it to close then; nil: that is for others to do
 	buffer   []byte
 	err      error // what ended the body: io.EOF or a failure; nil if it goes on
 	panicked any   // what the body's Read panicked with, nil if it did not
@@ -38,7 +39,7 @@ func Start(r *Reader, rc io.Reader, limit int, length int64) *Reader {
 	if r == nil {
 		r = new(Reader)
 	}
-	r.rc, r.limit, r.done, r.buffer = rc, limit, make(chan struct{}), make([]byte, 0, min(size, limit))
+	r.rc, r.limit, r.buffer = rc, limit, make([]byte, 0, min(size, limit))
 	return r
 }
 
@@ -60,7 +61,7 @@ func (r *Reader) Run(timeout time.Duration, ends ...<-chan struct{}) bool {
 	var end [2]<-chan struct{}
 	copy(end[:], ends)
 	select {
-	case <-r.done:
+	case <-r.Done():
 	case <-expired:
 	case <-end[0]:
 	case <-end[1]:
@@ -71,14 +72,35 @@ func (r *Reader) Run(timeout time.Duration, ends ...<-chan struct{}) bool {
 
 // Finished reports whether the goroutine has ended. If the body has panicked, so does it.
 func (r *Reader) Finished() bool {
-	select {
-	case <-r.done:
-		if r.panicked != nil {
-			panic(r.panicked)
-		}
-		return true
-	default:
+	if !r.ended.Load() {
 		return false
+	}
+	if r.panicked != nil {
+		panic(r.panicked)
+	}
+	return true
+}
+
+// Done returns a channel that is closed when the goroutine has ended. Nearly always that has come
+// before anybody asks.
+func (r *Reader) Done() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.done == nil {
+		r.done = make(chan struct{})
+		if r.ended.Load() {
+			close(r.done)
+		}
+	}
+	return r.done
+}
+
+func (r *Reader) tellEnd() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ended.Store(true)
+	if r.done != nil {
+		close(r.done)
 	}
 }
 
@@ -88,7 +110,7 @@ func (r *Reader) read() {
 		r.mu.Lock()
 		r.over = true
 		r.mu.Unlock()
-		defer close(r.done)
+		defer r.tellEnd()
 		if rc := r.TakeBack(); rc != nil {
 			defer func() { recover() }() // nobody waits for a body that was given up
 			rc.Close()
@@ -151,9 +173,6 @@ func (r *Reader) Snapshot() []byte {
 	defer r.mu.Unlock()
 	return bytes.Clone(r.buffer)
 }
-
-// Done is closed when the goroutine has ended.
-func (r *Reader) Done() <-chan struct{} { return r.done }
 
 // Bytes returns what was read, and Err what ended the body: io.EOF, a failure, or nil if it goes
 // on. They are for when the goroutine has ended.
