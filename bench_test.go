@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/cenkalti/backoff/v4"
 
@@ -207,4 +209,43 @@ func TestFailureAllocations(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Speed: a call that succeeds at once allocates what its base transport does, and what is not idempotent 6 times more at most,
+// for the proof that it was sent or was not.
+func TestHappyPathAllocations(t *testing.T) {
+	for _, tt := range []struct {
+		method, body string
+		more         float64
+	}{
+		{"GET", "", 0}, {"HEAD", "", 0}, {"DELETE", "", 0}, {"PUT", "content", 0},
+		{"POST", "", 6}, {"POST", "content", 6}, {"PATCH", "content", 6},
+	} {
+		t.Run(tt.method+" "+tt.body, func(t *testing.T) {
+			newReq := func(t testing.TB) *http.Request { return newRequest(t, tt.method, tt.body) }
+			base := registered(&canned{every: 1})
+			bare := allocations(t, base, 1, newReq)
+			steady := allocations(t, &steadyhttp.Transport{Base: base}, 1, newReq)
+			if steady > bare+tt.more {
+				t.Errorf("%v allocations, %v without the Transport", steady, bare)
+			}
+		})
+	}
+}
+
+// Speed: a retry with the default back-off allocates at most 4 times more than its two calls.
+func TestRetryAllocates(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		newReq := func(t testing.TB) *http.Request { return newRequest(t, "GET", "") }
+		bare := allocations(t, registered(&canned{every: 2}), 2, newReq)
+		base := &canned{every: 2}
+		began := time.Now()
+		steady := allocations(t, &steadyhttp.Transport{Base: registered(base), Policy: steadyhttp.Policy{Budget: &steadyhttp.Budget{Max: -1}}}, 1, newReq)
+		if steady > bare+4 {
+			t.Errorf("%v allocations, %v without the Transport", steady, bare)
+		}
+		if base.n != 2*201 || time.Since(began) < 201*250*time.Millisecond {
+			t.Errorf("%d attempts in %v: the test tests nothing", base.n, time.Since(began))
+		}
+	})
 }

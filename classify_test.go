@@ -430,3 +430,80 @@ func TestVerdictsAreMergedByField(t *testing.T) {
 		t.Errorf("a 200 of which Classify says nothing: %d %q", resp.StatusCode, body)
 	}
 }
+
+// R30, D06: a fault of the kind that stays is not tried again, and one that may pass is only where that is safe, or where
+// it never left.
+func TestAttemptsPerTransportError(t *testing.T) {
+	for name, test := range map[string]struct {
+		err       error
+		get, post int
+	}{
+		"untrusted":         {&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}, 1, 1},
+		"wrong host":        {&tls.CertificateVerificationError{Err: x509.HostnameError{Certificate: &x509.Certificate{}}}, 1, 1},
+		"expired":           {&tls.CertificateVerificationError{Err: x509.CertificateInvalidError{Cert: &x509.Certificate{}}}, 1, 1},
+		"no roots":          {x509.SystemRootsError{}, 1, 1},
+		"no TLS":            {tls.RecordHeaderError{}, 1, 1},
+		"untrusted in dial": {&net.OpError{Op: "dial", Err: x509.UnknownAuthorityError{}}, 1, 1},
+		"no such host":      {&net.OpError{Op: "dial", Err: &net.DNSError{IsNotFound: true}}, 1, 1},
+		"DNS temporary":     {&net.OpError{Op: "dial", Err: &net.DNSError{IsTemporary: true}}, 4, 4},
+		"DNS timeout":       {&net.DNSError{IsTimeout: true}, 4, 4},
+		"refused":           {trRefused, 4, 4},
+		"proxy refused":     {&net.OpError{Op: "proxyconnect", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}, 4, 4},
+		"dial timeout":      {&net.OpError{Op: "dial", Err: os.ErrDeadlineExceeded}, 4, 4},
+		"reset":             {trReset, 4, 1},
+		"broken pipe (R33)": {&net.OpError{Op: "write", Err: os.NewSyscallError("write", syscall.EPIPE)}, 4, 1},
+		"unexpected EOF":    {io.ErrUnexpectedEOF, 4, 1},
+		"malformed answer":  {errors.New("malformed HTTP response"), 2, 1},
+		"its own deadline":  {context.DeadlineExceeded, 4, 1},
+		// A base that retries on its own may have sent the request before the dial that failed.
+		"dial of a client of its own": {&url.Error{Op: "Post", URL: "x", Err: trRefused}, 4, 1},
+	} {
+		for method, want := range map[string]int{"GET": test.get, "POST": test.post} {
+			t.Run(name+" "+method, func(t *testing.T) {
+				base := newScript(failsWith(test.err))
+				body := ""
+				if method == "POST" {
+					body = "content"
+				}
+				resp, err := (&steadyhttp.Transport{Base: base, Policy: atOnce()}).RoundTrip(newRequest(t, method, body))
+				if resp != nil || err == nil {
+					t.Fatalf("got %v, %v", resp, err)
+				}
+				if base.sent() != want {
+					t.Errorf("sent %d times, want %d", base.sent(), want)
+				}
+			})
+		}
+	}
+}
+
+// D05, R32: an answer that says no is final, whatever the method.
+func TestOtherClientErrorsAreFinal(t *testing.T) {
+	statuses := []int{501, 505}
+	for status := 400; status < 440 && len(statuses) < 40; status++ {
+		if status != 408 && status != 429 {
+			statuses = append(statuses, status)
+		}
+	}
+	for _, status := range statuses {
+		for _, method := range []string{"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "POST", "PATCH"} {
+			base := newScript(answers(status, "kept"))
+			if resp, body := do(t, &steadyhttp.Transport{Base: base}, newRequest(t, method, "")); resp.StatusCode != status || body != "kept" {
+				t.Errorf("%s: got %d %q, want %d", method, resp.StatusCode, body, status)
+			}
+			if base.sent() != 1 {
+				t.Errorf("%s: %d was tried %d times", method, status, base.sent())
+			}
+		}
+	}
+}
+
+// R32: below 400 there is nothing to repair.
+func TestAnswersBelow400AreFinal(t *testing.T) {
+	for _, status := range []int{200, 201, 202, 204, 206, 226, 299, 300, 301, 302, 303, 304, 307, 308} {
+		base := newScript(answers(status, "", "Retry-After: 10", "Location: /elsewhere"))
+		if resp, _ := do(t, &steadyhttp.Transport{Base: base}, newRequest(t, "GET", "")); resp.StatusCode != status || base.sent() != 1 {
+			t.Errorf("%d was tried %d times", status, base.sent())
+		}
+	}
+}

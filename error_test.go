@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"reflect"
 	"strings"
 	"sync"
 	"syscall"
@@ -501,3 +503,62 @@ func TestNoSecretsInLogsAndErrors(t *testing.T) {
 type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// C16, R30: what a base transport says can be found in the error, after retries as well as without.
+func TestErrorsCanBeFound(t *testing.T) {
+	custom := errors.New("custom")
+	for name, test := range map[string]struct {
+		err     error
+		find    func(error) bool
+		timeout bool
+	}{
+		"reset":               {err: trReset, find: isErr(syscall.ECONNRESET)},
+		"refused":             {err: trRefused, find: isErr(syscall.ECONNREFUSED)},
+		"broken pipe":         {err: &net.OpError{Op: "write", Err: os.NewSyscallError("write", syscall.EPIPE)}, find: isErr(syscall.EPIPE)},
+		"unreachable":         {err: &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.EHOSTUNREACH)}, find: isErr(syscall.EHOSTUNREACH)},
+		"op error":            {err: trReset, find: asErr[*net.OpError]},
+		"no such host":        {err: &net.DNSError{IsNotFound: true}, find: asErr[*net.DNSError]},
+		"DNS timeout":         {err: &net.DNSError{IsTimeout: true}, find: asErr[*net.DNSError], timeout: true},
+		"DNS in a dial":       {err: &net.OpError{Op: "dial", Err: &net.DNSError{IsTemporary: true}}, find: asErr[*net.DNSError]},
+		"EOF":                 {err: io.EOF, find: isErr(io.EOF)},
+		"unexpected EOF":      {err: io.ErrUnexpectedEOF, find: isErr(io.ErrUnexpectedEOF)},
+		"closed pipe":         {err: io.ErrClosedPipe, find: isErr(io.ErrClosedPipe)},
+		"closed connection":   {err: net.ErrClosed, find: isErr(net.ErrClosed)},
+		"base's own deadline": {err: context.DeadlineExceeded, find: isErr(context.DeadlineExceeded), timeout: true},
+		"base's own cancel":   {err: context.Canceled, find: isErr(context.Canceled)},
+		"I/O deadline":        {err: os.ErrDeadlineExceeded, find: isErr(os.ErrDeadlineExceeded), timeout: true},
+		"net timeout":         {err: &net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}, find: asErr[net.Error], timeout: true},
+		"untrusted":           {err: x509.UnknownAuthorityError{}, find: asErr[x509.UnknownAuthorityError]},
+		"wrong host":          {err: x509.HostnameError{Certificate: &x509.Certificate{}, Host: "a"}, find: asErr[x509.HostnameError]},
+		"expired":             {err: x509.CertificateInvalidError{Cert: &x509.Certificate{}, Reason: x509.Expired}, find: asErr[x509.CertificateInvalidError]},
+		"verification":        {err: &tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}, find: asErr[*tls.CertificateVerificationError]},
+		"no TLS":              {err: tls.RecordHeaderError{Msg: "x"}, find: asErr[tls.RecordHeaderError]},
+		"TLS alert":           {err: tls.AlertError(40), find: asErr[tls.AlertError]},
+		"parse error":         {err: &url.Error{Op: "parse", URL: "x", Err: custom}, find: asErr[*url.Error]},
+		"skip alt protocol":   {err: http.ErrSkipAltProtocol, find: isErr(http.ErrSkipAltProtocol)},
+		"handler timeout":     {err: http.ErrHandlerTimeout, find: isErr(http.ErrHandlerTimeout)},
+		"address":             {err: &net.OpError{Op: "dial", Err: &net.AddrError{Err: "missing port"}}, find: asErr[*net.AddrError]},
+		"wrapped twice":       {err: fmt.Errorf("a: %w", fmt.Errorf("b: %w", custom)), find: isErr(custom)},
+		"joined":              {err: errors.Join(io.EOF, custom), find: isErr(custom)},
+	} {
+		for _, attempts := range []int{1, 3} {
+			t.Run(fmt.Sprint(name, ", MaxAttempts ", attempts), func(t *testing.T) {
+				policy := atOnce()
+				policy.MaxAttempts = attempts
+				_, err := (&steadyhttp.Transport{Base: newScript(failsWith(test.err)), Policy: policy}).RoundTrip(newRequest(t, "GET", ""))
+				if !test.find(err) {
+					t.Errorf("it can't be found in %T: %v", err, err)
+				}
+				// http.Client looks at one by type assertion. The others are wrapped once.
+				if _, bare := test.err.(tls.RecordHeaderError); bare && !reflect.DeepEqual(err, test.err) {
+					t.Errorf("got %T (%v), want the base's own", err, err)
+				} else if !bare && attempts == 1 && !reflect.DeepEqual(errorOf(t, err).Err, test.err) {
+					t.Errorf("got %T (%v), want the base's own in it", err, err)
+				}
+				if timeout, ok := err.(interface{ Timeout() bool }); test.timeout && (!ok || !timeout.Timeout()) {
+					t.Errorf("%T is no timeout any more", err)
+				}
+			})
+		}
+	}
+}

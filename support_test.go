@@ -7,11 +7,15 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
 
 	"github.com/steadyhttp/steadyhttp"
 )
@@ -221,4 +225,233 @@ func errorOf(t testing.TB, err error) *steadyhttp.Error {
 		t.Fatalf("got %T (%v), want a *steadyhttp.Error", err, err)
 	}
 	return e
+}
+
+func newZeroBackOff() backoff.BackOff { return &backoff.ZeroBackOff{} }
+
+// atOnce is a policy that retries without waiting and without a budget.
+func atOnce() steadyhttp.Policy {
+	return steadyhttp.Policy{NewBackOff: newZeroBackOff, Budget: &steadyhttp.Budget{Max: -1}}
+}
+
+// withBase returns a Transport of its own with the same settings, or the default ones for nil.
+func withBase(settings *steadyhttp.Transport, base http.RoundTripper) *steadyhttp.Transport {
+	if settings == nil {
+		return &steadyhttp.Transport{Base: base}
+	}
+	return &steadyhttp.Transport{
+		Base: base, Policy: settings.Policy, Classify: settings.Classify, Prepare: settings.Prepare,
+		Gates: settings.Gates, Trace: settings.Trace,
+	}
+}
+
+// fakeBody is a response body with the manners of net/http's: Close ends a Read that is under way.
+type fakeBody struct {
+	content string        // what it has to give
+	chunk   int           // at most so much of it per Read; 0: any number of bytes
+	pause   time.Duration // before each Read; 0: none
+	end     error         // what comes after the content; nil: io.EOF
+	endless bool          // the content begins again at its end
+	stalls  bool          // nothing comes after the content, not even the end
+
+	at     int
+	reads  *atomic.Int64 // bytes read, may be nil
+	once   *sync.Once
+	closed chan struct{}
+	ctx    context.Context // of its request, whose end ends a Read, as net/http has it; nil: none
+}
+
+func newFakeBody(template fakeBody) *fakeBody {
+	template.once, template.closed = new(sync.Once), make(chan struct{})
+	if template.ctx == nil {
+		template.ctx = context.Background()
+	}
+	return &template
+}
+
+func (b *fakeBody) Read(p []byte) (int, error) {
+	if b.pause > 0 {
+		timer := time.NewTimer(b.pause)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-b.closed:
+			return 0, errFakeClosed
+		case <-b.ctx.Done():
+			return 0, context.Cause(b.ctx)
+		}
+	}
+	select {
+	case <-b.closed:
+		return 0, errFakeClosed
+	default:
+	}
+	if b.at == len(b.content) {
+		switch {
+		case b.endless:
+			b.at = 0
+		case b.stalls:
+			select {
+			case <-b.closed:
+				return 0, errFakeClosed
+			case <-b.ctx.Done():
+				return 0, context.Cause(b.ctx)
+			}
+		case b.end != nil:
+			return 0, b.end
+		default:
+			return 0, io.EOF
+		}
+	}
+	if b.chunk > 0 && len(p) > b.chunk {
+		p = p[:b.chunk]
+	}
+	n := copy(p, b.content[b.at:])
+	b.at += n
+	if b.reads != nil {
+		b.reads.Add(int64(n))
+	}
+	return n, nil
+}
+
+func (b *fakeBody) Close() error {
+	b.once.Do(func() { close(b.closed) })
+	return nil
+}
+
+// answersWith is answers with a body made of a template.
+func answersWith(status int, body fakeBody, fields ...string) step {
+	return func(req *http.Request) (*http.Response, error) {
+		resp, _ := answers(status, "", fields...)(req)
+		body.ctx = req.Context()
+		resp.Body, resp.ContentLength = newFakeBody(body), -1
+		return resp, nil
+	}
+}
+
+// requestSnapshot is a request as it was before the call.
+type requestSnapshot struct {
+	request http.Request
+	header  http.Header
+	trailer http.Header
+	url     string
+}
+
+func snapshot(req *http.Request) requestSnapshot {
+	return requestSnapshot{request: *req, header: req.Header.Clone(), trailer: req.Trailer.Clone(), url: req.URL.String()}
+}
+
+func (s *requestSnapshot) assertUnchanged(t testing.TB, req *http.Request) {
+	t.Helper()
+	before := &s.request
+	pointer := func(v any) uintptr { return reflect.ValueOf(v).Pointer() }
+	for name, same := range map[string]bool{
+		"Method":           before.Method == req.Method,
+		"URL":              before.URL == req.URL && s.url == req.URL.String(),
+		"Header":           pointer(before.Header) == pointer(req.Header) && reflect.DeepEqual(s.header, req.Header),
+		"Body":             before.Body == req.Body,
+		"GetBody":          pointer(before.GetBody) == pointer(req.GetBody),
+		"ContentLength":    before.ContentLength == req.ContentLength,
+		"TransferEncoding": reflect.DeepEqual(before.TransferEncoding, req.TransferEncoding),
+		"Close":            before.Close == req.Close,
+		"Host":             before.Host == req.Host,
+		"Form":             reflect.DeepEqual(before.Form, req.Form) && reflect.DeepEqual(before.PostForm, req.PostForm),
+		"Trailer":          pointer(before.Trailer) == pointer(req.Trailer) && reflect.DeepEqual(s.trailer, req.Trailer),
+		"RequestURI":       before.RequestURI == req.RequestURI,
+		"Cancel":           before.Cancel == req.Cancel,
+		"Response":         before.Response == req.Response,
+		"Context":          before.Context() == req.Context(),
+	} {
+		if !same {
+			t.Errorf("the caller's Request.%s was changed", name)
+		}
+	}
+}
+
+// enterFunc is a Gate.
+type enterFunc func(context.Context, steadyhttp.Attempt) (func(steadyhttp.Attempt), error)
+
+func (f enterFunc) Enter(ctx context.Context, a steadyhttp.Attempt) (steadyhttp.Pass, error) {
+	return gateFunc(f).Enter(ctx, a)
+}
+
+// afterFirstAttempt lets the first attempt pass.
+func afterFirstAttempt(gate steadyhttp.Gate) steadyhttp.Gate {
+	return enterFunc(func(ctx context.Context, a steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
+		if a.N == 1 {
+			return nil, nil
+		}
+		pass, err := gate.Enter(ctx, a)
+		if pass == nil {
+			return nil, err
+		}
+		return pass.Leave, err
+	})
+}
+
+// answersBound answers with a body that fails when the request's context is over.
+func answersBound(status int, content string) step {
+	return func(req *http.Request) (*http.Response, error) {
+		resp, _ := answers(status, content)(req)
+		resp.Body = io.NopCloser(&boundReader{req.Context(), strings.NewReader(content)})
+		resp.Request = req
+		return resp, nil
+	}
+}
+
+type boundReader struct {
+	ctx context.Context
+	io.Reader
+}
+
+func (r *boundReader) Read(p []byte) (int, error) {
+	if r.ctx.Err() != nil {
+		return 0, context.Cause(r.ctx)
+	}
+	return r.Reader.Read(p)
+}
+
+type readFunc func([]byte) (int, error)
+
+func (f readFunc) Read(p []byte) (int, error) { return f(p) }
+
+func isErr(target error) func(error) bool {
+	return func(err error) bool { return errors.Is(err, target) }
+}
+
+func asErr[E error](err error) bool {
+	_, ok := errors.AsType[E](err)
+	return ok
+}
+
+// canned answers like bench_test's base transports do, with next to no work of its own: every n-th attempt succeeds.
+type canned struct{ every, n int }
+
+func (c *canned) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.Body != nil {
+		io.Copy(io.Discard, req.Body)
+		req.Body.Close()
+	}
+	status := http.StatusServiceUnavailable
+	if c.n++; c.n%c.every == 0 {
+		status = http.StatusOK
+	}
+	return &http.Response{StatusCode: status, Body: http.NoBody, Request: req, Header: http.Header{}}, nil
+}
+
+func allocations(t *testing.T, rt http.RoundTripper, calls int, newReq func(testing.TB) *http.Request) float64 {
+	t.Helper()
+	req := newReq(t)
+	return testing.AllocsPerRun(200, func() {
+		for range calls {
+			if req.GetBody != nil {
+				req.Body, _ = req.GetBody()
+			}
+			resp, err := rt.RoundTrip(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+		}
+	})
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/cenkalti/backoff/v4"
+
 	"github.com/steadyhttp/steadyhttp"
 )
 

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/steadyhttp/steadyhttp"
@@ -96,5 +97,91 @@ func TestWireHalfClosedUpgrade(t *testing.T) {
 				t.Errorf("read %q, %v", got, err)
 			}
 		})
+	}
+}
+
+// R18, C10: an upgraded connection keeps its Write, and no bound of ours ends it.
+func TestUpgrade(t *testing.T) {
+	for name, transport := range map[string]*steadyhttp.Transport{
+		"default":         {},
+		"attempt timeout": {Policy: steadyhttp.Policy{AttemptTimeout: time.Second, MaxElapsed: time.Second}},
+		"read ahead":      {Policy: steadyhttp.Policy{MaxRead: 1 << 20}},
+		"trace":           {Trace: &steadyhttp.Trace{Done: func(context.Context, steadyhttp.Attempt) {}}},
+		"Classify":        {Classify: (&steadyhttp.Rules{}).Classify},
+	} {
+		for _, first := range []int{101, 503} {
+			t.Run(fmt.Sprint(name, ", first answer ", first), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					here, there := net.Pipe()
+					upgrade := func(req *http.Request) (*http.Response, error) {
+						resp, _ := answers(101, "")(req)
+						resp.Body = here
+						return resp, nil
+					}
+					var n int
+					transport := withBase(transport, roundTripper(func(req *http.Request) (*http.Response, error) {
+						if n++; n == 1 && first != 101 {
+							return answers(first, "")(req)
+						}
+						return upgrade(req)
+					}))
+					// It is the caller that asks for an upgrade to be retried: see TestTunnelsAreNotRetried.
+					if first != 101 {
+						transport.Policy.NewBackOff = newZeroBackOff
+					}
+					req := newRequest(t, "GET", "")
+					if first == 101 {
+						req.Header.Set("Upgrade", "echo")
+					}
+					resp, err := transport.RoundTrip(req)
+					if err != nil {
+						t.Fatal(err)
+					}
+					conn, ok := resp.Body.(io.ReadWriteCloser)
+					if !ok {
+						t.Fatalf("the body (%T) has no Write", resp.Body)
+					}
+					go func() {
+						defer there.Close()
+						io.Copy(there, there)
+					}()
+					time.Sleep(time.Hour)
+					for range 3 {
+						go io.WriteString(conn, "ping")
+						p := make([]byte, 4)
+						if _, err := io.ReadFull(conn, p); err != nil || string(p) != "ping" {
+							t.Errorf("read %q, %v", p, err)
+						}
+					}
+					conn.Close()
+				})
+			})
+		}
+	}
+}
+
+// R19, C11: what becomes a tunnel is not retried after a fault, even where its method would be.
+func TestTunnelsAreNotRetried(t *testing.T) {
+	for name, answer := range map[string]step{"503": answers(503, "kept"), "reset": failsWith(trReset)} {
+		for _, kind := range []string{"CONNECT", "Upgrade"} {
+			t.Run(kind+" "+name, func(t *testing.T) {
+				base := newScript(answer)
+				req := newRequest(t, "GET", "")
+				if kind == "CONNECT" {
+					req = newRequest(t, "CONNECT", "")
+				} else {
+					req.Header.Set("Upgrade", "websocket")
+				}
+				policy := atOnce()
+				policy.Idempotent = func(*http.Request) bool { return true }
+				resp, err := (&steadyhttp.Transport{Base: base, Policy: policy}).RoundTrip(req)
+				if err == nil {
+					resp.Body.Close()
+				}
+				if base.sent() != 1 {
+					t.Errorf("sent %d times", base.sent())
+				}
+			})
+		}
 	}
 }
