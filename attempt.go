@@ -208,15 +208,6 @@ type Verdict struct {
 	RetryAfter time.Duration
 }
 
-// cleaned bounds and escapes what anybody's Classify or Parse has taken out of an answer. It does
-// no more to what is clean.
-func cleaned(v Verdict) Verdict {
-	v.Code = redact.Text(v.Code, redact.MaxCode)
-	v.Message = redact.Text(v.Message, redact.MaxMessage)
-	v.TrackingID = redact.Text(v.TrackingID, redact.MaxID)
-	return v
-}
-
 // Waits is what a Gate calls in Enter before it blocks, with the time that it will take as far as
 // is known, 0 if it is not. It tells Trace.Waiting. length is asked only if somebody wants to know.
 // It must not be called with a lock held that length or a hook may need.

@@ -210,6 +210,17 @@ type responseBody struct {
 	expired atomic.Bool
 }
 
+// newResponseBody returns a stand-in for resp's body; see responseBody for the rest.
+func newResponseBody(
+	resp *http.Response, idle time.Duration, cancel context.CancelCauseFunc, native bool,
+) *responseBody {
+	d := new(delivery)
+	b := &d.responseBody
+	b.rc, b.idle, b.cancel, b.native, b.room = resp.Body, idle, cancel, native, &d.response
+	b.reader = &d.reader
+	return b
+}
+
 func (b *responseBody) standsIn() *responseBody { return b }
 
 // delivery is a stand-in with room for the response that it is handed out with: one allocation for
@@ -452,4 +463,14 @@ func (b *responseBody) discard(resp *http.Response, ends ...<-chan struct{}) {
 		b.ahead.Run(drainTime, ends...)
 	}
 	b.shut()
+}
+
+// closeBodies closes request bodies after a panic, when nobody knows whether the base transport has
+// done so.
+func closeBodies(requests ...*http.Request) {
+	for _, req := range requests {
+		if req != nil && req.Body != nil {
+			defer req.Body.Close() // all of them, even if one panics
+		}
+	}
 }

@@ -1,7 +1,6 @@
 package steadyhttp
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -116,6 +115,13 @@ func (c *call) checkBase() error {
 	return nil
 }
 
+// leaveBase notes that the call is no longer under way.
+func (c *call) leaveBase() {
+	if c.started && !c.native() {
+		c.transport.under.Add(-1)
+	}
+}
+
 // inCycle looks for a Transport's own frames on the stack, for a base transport that leads back
 // here without the context.
 func inCycle() bool {
@@ -225,8 +231,6 @@ func (c *call) retriesPrepare(err error) bool {
 	return c.policy.MaxThrottled < 0 || c.unprepared < max(c.policy.maxAttempts()-1, c.policy.MaxThrottled)
 }
 
-func (c *call) idempotent() bool { return c.policy.idempotent(cmp.Or(c.before, c.attempt.Request)) }
-
 func (c *call) decide() {
 	a := &c.attempt
 	if a.Verdict.Class == Success && c.final == "" {
@@ -332,22 +336,6 @@ func (c *call) remaining() time.Duration {
 		return -1
 	}
 	return max(0, c.policy.MaxElapsed-time.Since(c.attempt.Began))
-}
-
-// leaveGates tells the gates what became of the attempt, in reverse order of entering. Each is told
-// exactly once, even if another one panics.
-func (c *call) leaveGates() {
-	if len(c.passes) == 0 {
-		return
-	}
-	defer c.leaveGates()
-	pass := c.passes[len(c.passes)-1]
-	c.passes = c.passes[:len(c.passes)-1]
-	if c.attempt.foreign {
-		pass.Leave(c.attempt.masked())
-		return
-	}
-	pass.Leave(c.attempt)
 }
 
 // wait sits out what the decision asked for, after it has given back all that the attempt held.

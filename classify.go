@@ -13,6 +13,7 @@ import (
 
 	"github.com/steadyhttp/steadyhttp/internal/envelope"
 	"github.com/steadyhttp/steadyhttp/internal/neterr"
+	"github.com/steadyhttp/steadyhttp/internal/redact"
 	"github.com/steadyhttp/steadyhttp/internal/retryafter"
 	"github.com/steadyhttp/steadyhttp/internal/sendlog"
 )
@@ -434,3 +435,14 @@ func misjudgement(a *Attempt) error {
 	}
 	return err
 }
+
+// cleaned bounds and escapes what anybody's Classify or Parse has taken out of an answer. It does
+// no more to what is clean.
+func cleaned(v Verdict) Verdict {
+	v.Code = redact.Text(v.Code, redact.MaxCode)
+	v.Message = redact.Text(v.Message, redact.MaxMessage)
+	v.TrackingID = redact.Text(v.TrackingID, redact.MaxID)
+	return v
+}
+
+func (c *call) idempotent() bool { return c.policy.idempotent(cmp.Or(c.before, c.attempt.Request)) }

@@ -86,17 +86,17 @@ func (n *nest) Value(key any) any {
 	return n.Context.Value(key)
 }
 
+// innerEnd is what a call has come to, told to the call above it.
+type innerEnd struct {
+	request *http.Request // as the inner Transport got it
+	status  int           // 0: there was no answer
+	attempt Attempt
+}
+
 func untilDeadline(ctx context.Context) time.Duration {
 	deadline, ok := ctx.Deadline()
 	if !ok {
 		return -1
 	}
 	return max(0, time.Until(deadline))
-}
-
-// innerEnd is what a call has come to, told to the call above it.
-type innerEnd struct {
-	request *http.Request // as the inner Transport got it
-	status  int           // 0: there was no answer
-	attempt Attempt
 }

@@ -29,32 +29,6 @@ import (
 // redirect: the request before it was carried out.
 var ErrNotSent = errors.New("nothing was sent")
 
-// flat hides in an error of a call that was sent what could be taken for one that was not: the
-// error of a Transport below this one.
-func flat(err error) error {
-	if inner, ok := err.(*Error); ok {
-		err = inner.Err
-	}
-	if errors.Is(err, ErrNotSent) || neterr.Is[*Error](err) {
-		return &veiled{err}
-	}
-	return err
-}
-
-// veiled is an error whose chain can be asked for all but what it hides. errors.Is walks a chain by
-// itself and can't be told otherwise, hence there is no Unwrap.
-type veiled struct{ err error }
-
-func (v *veiled) Error() string        { return RedactError(v.err) }
-func (v *veiled) Is(target error) bool { return target != ErrNotSent && errors.Is(v.err, target) }
-
-func (v *veiled) As(target any) bool {
-	if _, hidden := target.(**Error); hidden {
-		return false
-	}
-	return errors.As(v.err, target)
-}
-
 // errBase is matched by what a base transport does that no RoundTripper may.
 var errBase = errors.New("a RoundTripper must return either a response or an error")
 
@@ -64,10 +38,6 @@ var errPanicked = errors.New("steadyhttp: panic during the attempt")
 
 // errCycle is the error of a call whose base transport has led back to the Transport over and over.
 var errCycle = fmt.Errorf("steadyhttp: Transport.Base leads back to the Transport itself; set it to what really sends: %w", errBase)
-
-func baseError(base http.RoundTripper) error {
-	return fmt.Errorf("steadyhttp: Transport.Base (%T) returned neither: %w", base, errBase)
-}
 
 // Error is the one type of error: what RoundTrip returns where there is no answer to return, and
 // what Check makes of an answer that says no. (A bare tls.RecordHeaderError, which http.Client

@@ -6,7 +6,7 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/steadyhttp/steadyhttp/internal/bodies"
+	"github.com/steadyhttp/steadyhttp/internal/neterr"
 )
 
 // What a call comes to: its methods that end it, and give back what it holds.
@@ -64,20 +64,16 @@ func (c *call) finish() (*http.Response, error) {
 	return nil, err
 }
 
-// newStandIn returns a stand-in for the body of the present response.
-func (c *call) newStandIn() *responseBody {
-	d := new(delivery)
-	b := &d.responseBody
-	b.rc, b.idle, b.cancel, b.native, b.room = c.response.Body, c.policy.IdleTimeout, c.cancel, c.native(), &d.response
-	b.reader = &d.reader
-	return b
-}
-
 // refusedBelow reports whether an inner Transport has not sent the last attempt at all: to our
 // caller that is a retry that could not be made.
 func (c *call) refusedBelow() bool {
 	inner, ok := errors.AsType[*Error](c.attempt.Err)
 	return ok && inner.unsent && !c.left()
+}
+
+// newStandIn returns a stand-in for the body of the present response.
+func (c *call) newStandIn() *responseBody {
+	return newResponseBody(c.response, c.policy.IdleTimeout, c.cancel, c.native())
 }
 
 // deliver hands the last response to the caller, as it came but for its body's stand-in. It is a
@@ -220,27 +216,6 @@ func (c *call) requestOf(made Attempt) *http.Request {
 	return c.original
 }
 
-// giveBack leaves the gates of an attempt that was not made, and closes its body.
-func (c *call) giveBack(err error) {
-	out := c.out
-	c.out = nil
-	// In this order from the last to the first, and all of them: a Close may panic.
-	defer c.endAttempt()
-	if len(c.passes) > 0 {
-		c.attempt.Response, c.attempt.Err = nil, err
-		defer c.leaveGates()
-	}
-	if out == nil {
-		return
-	}
-	if out.Body != nil && bodies.Replaced(out.Body, c.given) {
-		defer out.Body.Close() // Prepare has put it there
-	}
-	if c.fresh && c.given != nil {
-		c.given.Close()
-	}
-}
-
 // failure is the error of a call whose last attempt has no response. What a Transport below has
 // said is not said again.
 func (c *call) failure() error {
@@ -289,9 +264,7 @@ func (c *call) tellDone() {
 // end runs on every way out of RoundTrip. On a panic, out of a hook or the base transport, it gives
 // back what the call holds, and lets the panic go on.
 func (c *call) end() {
-	if c.started && !c.native() {
-		c.transport.under.Add(-1)
-	}
+	c.leaveBase()
 	if c.returned {
 		defer c.body.close()
 		if c.unbound != nil {
@@ -331,16 +304,6 @@ func (c *call) tellPanic() {
 		Began: c.attempt.Began, Sent: c.attempt.Sent, Sends: c.attempt.Sends,
 	}
 	c.tellDone()
-}
-
-// closeBodies closes request bodies after a panic, when nobody knows whether the base transport has
-// done so.
-func closeBodies(requests ...*http.Request) {
-	for _, req := range requests {
-		if req != nil && req.Body != nil {
-			defer req.Body.Close() // all of them, even if one panics
-		}
-	}
 }
 
 // Check returns nil for a response below 400, else an *Error. It does not close the body, and what
@@ -468,4 +431,41 @@ func settles(a *Attempt) bool {
 		return a.Verdict.Class != Unauthorized || a.renewed
 	}
 	return true
+}
+
+// flat hides in an error of a call that was sent what could be taken for one that was not: the
+// error of a Transport below this one.
+func flat(err error) error {
+	if inner, ok := err.(*Error); ok {
+		err = inner.Err
+	}
+	if errors.Is(err, ErrNotSent) || neterr.Is[*Error](err) {
+		return &veiled{err}
+	}
+	return err
+}
+
+// veiled is an error whose chain can be asked for all but what it hides. errors.Is walks a chain by
+// itself and can't be told otherwise, hence there is no Unwrap.
+type veiled struct{ err error }
+
+func (v *veiled) Error() string { return RedactError(v.err) }
+
+func (v *veiled) Is(target error) bool { return target != ErrNotSent && errors.Is(v.err, target) }
+
+func (v *veiled) As(target any) bool {
+	if _, hidden := target.(**Error); hidden {
+		return false
+	}
+	return errors.As(v.err, target)
+}
+
+// left reports whether the attempt is known to have been sent: a base that falls back on another
+// may be refused there.
+func (c *call) left() bool {
+	if c.sends == nil {
+		return false
+	}
+	_, taken := c.sends.Connections()
+	return taken > 0
 }

@@ -124,3 +124,6 @@ func spread(d time.Duration) time.Duration {
 	}
 	return d + rand.N(min(d/10, time.Second)+1)
 }
+
+// named reports whether the verdict is a throttling that told its time.
+func named(v Verdict) bool { return v.Class == Throttled && v.RetryAfter > 0 }

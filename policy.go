@@ -179,16 +179,6 @@ func safe(method string) bool {
 	return false
 }
 
-// netReplays reports whether net/http may replay a request of the method by itself
-// (Request.isReplayable).
-func netReplays(method string) bool {
-	switch method {
-	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
-		return true
-	}
-	return false
-}
-
 // hasKey tests for the fields as net/http does (Request.isReplayable): their presence counts, not
 // their value.
 func hasKey(req *http.Request) bool {
@@ -242,9 +232,6 @@ func (p *Policy) uncounted(throttled int) int {
 	}
 	return min(throttled, p.MaxThrottled)
 }
-
-// named reports whether the verdict is a throttling that told its time.
-func named(v Verdict) bool { return v.Class == Throttled && v.RetryAfter > 0 }
 
 // maxThrottling is how long a call that MaxThrottled gives any number of retries goes on against
 // 429s.

@@ -34,6 +34,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"slices"
+	"strings"
 	"sync/atomic"
 
 	"github.com/steadyhttp/steadyhttp/internal/bodies"
@@ -252,4 +253,16 @@ func (t *Transport) check(req *http.Request) error {
 		return nil
 	}
 	return t.Policy.check()
+}
+
+// maySpeakHTTP2 reports whether a request may go over HTTP/2, where net/http replays whatever it
+// can also after RST_STREAM with PROTOCOL_ERROR (golang/go#47635), which does not say that nothing
+// was done. It can't without GetBody; it then says in its error what it would have replayed after,
+// and a request that provably was not processed is retried here.
+func maySpeakHTTP2(base http.RoundTripper, req *http.Request) bool {
+	if strings.EqualFold(req.URL.Scheme, "https") {
+		return true
+	}
+	native, ok := base.(*http.Transport)
+	return ok && native.Protocols != nil && native.Protocols.UnencryptedHTTP2()
 }

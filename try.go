@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptrace"
@@ -231,18 +232,6 @@ func hideKeys(h http.Header) {
 	}
 }
 
-// maySpeakHTTP2 reports whether a request may go over HTTP/2, where net/http replays whatever it
-// can also after RST_STREAM with PROTOCOL_ERROR (golang/go#47635), which does not say that nothing
-// was done. It can't without GetBody; it then says in its error what it would have replayed after,
-// and a request that provably was not processed is retried here.
-func maySpeakHTTP2(base http.RoundTripper, req *http.Request) bool {
-	if strings.EqualFold(req.URL.Scheme, "https") {
-		return true
-	}
-	native, ok := base.(*http.Transport)
-	return ok && native.Protocols != nil && native.Protocols.UnencryptedHTTP2()
-}
-
 // forbidReplay gives a request whose method net/http takes for idempotent a body that it can't have
 // twice. It finds that the body is empty, and sends none.
 func forbidReplay(out *http.Request) {
@@ -444,12 +433,53 @@ func (c *call) asSent() *http.Request {
 	return &kept
 }
 
-// left reports whether the attempt is known to have been sent: a base that falls back on another
-// may be refused there.
-func (c *call) left() bool {
-	if c.sends == nil {
-		return false
+// giveBack leaves the gates of an attempt that was not made, and closes its body.
+func (c *call) giveBack(err error) {
+	out := c.out
+	c.out = nil
+	// In this order from the last to the first, and all of them: a Close may panic.
+	defer c.endAttempt()
+	if len(c.passes) > 0 {
+		c.attempt.Response, c.attempt.Err = nil, err
+		defer c.leaveGates()
 	}
-	_, taken := c.sends.Connections()
-	return taken > 0
+	if out == nil {
+		return
+	}
+	if out.Body != nil && bodies.Replaced(out.Body, c.given) {
+		defer out.Body.Close() // Prepare has put it there
+	}
+	if c.fresh && c.given != nil {
+		c.given.Close()
+	}
+}
+
+// leaveGates tells the gates what became of the attempt, in reverse order of entering. Each is told
+// exactly once, even if another one panics.
+func (c *call) leaveGates() {
+	if len(c.passes) == 0 {
+		return
+	}
+	defer c.leaveGates()
+	pass := c.passes[len(c.passes)-1]
+	c.passes = c.passes[:len(c.passes)-1]
+	if c.attempt.foreign {
+		pass.Leave(c.attempt.masked())
+		return
+	}
+	pass.Leave(c.attempt)
+}
+
+func baseError(base http.RoundTripper) error {
+	return fmt.Errorf("steadyhttp: Transport.Base (%T) returned neither: %w", base, errBase)
+}
+
+// netReplays reports whether net/http may replay a request of the method by itself
+// (Request.isReplayable).
+func netReplays(method string) bool {
+	switch method {
+	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
+		return true
+	}
+	return false
 }
