@@ -1,6 +1,7 @@
 package steadyhttp
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net/http"
@@ -80,7 +81,7 @@ func log(ctx context.Context, logger *slog.Logger, level slog.Level, message str
 func logAttrs(a Attempt) []slog.Attr {
 	attrs := make([]slog.Attr, 0, 8)
 	attrs = append(attrs,
-		slog.String("method", redact.Text(methodOf(a.Request), redact.MaxCode)),
+		slog.String("method", redact.Text(cmp.Or(a.Request.Method, http.MethodGet), redact.MaxCode)),
 		slog.String("url", RedactURL(a.Request.URL)),
 		slog.Int("attempt", a.N))
 	if a.Response != nil {

@@ -1,6 +1,7 @@
 package steadyhttp
 
 import (
+	"cmp"
 	"crypto/tls"
 	"errors"
 	"net/http"
@@ -408,7 +409,7 @@ func (c *call) inner() *Attempt {
 	if end == nil || end.status != status {
 		return nil
 	}
-	if was, is := end.request, c.attempt.Request; was.URL.Host != is.URL.Host || methodOf(was) != methodOf(is) {
+	if was, is := end.request, c.attempt.Request; was.URL.Host != is.URL.Host || cmp.Or(was.Method, "GET") != cmp.Or(is.Method, "GET") {
 		return nil
 	}
 	return &end.attempt

@@ -151,13 +151,6 @@ func (p *Policy) unsafe(req *http.Request) bool {
 	return !idempotent(req.Method) && !hasKey(req) && !tunnel(req)
 }
 
-func methodOf(req *http.Request) string {
-	if req.Method == "" {
-		return http.MethodGet
-	}
-	return req.Method
-}
-
 func idempotent(method string) bool {
 	switch method {
 	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
