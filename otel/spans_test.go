@@ -367,7 +367,7 @@ func TestDescriptions(t *testing.T) {
 		want string
 	}{
 		{"status", answers(404, envelope("C", "T")), ""},
-		{"error", failsWith(secret), `Get "http://REDACTED:REDACTED@api.example/?key=REDACTED": connection reset by peer`},
+		{"error", failsWith(secret), `Get "http://REDACTED:REDACTED@api.example/?key=REDACTED": ` + syscall.ECONNRESET.Error()},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newSDK(t)

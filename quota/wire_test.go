@@ -87,7 +87,7 @@ func get(ctx context.Context, t testing.TB, tr http.RoundTripper, url string) er
 	return err
 }
 
-// The smallest case of issue 11: what net/http sends again takes a place before it is sent.
+// What net/http sends again takes a place before it is sent.
 func TestReplayWaitsForItsPlace(t *testing.T) {
 	for i, timeout := range []time.Duration{0, 10 * time.Second, 0} {
 		synctest.Test(t, func(t *testing.T) {

@@ -429,7 +429,7 @@ func BenchmarkRead(b *testing.B) {
 	})
 }
 
-// facts/ratelimits.md section 2, rule 11: what a body says of the wait, where no field does.
+// What a body says of the wait, where no field does.
 func TestWaits(t *testing.T) {
 	for body, want := range map[string]Envelope{
 		`{"message":"m","retry_after":64.57,"global":false}`: {Message: "m", Wait: "64.57"},

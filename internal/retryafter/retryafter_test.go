@@ -12,8 +12,8 @@ import (
 // tableNow is when the rows are read: 1795694400.
 var tableNow = time.Date(2026, time.November, 26, 12, 0, 0, 0, time.UTC)
 
-// fields makes a header of "Name: value; Name: value", with the short names of facts/ratelimits.md.
-// A semicolon that no name follows is the value's.
+// fields makes a header of "Name: value; Name: value", with short
+// names: RA is Retry-After. A semicolon that no name follows is the value's.
 func fields(short string) http.Header {
 	h := http.Header{"Date": {tableNow.Format(http.TimeFormat)}}
 	name := ""
@@ -37,9 +37,9 @@ func fields(short string) http.Header {
 	return h
 }
 
-const none = time.Duration(0) // also what the facts call "over"
+const none = time.Duration(0) // also of a window that is over
 
-// facts/ratelimits.md section 3.
+// Every form that services were seen to send.
 func TestWhatServicesSend(t *testing.T) {
 	tests := []struct {
 		row    int
