@@ -64,7 +64,7 @@ func (b *pooledBody) Close() error {
 	return nil
 }
 
-// Issue 8, 6: the Transport closes no body during a Read of its own, and closes each body once; one that does not heed its
+// The Transport closes no body during a Read of its own, and closes each body once; one that does not heed its
 // context is closed all the same, and no goroutine is left.
 func TestBodyIsNotClosedDuringARead(t *testing.T) {
 	idle := func(p *steadyhttp.Policy) { p.IdleTimeout = 100 * time.Millisecond }

@@ -23,7 +23,7 @@ import (
 // onlyReader hides what a reader is.
 type onlyReader struct{ io.Reader }
 
-// Issue 10, D14: bodies without GetBody are kept up to MaxBuffer, 256 KiB where it is 0 and their length is known.
+// Bodies without GetBody are kept up to MaxBuffer, 256 KiB where it is 0 and their length is known.
 func TestMaxBufferByDefault(t *testing.T) {
 	const kib = 1 << 10
 	for _, tt := range []struct {
@@ -127,7 +127,7 @@ func TestHalfReadBodyIsSentWhole(t *testing.T) {
 	}
 }
 
-// Issue 10, D14: a slow body holds neither the headers back nor the attempt's end.
+// A slow body holds neither the headers back nor the attempt's end.
 func TestSlowBodyHoldsNothingUp(t *testing.T) {
 	for _, proto := range wireSchemes {
 		t.Run(proto, func(t *testing.T) {
@@ -254,7 +254,7 @@ func TestMemoryBodyIsOneWrite(t *testing.T) {
 	}
 }
 
-// Issue 10, D15: a body of up to MaxRead bytes that breaks off is retried, one of that very length too.
+// A body of up to MaxRead bytes that breaks off is retried, one of that very length too.
 func TestMaxReadToTheByte(t *testing.T) {
 	const limit = 100
 	for size, want := range map[int]int{0: 2, 1: 2, limit - 1: 2, limit: 2, limit + 1: 1, 2 * limit: 1} {
@@ -324,7 +324,7 @@ func TestMaxReadLeavesStreams(t *testing.T) {
 	}
 }
 
-// Issue 10, D15: Classify sees what MaxRead has read of a 200, and may find it throttled.
+// Classify sees what MaxRead has read of a 200, and may find it throttled.
 func TestClassifySeesWhatMaxReadHasRead(t *testing.T) {
 	limited := `{"errors":[{"extensions":{"code":"RATE_LIMITED"}}]}`
 	for _, status := range []int{200, 206} {

@@ -25,7 +25,7 @@ import (
 
 // This file has what two attempts, or two callers, could share: a request's header and URL, a body's reader, a response.
 
-// Issue 8, 4: whatever a base does to its request, each attempt begins with a pristine one, and the caller's stays as it is.
+// Whatever a base does to its request, each attempt begins with a pristine one, and the caller's stays as it is.
 func TestAttemptsShareNoRequest(t *testing.T) {
 	for name, dirty := range map[string]func(*http.Request){
 		"adds a field":        func(req *http.Request) { req.Header.Add("Authorization", "token") },
@@ -109,7 +109,7 @@ type joinedReader struct {
 	io.Closer
 }
 
-// Issue 8, 4: a base that unpacks what it has asked for does so at each attempt.
+// A base that unpacks what it has asked for does so at each attempt.
 func TestUnpackingBaseUnpacksEveryAttempt(t *testing.T) {
 	for who, look := range onlookers {
 		t.Run(who, func(t *testing.T) {
@@ -171,7 +171,7 @@ func (r *rewinder) rewind() (io.ReadCloser, error) {
 	return r, nil
 }
 
-// Issue 8, 5: GetBody may rewind the reader that an attempt has had, and return it again: each attempt has all of it, and it
+// GetBody may rewind the reader that an attempt has had, and return it again: each attempt has all of it, and it
 // is closed when the call ends, and not before.
 func TestReaderThatIsRewound(t *testing.T) {
 	content := strings.Repeat("0123456789", 100)
@@ -236,7 +236,7 @@ func TestReaderThatIsRewound(t *testing.T) {
 
 type cancelKey struct{}
 
-// Issue 8, 5: GetBody's failure ends the call with the reader closed, which it has not become the owner of.
+// GetBody's failure ends the call with the reader closed, which it has not become the owner of.
 func TestGetBodyThatFailsLater(t *testing.T) {
 	for name, second := range map[string]func() (io.ReadCloser, error){
 		"error":   func() (io.ReadCloser, error) { return nil, errTrial },
@@ -268,7 +268,7 @@ func TestGetBodyThatFailsLater(t *testing.T) {
 	}
 }
 
-// Issue 8, 5, on the wire: an early answer to an upload that is under way, and a connection that died, lead to a whole body.
+// On the wire: an early answer to an upload that is under way, and a connection that died, lead to a whole body.
 func TestWireReaderThatIsRewound(t *testing.T) {
 	const size = 8 << 20
 	content := strings.Repeat("0123456789abcdef", size/16)
@@ -347,7 +347,7 @@ func TestWireReaderThatIsRewound(t *testing.T) {
 	}
 }
 
-// Issue 8, 5: small bodies that are sent unwrapped, and rewound, are whole at each attempt too.
+// Small bodies that are sent unwrapped, and rewound, are whole at each attempt too.
 func TestWireSmallBodyThatIsRewound(t *testing.T) {
 	for _, size := range []int{1, 1000, 4 << 10, 10 << 10, 16 << 10} {
 		for _, proto := range wireSchemes {
@@ -378,7 +378,7 @@ func TestWireSmallBodyThatIsRewound(t *testing.T) {
 	}
 }
 
-// Issue 8, 5: a first body whose Read blocks, a pipe, does not hold the next attempt up for ever.
+// A first body whose Read blocks, a pipe, does not hold the next attempt up for ever.
 func TestBlockedFirstBody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pr, pw := io.Pipe()
@@ -425,7 +425,7 @@ type sharedBody struct{ content string }
 func (b sharedBody) Read(p []byte) (int, error) { return copy(p, b.content), io.EOF }
 func (b sharedBody) Close() error               { return nil }
 
-// Issue 8, 14: what a base has given stays as it was, so that it can be given again: to two callers in turn, or at once.
+// What a base has given stays as it was, so that it can be given again: to two callers in turn, or at once.
 func TestSharedResponse(t *testing.T) {
 	for _, test := range []struct {
 		status, attempts int
@@ -491,7 +491,7 @@ func TestSharedResponse(t *testing.T) {
 	}
 }
 
-// Issue 8, 14: a hook may keep the response, and look at it whenever it likes.
+// A hook may keep the response, and look at it whenever it likes.
 func TestHookThatKeepsTheResponse(t *testing.T) {
 	for _, proto := range wireSchemes {
 		for _, status := range []int{200, 204, 404} {

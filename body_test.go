@@ -20,7 +20,7 @@ import (
 	"github.com/steadyhttp/steadyhttp"
 )
 
-// R6, C04: the request's body is closed on every way out.
+// The request's body is closed on every way out.
 func TestRequestBodyIsClosed(t *testing.T) {
 	refuse := enterFunc(func(context.Context, steadyhttp.Attempt) (func(steadyhttp.Attempt), error) { return nil, errTrial })
 	block := enterFunc(func(ctx context.Context, _ steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
@@ -110,7 +110,7 @@ func TestRequestBodyIsClosed(t *testing.T) {
 	}
 }
 
-// R8: what is left of a discarded answer is read within bounds, in bytes and in time.
+// What is left of a discarded answer is read within bounds, in bytes and in time.
 func TestDrainIsBounded(t *testing.T) {
 	// What Classify alone rejects is not peeked, so that the drain is all that is ever read of it.
 	reject := func(a steadyhttp.Attempt) steadyhttp.Verdict {
@@ -146,7 +146,7 @@ func TestDrainIsBounded(t *testing.T) {
 	}
 }
 
-// R7, C05: every discarded answer is closed, and before the wait, so that its connection is free meanwhile.
+// Every discarded answer is closed, and before the wait, so that its connection is free meanwhile.
 func TestDiscardedAnswerIsClosedBeforeTheWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := newScript(
@@ -175,7 +175,7 @@ func TestDiscardedAnswerIsClosedBeforeTheWait(t *testing.T) {
 	})
 }
 
-// R9: the attempt's context outlives RoundTrip, so that a body can be read at the caller's pace.
+// The attempt's context outlives RoundTrip, so that a body can be read at the caller's pace.
 func TestBodyIsReadableAfterReturn(t *testing.T) {
 	for name, policy := range map[string]steadyhttp.Policy{
 		"AttemptTimeout": {AttemptTimeout: time.Second},
@@ -203,7 +203,7 @@ func TestBodyIsReadableAfterReturn(t *testing.T) {
 					if body := readAll(t, resp); body != content {
 						t.Errorf("read %d bytes of %d", len(body), len(content))
 					}
-					// R10: and it does not outlive the body.
+					// And it does not outlive the body.
 					if attempt.Err() == nil {
 						t.Error("the attempt's context was not released at the end of the body")
 					}
@@ -213,7 +213,7 @@ func TestBodyIsReadableAfterReturn(t *testing.T) {
 	}
 }
 
-// R11, R13, C08: no attempt is given a body of which another has read, or still reads.
+// No attempt is given a body of which another has read, or still reads.
 func TestAttemptsShareNoReader(t *testing.T) {
 	// late reads the body when its answer has long been returned, as net/http's writeLoop may (golang/go#30597).
 	late := func(after time.Duration, answer step, read *atomic.Value) step {
@@ -280,7 +280,7 @@ func TestAttemptsShareNoReader(t *testing.T) {
 	}
 }
 
-// R12: net/http closes a request's body while it reads it.
+// net/http closes a request's body while it reads it.
 func TestConcurrentReadAndCloseOfRequestBody(t *testing.T) {
 	for range 100 {
 		pr, pw := io.Pipe()
@@ -320,7 +320,7 @@ func TestConcurrentReadAndCloseOfRequestBody(t *testing.T) {
 	}
 }
 
-// R13, C08: a body that cannot be had again is sent once, unless nobody has touched it.
+// A body that cannot be had again is sent once, unless nobody has touched it.
 func TestBodyWithoutGetBody(t *testing.T) {
 	untouched := func(answer step) step {
 		return func(req *http.Request) (*http.Response, error) { return answer(req) }
@@ -378,7 +378,7 @@ func TestBodyWithoutGetBody(t *testing.T) {
 	}
 }
 
-// R14, C09: no body and NoBody reach the base transport as they are, on every attempt.
+// No body and NoBody reach the base transport as they are, on every attempt.
 func TestEmptyBodiesAreNotWrapped(t *testing.T) {
 	for name, body := range map[string]io.ReadCloser{"nil": nil, "NoBody": http.NoBody} {
 		t.Run(name, func(t *testing.T) {
@@ -400,7 +400,7 @@ func TestEmptyBodiesAreNotWrapped(t *testing.T) {
 	}
 }
 
-// R16: a request whose trailer its caller fills in while the body is read is not sent a second time without it.
+// A request whose trailer its caller fills in while the body is read is not sent a second time without it.
 func TestRequestTrailer(t *testing.T) {
 	for _, test := range []struct {
 		name    string
@@ -427,7 +427,7 @@ func TestRequestTrailer(t *testing.T) {
 	}
 }
 
-// R16: a response's trailer is there at the end of its body, whatever stands between.
+// A response's trailer is there at the end of its body, whatever stands between.
 func TestResponseTrailer(t *testing.T) {
 	for _, status := range []int{200, 404} {
 		for name, policy := range map[string]steadyhttp.Policy{"default": {}, "attempt timeout": {AttemptTimeout: time.Minute}, "read ahead": {MaxRead: 1 << 10}} {
@@ -450,7 +450,7 @@ func TestResponseTrailer(t *testing.T) {
 	}
 }
 
-// R17: Expect is the caller's business, and a 417 the end of it.
+// Expect is the caller's business, and a 417 the end of it.
 func TestExpectContinue(t *testing.T) {
 	base := newScript(answers(417, "no"))
 	req := newRequest(t, "PUT", "content")
@@ -461,7 +461,7 @@ func TestExpectContinue(t *testing.T) {
 	}
 }
 
-// R18: a body that has no Write does not pretend to have one.
+// A body that has no Write does not pretend to have one.
 func TestPlainBodyHasNoWrite(t *testing.T) {
 	resp, err := (&steadyhttp.Transport{Base: newScript(answers(200, "x")), Policy: steadyhttp.Policy{AttemptTimeout: time.Minute}}).RoundTrip(newRequest(t, "GET", ""))
 	if err != nil {
@@ -473,7 +473,7 @@ func TestPlainBodyHasNoWrite(t *testing.T) {
 	}
 }
 
-// R19: a tunnel's request body is the pipe itself, and not a wrapper of ours.
+// A tunnel's request body is the pipe itself, and not a wrapper of ours.
 func TestTunnelBodyIsNotWrapped(t *testing.T) {
 	base := newScript(answers(200, ""))
 	req := newRequest(t, "CONNECT", "")
@@ -485,7 +485,7 @@ func TestTunnelBodyIsNotWrapped(t *testing.T) {
 	}
 }
 
-// R23, C12: nothing is read of a success, nor of an event stream, before the caller does.
+// Nothing is read of a success, nor of an event stream, before the caller does.
 func TestStreamsAreNotReadAhead(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -521,7 +521,7 @@ func TestStreamsAreNotReadAhead(t *testing.T) {
 	}
 }
 
-// R24, C17: a body that does not come is not read, and the length it would have had stays.
+// A body that does not come is not read, and the length it would have had stays.
 func TestBodilessAnswers(t *testing.T) {
 	for _, test := range []struct {
 		method string
@@ -542,7 +542,7 @@ func TestBodilessAnswers(t *testing.T) {
 	}
 }
 
-// R25: transparent decompression stays net/http's: no field of ours turns it off, and its marks are kept.
+// Transparent decompression stays net/http's: no field of ours turns it off, and its marks are kept.
 func TestCompressionIsLeftAlone(t *testing.T) {
 	for _, status := range []int{200, 404} {
 		base := newScript(answers(503, ""), func(req *http.Request) (*http.Response, error) {

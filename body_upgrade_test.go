@@ -18,7 +18,7 @@ import (
 	"github.com/steadyhttp/steadyhttp"
 )
 
-// Issue 8, 13: who has said all in an upgraded connection says so with CloseWrite, and still hears the answer.
+// Who has said all in an upgraded connection says so with CloseWrite, and still hears the answer.
 func TestWireHalfClosedUpgrade(t *testing.T) {
 	server := newWireServer(t, func(c *wireConn) {
 		c.head()
@@ -100,7 +100,7 @@ func TestWireHalfClosedUpgrade(t *testing.T) {
 	}
 }
 
-// R18, C10: an upgraded connection keeps its Write, and no bound of ours ends it.
+// An upgraded connection keeps its Write, and no bound of ours ends it.
 func TestUpgrade(t *testing.T) {
 	for name, transport := range map[string]*steadyhttp.Transport{
 		"default":         {},
@@ -160,7 +160,7 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
-// R19, C11: what becomes a tunnel is not retried after a fault, even where its method would be.
+// What becomes a tunnel is not retried after a fault, even where its method would be.
 func TestTunnelsAreNotRetried(t *testing.T) {
 	for name, answer := range map[string]step{"503": answers(503, "kept"), "reset": failsWith(trReset)} {
 		for _, kind := range []string{"CONNECT", "Upgrade"} {

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// reliability L06: what a client that follows links to ever new hosts makes us remember is bounded.
+// What a client that follows links to ever new hosts makes us remember is bounded.
 func TestBudgetIsBounded(t *testing.T) {
 	for name, use := range map[string]func(*Budget, *http.Request){
 		"full balances":  func(b *Budget, req *http.Request) { b.pay(req) },
@@ -235,7 +235,7 @@ func TestTinyTrickleMakesNoHotTimer(t *testing.T) {
 	})
 }
 
-// Issue 10, D19: of many waiters that are cancelled at once, each leaves in a time that does not grow with their number.
+// Of many waiters that are cancelled at once, each leaves in a time that does not grow with their number.
 func TestLeavingTheQueueIsLinear(t *testing.T) {
 	per := func(waiters int) time.Duration {
 		account := (&Budget{Max: 1, PerSecond: 1e-9}).open()

@@ -37,7 +37,7 @@ func grants(b *steadyhttp.Budget, req *http.Request) int {
 	return n
 }
 
-// peers D79, D87, D88, D89: the whole tariff, counted exactly.
+// The whole tariff, counted exactly.
 func TestBudgetTariff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		req := newRequest(t, "GET", "")
@@ -105,7 +105,7 @@ func TestNoBudget(t *testing.T) {
 	})
 }
 
-// peers D87: what pays and what does not. An account is emptied, one answer is returned, and the account is counted.
+// What pays and what does not. An account is emptied, one answer is returned, and the account is counted.
 func TestWhatPays(t *testing.T) {
 	for status, pays := range map[int]bool{
 		200: true, 204: true, 301: true, 304: true, 400: true, 401: true, 404: true, 409: true, 499: true,
@@ -215,7 +215,7 @@ func TestWhatCosts(t *testing.T) {
 	}
 }
 
-// peers D85, reliability E09, and "taken after the sleep": a refused retry returns at once, with the last response.
+// A refused retry returns at once, with the last response.
 func TestBudgetIsAskedBeforeTheWait(t *testing.T) {
 	for name, fault := range map[string]step{"503": answers(503, "last"), "bare 429": answers(429, "last"), "lost": failsWith(errReset)} {
 		t.Run(name, func(t *testing.T) {
@@ -421,7 +421,7 @@ func TestBudgetWaitObeysRequestCancel(t *testing.T) {
 	})
 }
 
-// AW#3550, peers D86: an outage empties the budget, and the successes after it fill it again, time and again.
+// An outage empties the budget, and the successes after it fill it again, time and again.
 func TestBudgetRecoversAfterOutages(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var down atomic.Bool
@@ -452,7 +452,7 @@ func TestBudgetRecoversAfterOutages(t *testing.T) {
 	})
 }
 
-// reliability E04: with 5 % of random faults the budget is never what a call fails of.
+// With 5 % of random faults the budget is never what a call fails of.
 func TestFewFaultsAreAllRepaired(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(3, 4))
@@ -476,7 +476,7 @@ func TestFewFaultsAreAllRepaired(t *testing.T) {
 	})
 }
 
-// reliability E05: with half of all attempts failing, sends stay within 1.15 of the calls.
+// With half of all attempts failing, sends stay within 1.15 of the calls.
 func TestManyFaultsAreNotAmplified(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(5, 6))
@@ -504,7 +504,7 @@ func TestManyFaultsAreNotAmplified(t *testing.T) {
 	})
 }
 
-// reliability E08: a client that calls once a minute still gets a retry, however bad the day was.
+// A client that calls once a minute still gets a retry, however bad the day was.
 func TestQuietClientIsNeverStuck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := newScript(answers(503, ""))

@@ -10,7 +10,7 @@ import (
 	"github.com/steadyhttp/steadyhttp"
 )
 
-// Issue 8, 12: a Transport that is its own base, in whatever way, sends by net/http's original or fails; it does not recurse.
+// A Transport that is its own base, in whatever way, sends by net/http's original or fails; it does not recurse.
 func TestTransportThatIsItsOwnBase(t *testing.T) {
 	server := newWireServer(t, func(c *wireConn) {
 		for {

@@ -27,7 +27,7 @@ func (g *noteGate) Replay(context.Context) error { return nil }
 func (g *noteGate) Sent(time.Time)               { g.sent++ }
 func (g *noteGate) Answered(resp *http.Response) { g.answered = append(g.answered, resp) }
 
-// Issue 8, 7: what a redirect's hop at another origin answers holds nobody up at the first one, and teaches its gates nothing.
+// What a redirect's hop at another origin answers holds nobody up at the first one, and teaches its gates nothing.
 func TestForeignAnswersTeachNothing(t *testing.T) {
 	const limited = `{"error":{"code":"429","message":"Maximum allowed 1 per 00:01:00. Try again in 999 seconds.","target":"t"}}`
 	origin := func(req *http.Request) string { return req.URL.Scheme + "://" + req.URL.Host }

@@ -17,7 +17,7 @@ import (
 	"github.com/steadyhttp/steadyhttp"
 )
 
-// R28, C15: the caller ends the call wherever it waits, at once, whichever way he does it, and his reason is told.
+// The caller ends the call wherever it waits, at once, whichever way he does it, and his reason is told.
 func TestCancelledWhereverItWaits(t *testing.T) {
 	const at = 300 * time.Millisecond
 	errWhy := errors.New("the caller's reason")
@@ -119,7 +119,7 @@ func TestCancelledWhereverItWaits(t *testing.T) {
 	}
 }
 
-// R28, R29, C15: http.Client.Timeout ends every wait, and one that cannot end in time is not begun.
+// http.Client.Timeout ends every wait, and one that cannot end in time is not begun.
 func TestClientTimeout(t *testing.T) {
 	for _, test := range []struct {
 		name      string
@@ -165,7 +165,7 @@ func TestClientTimeout(t *testing.T) {
 	}
 }
 
-// R29: an answer that the caller can read is worth more than a wait that his deadline would cut short.
+// An answer that the caller can read is worth more than a wait that his deadline would cut short.
 func TestNoWaitIntoTheDeadline(t *testing.T) {
 	for _, test := range []struct {
 		name  string
@@ -194,7 +194,7 @@ func TestNoWaitIntoTheDeadline(t *testing.T) {
 	}
 }
 
-// E09: a call for whose retry there is nothing left ends at once, without a wait before.
+// A call for whose retry there is nothing left ends at once, without a wait before.
 func TestSpentBudgetEndsTheCallAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := newScript(answers(503, "kept", "Retry-After: 5"))
@@ -304,7 +304,7 @@ func TestRuleThatMakesNoSense(t *testing.T) {
 	})
 }
 
-// D08: sends never exceed MaxAttempts.
+// Sends never exceed MaxAttempts.
 func TestSendsNeverExceedMaxAttempts(t *testing.T) {
 	for attempts, want := range map[int]int{-1: 1, 0: 4, 1: 1, 2: 2, 7: 7} {
 		for name, answer := range map[string]step{"503": answers(503, ""), "429": answers(429, ""), "reset": failsWith(trReset)} {

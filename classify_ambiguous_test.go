@@ -23,7 +23,7 @@ type leaving struct{ attempts []steadyhttp.Attempt }
 func (l *leaving) Enter(context.Context, steadyhttp.Attempt) (steadyhttp.Pass, error) { return l, nil }
 func (l *leaving) Leave(a steadyhttp.Attempt)                                         { l.attempts = append(l.attempts, a) }
 
-// Issue 10, B8: the table in Attempt.Ambiguous' doc, as gates, hooks, errors and Check tell it.
+// The table in Attempt.Ambiguous' doc, as gates, hooks, errors and Check tell it.
 func TestAmbiguous(t *testing.T) {
 	lost, unsent := failsWith(trReset), failsWith(trRefused)
 	script := func(steps ...step) []step { return steps }
@@ -133,7 +133,7 @@ func TestAmbiguousBehindAWrapper(t *testing.T) {
 	}
 }
 
-// Issue 10, A4: an attempt without an answer neither wipes an earlier answer's code and ID nor passes them off as its own; an
+// An attempt without an answer neither wipes an earlier answer's code and ID nor passes them off as its own; an
 // answer without them does not borrow them.
 func TestCodeAndIDAreOfTheLastAnswer(t *testing.T) {
 	full := answers(503, envelope("Busy", "slow down", "id-1"))

@@ -133,7 +133,7 @@ func TestEnvelopeVariants(t *testing.T) {
 	}
 }
 
-// reliability V05: what the service says can be printed on one line of a log, whatever it is.
+// What the service says can be printed on one line of a log, whatever it is.
 func TestHostileEnvelope(t *testing.T) {
 	quote := func(s string) string {
 		// As JSON, by hand: invalid UTF-8 must arrive as sent.
@@ -174,7 +174,7 @@ func TestHostileEnvelope(t *testing.T) {
 	}
 }
 
-// reliability V05: "IDs <= 128 B". The bound is on what we make others print, so it holds after escaping too, for each of
+// An ID has at most 128 bytes. The bound is on what we make others print, so it holds after escaping too, for each of
 // the three alone: an envelope as documented goes another way than one that is not.
 func TestLengthOfRemoteText(t *testing.T) {
 	for name, s := range map[string]string{

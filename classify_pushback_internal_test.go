@@ -43,7 +43,7 @@ func TestPushback(t *testing.T) {
 	}{
 		{"no field", nil, 0},
 
-		// peers D30: seconds.
+		// seconds.
 		{"seconds", []string{"Retry-After: 120"}, 120 * time.Second},
 		{"one second", []string{"Retry-After: 1"}, time.Second},
 		{"zero is legal", []string{"Retry-After: 0"}, 0},
@@ -53,7 +53,7 @@ func TestPushback(t *testing.T) {
 		{"white space around", []string{"Retry-After:  \t8 "}, 8 * time.Second},
 		{"last second below the bound", []string{"Retry-After: 31535999"}, 365*day - time.Second},
 
-		// peers D33, D40: what breaks the grammar is ignored, never guessed at.
+		// What breaks the grammar is ignored, never guessed at.
 		{"negative", []string{"Retry-After: -5"}, 0},
 		{"negative zero", []string{"Retry-After: -0"}, 0},
 		{"plus sign", []string{"Retry-After: +5"}, 0},
@@ -87,7 +87,7 @@ func TestPushback(t *testing.T) {
 		{"signed fraction", []string{"Retry-After: 1.-5"}, 0},
 		{"fraction with an exponent", []string{"Retry-After: 1.5e9"}, 0},
 
-		// peers D36: huge numbers name no time. 9223372037 s is the first that overflows a Duration.
+		// Huge numbers name no time. 9223372037 s is the first that overflows a Duration.
 		{"a year", []string{"Retry-After: 31536000"}, 365 * day},
 		{"overflows a Duration", []string{"Retry-After: 9223372037"}, tooMuch},
 		{"overflows an int64", []string{"Retry-After: 9223372036854775808"}, tooMuch},
@@ -97,7 +97,7 @@ func TestPushback(t *testing.T) {
 		{"400 digits", []string{"Retry-After: " + digits400}, tooMuch},
 		{"400 digits and a fraction", []string{"Retry-After: " + digits400 + ".5"}, tooMuch},
 
-		// peers D31, D32: dates, in all three forms.
+		// Dates, in all three forms.
 		{"IMF-fixdate", []string{"Retry-After: Sat, 21 Nov 2026 12:00:30 GMT"}, 30 * time.Second},
 		{"RFC 850", []string{"Retry-After: Saturday, 21-Nov-26 12:00:30 GMT"}, 30 * time.Second},
 		{"asctime", []string{"Retry-After: Sat Nov 21 12:00:30 2026"}, 30 * time.Second},
@@ -132,7 +132,7 @@ func TestPushback(t *testing.T) {
 		{"Date out of a cache", []string{"Age: 600", "Date: Sat, 21 Nov 2026 11:50:00 GMT", "Retry-After: Sat, 21 Nov 2026 12:00:30 GMT"}, 30 * time.Second},
 		{"seconds do not care about Date", []string{"Date: Sat, 21 Nov 2026 13:00:00 GMT", "Retry-After: 30"}, 30 * time.Second},
 
-		// peers D34: of several, the largest valid one. First-wins and stop-on-several are what others do.
+		// Of several, the largest valid one. First-wins and stop-on-several are what others do.
 		{"two fields", []string{"Retry-After: 5", "Retry-After: 120"}, 2 * time.Minute},
 		{"two fields, larger first", []string{"Retry-After: 120", "Retry-After: 5"}, 2 * time.Minute},
 		{"garbage and a field", []string{"Retry-After: soon", "Retry-After: 7"}, 7 * time.Second},
@@ -143,7 +143,7 @@ func TestPushback(t *testing.T) {
 		{"list of garbage", []string{"Retry-After: soon, later"}, 0},
 		{"empty list", []string{"Retry-After: ,,"}, 0},
 
-		// peers D37: milliseconds; the largest wins here too, whatever its unit.
+		// Milliseconds; the largest wins here too, whatever its unit.
 		{"milliseconds", []string{"Retry-After-Ms: 1500"}, 1500 * time.Millisecond},
 		{"Azure's milliseconds", []string{"x-ms-retry-after-ms: 2500"}, 2500 * time.Millisecond},
 		{"all three units, largest in ms", []string{"Retry-After: 1", "Retry-After-Ms: 1500", "x-ms-retry-after-ms: 2500"}, 2500 * time.Millisecond},
@@ -225,7 +225,7 @@ func TestPushbackOnlyWhereARetryIsDue(t *testing.T) {
 	}
 }
 
-// peers D35: a clock that moves on while a date is compared with it makes no negative wait.
+// A clock that moves on while a date is compared with it makes no negative wait.
 func TestDateThatPassesIsNoNegativeWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		date := time.Now().Add(time.Second).UTC().Format(http.TimeFormat)
@@ -239,7 +239,7 @@ func TestDateThatPassesIsNoNegativeWait(t *testing.T) {
 	})
 }
 
-// peers D44, and the most often wrong: the jitter is added, never taken off, and it is little.
+// The most often wrong: the jitter is added, never taken off, and it is little.
 func TestSpread(t *testing.T) {
 	for _, asked := range []time.Duration{1, 9, 10, time.Millisecond, time.Second, 8 * time.Second, 10 * time.Second, time.Minute, time.Hour, maxPushback} {
 		most := min(asked/10, time.Second)

@@ -11,7 +11,7 @@ import (
 	"github.com/steadyhttp/steadyhttp"
 )
 
-// peers D38, "Retry-After: no cap", "cut by max duration", "give up at once if the delay exceeds the deadline": a wait
+// A wait
 // that does not fit ends the call at once, with the response. It is neither cut nor slept into.
 func TestPushbackThatDoesNotFit(t *testing.T) {
 	tests := []struct {
@@ -54,7 +54,7 @@ func TestPushbackThatDoesNotFit(t *testing.T) {
 	}
 }
 
-// peers D48, and a pushback of exactly MaxWait: jitter does not push it over the bound.
+// A pushback of exactly MaxWait: jitter does not push it over the bound.
 func TestPushbackUpToMaxWaitIsHonoured(t *testing.T) {
 	for _, tt := range []struct {
 		after   string
@@ -81,7 +81,7 @@ func TestPushbackUpToMaxWaitIsHonoured(t *testing.T) {
 	}
 }
 
-// peers D30, D44: never earlier than the server asked, and hardly later.
+// Never earlier than the server asked, and hardly later.
 func TestRetryIsNeverEarly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for seconds := 2; seconds <= 60; seconds++ {
@@ -97,7 +97,7 @@ func TestRetryIsNeverEarly(t *testing.T) {
 	})
 }
 
-// peers D31: a date is a time to wait for, in all three forms.
+// A date is a time to wait for, in all three forms.
 func TestDateIsHonoured(t *testing.T) {
 	for name, layout := range map[string]string{"IMF-fixdate": http.TimeFormat, "RFC 850": "Monday, 02-Jan-06 15:04:05 GMT", "asctime": time.ANSIC} {
 		t.Run(name, func(t *testing.T) {
@@ -113,7 +113,7 @@ func TestDateIsHonoured(t *testing.T) {
 	}
 }
 
-// peers D32, D33, D39, D41: what names no time to wait leaves the back-off alone; what names one less than the back-off,
+// What names no time to wait leaves the back-off alone; what names one less than the back-off,
 // too: the larger of the two is waited for, never a hot loop.
 func TestBackOffWherePushbackIsLess(t *testing.T) {
 	for _, after := range []string{"0", "-5", "soon", "", "1e9", "0.25", "1", "Sat, 01 Jan 2000 00:00:00 GMT", "Fri, 31 Dec 1999 23:00:00 GMT",
@@ -202,7 +202,7 @@ func TestClassifyAndRetryAfter(t *testing.T) {
 	}
 }
 
-// reliability V04: what servers can make one call wait is bounded by MaxElapsed, whatever they send.
+// What servers can make one call wait is bounded by MaxElapsed, whatever they send.
 func TestServersCannotOutlastMaxElapsed(t *testing.T) {
 	for _, policy := range []steadyhttp.Policy{
 		{MaxElapsed: 5 * time.Minute},

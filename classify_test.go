@@ -33,7 +33,7 @@ func failed(t testing.TB, err error) steadyhttp.Attempt {
 	return steadyhttp.Attempt{N: 1, Request: newRequest(t, "GET", ""), Err: err}
 }
 
-// peers D4, D5, D15: every status from 200 to 599, by the zero Rules.
+// Every status from 200 to 599, by the zero Rules.
 func TestClassOfStatus(t *testing.T) {
 	for status := 100; status <= 599; status++ {
 		want := steadyhttp.Success
@@ -68,7 +68,7 @@ func TestClassString(t *testing.T) {
 	}
 }
 
-// peers D23, and the order of the rules: 429, then what Parse says, then the code, then the status, then the default.
+// The order of the rules: 429, then what Parse says, then the code, then the status, then the default.
 func TestOrderOfRules(t *testing.T) {
 	parsed := func(class steadyhttp.Class, code string) func(steadyhttp.Attempt) steadyhttp.Verdict {
 		return func(steadyhttp.Attempt) steadyhttp.Verdict { return steadyhttp.Verdict{Class: class, Code: code} }
@@ -135,7 +135,7 @@ func TestParsedWaitBesideTheHeader(t *testing.T) {
 	}
 }
 
-// peers D12, D13, D17, D19, D21, and "classification by text": by type, at any depth of wrapping.
+// Errors are classified by type, at any depth of wrapping.
 func TestClassOfError(t *testing.T) {
 	dns := func(change func(*net.DNSError)) error {
 		e := &net.DNSError{Err: "lookup failed", Name: "api.example"}
@@ -195,7 +195,7 @@ func TestClassOfError(t *testing.T) {
 	}
 }
 
-// peers D19: net/http tells of these by text only, so the request is looked at.
+// net/http tells of these by text only, so the request is looked at.
 func TestClassOfUnsendableRequest(t *testing.T) {
 	anyError := errors.New("net/http: invalid header field name")
 	tests := map[string]struct {
@@ -234,7 +234,7 @@ func TestClassOfUnsendableRequest(t *testing.T) {
 	}
 }
 
-// peers D12, D17: what each error is worth in attempts, and that it comes out as its own type.
+// What each error is worth in attempts, and that it comes out as its own type.
 func TestErrorsByAttempts(t *testing.T) {
 	certificate := &tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}
 	scheme := tls.RecordHeaderError{Msg: "not TLS", RecordHeader: [5]byte{'H', 'T', 'T', 'P', '/'}}
@@ -431,7 +431,7 @@ func TestVerdictsAreMergedByField(t *testing.T) {
 	}
 }
 
-// R30, D06: a fault of the kind that stays is not tried again, and one that may pass is only where that is safe, or where
+// A fault of the kind that stays is not tried again, and one that may pass is only where that is safe, or where
 // it never left.
 func TestAttemptsPerTransportError(t *testing.T) {
 	for name, test := range map[string]struct {
@@ -477,7 +477,7 @@ func TestAttemptsPerTransportError(t *testing.T) {
 	}
 }
 
-// D05, R32: an answer that says no is final, whatever the method.
+// An answer that says no is final, whatever the method.
 func TestOtherClientErrorsAreFinal(t *testing.T) {
 	statuses := []int{501, 505}
 	for status := 400; status < 440 && len(statuses) < 40; status++ {
@@ -498,7 +498,7 @@ func TestOtherClientErrorsAreFinal(t *testing.T) {
 	}
 }
 
-// R32: below 400 there is nothing to repair.
+// Below 400 there is nothing to repair.
 func TestAnswersBelow400AreFinal(t *testing.T) {
 	for _, status := range []int{200, 201, 202, 204, 206, 226, 299, 300, 301, 302, 303, 304, 307, 308} {
 		base := newScript(answers(status, "", "Retry-After: 10", "Location: /elsewhere"))

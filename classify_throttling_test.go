@@ -10,7 +10,7 @@ import (
 	"github.com/steadyhttp/steadyhttp"
 )
 
-// Issue 10, B7: throttling that is no 429. A 403 or 418 that nobody names is Throttled by a valid wait or a window with nothing left,
+// Throttling that is no 429. A 403 or 418 that nobody names is Throttled by a valid wait or a window with nothing left,
 // a 413 by a valid wait; any other 4xx is final whatever fields it has, and so is what the rules name.
 func TestThrottlingThatIsNo429(t *testing.T) {
 	unix := func(after time.Duration) string { return fmt.Sprint(time.Now().Add(after).Unix()) }

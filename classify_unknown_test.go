@@ -32,7 +32,7 @@ func (e *retrieveError) Error() string {
 	return "oauth2: cannot fetch token: " + strconv.Itoa(e.status)
 }
 
-// Issue 10, B5: how often a request is sent whose base has failed. A base that is not net/http's own may have failed of anything.
+// How often a request is sent whose base has failed. A base that is not net/http's own may have failed of anything.
 func TestAttemptsByError(t *testing.T) {
 	dial := func(err error) error { return &net.OpError{Op: "dial", Net: "tcp", Err: err} }
 	for _, tt := range []struct {
@@ -153,7 +153,7 @@ func newFailingBody(err error) *failingBody {
 
 func (*failingBody) Close() error { return nil }
 
-// Issue 10, B5: the caller's own body, however it is kept for a retry, fails once for all, and says of what.
+// The caller's own body, however it is kept for a retry, fails once for all, and says of what.
 func TestFailedRequestBodyIsFinal(t *testing.T) {
 	gone := errors.New("disk gone")
 	for _, proto := range wireSchemes {
@@ -205,7 +205,7 @@ func TestFailedRequestBodyIsFinal(t *testing.T) {
 	}
 }
 
-// Issue 10, B5, over sockets: what would come again is sent once, and costs the budget nothing.
+// Over sockets: what would come again is sent once, and costs the budget nothing.
 func TestWireRefusalsAreFinal(t *testing.T) {
 	for _, proto := range wireSchemes {
 		served := func(w http.ResponseWriter, r *http.Request) {
@@ -360,7 +360,7 @@ func TestWireProxyRefusesConnect(t *testing.T) {
 	}
 }
 
-// Issue 10, B5: a proxy that says no to CONNECT in words of its own is believed as far as they go. What they do not say, a 4xx or a
+// A proxy that says no to CONNECT in words of its own is believed as far as they go. What they do not say, a 4xx or a
 // 5xx, is tried once more: a proxy locks out who asks too often with the wrong password.
 func TestWireProxyRefusesInItsOwnWords(t *testing.T) {
 	for line, want := range map[string]int{

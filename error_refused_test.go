@@ -27,7 +27,7 @@ func refuser(from int, no error) steadyhttp.Gate {
 	})
 }
 
-// Issue 8, 10: who puts a refused call back in a queue sends it twice if it was sent: ErrNotSent is matched by calls of which
+// Who puts a refused call back in a queue sends it twice if it was sent: ErrNotSent is matched by calls of which
 // nothing was, and by no others.
 func TestErrNotSentMeansNothingWasSent(t *testing.T) {
 	no := fmt.Errorf("%w: full", steadyhttp.ErrNotSent)

@@ -27,7 +27,7 @@ func assertTidy(t *testing.T, what, text string, limit int) {
 	}
 }
 
-// Issue 8, 8: whoever has taken it out of an answer, remote text is bounded and escaped wherever it comes out.
+// Whoever has taken it out of an answer, remote text is bounded and escaped wherever it comes out.
 func TestRemoteTextIsTidy(t *testing.T) {
 	for kind, text := range map[string]string{
 		"ESC":           "a\x1b[2J\x1b]0;title\x07b",

@@ -450,7 +450,7 @@ func TestErrorsInALog(t *testing.T) {
 	}{
 		{
 			&steadyhttp.Error{Verdict: steadyhttp.Verdict{Code: "Busy", TrackingID: "t-1", RetryAfter: time.Hour}, Attempts: 4, Stop: "refused", Wait: 90 * time.Second, Err: errReset},
-			`"attempts":4,"code":"Busy","tracking_id":"t-1","error":"read tcp: read: connection reset by peer","wait":90000000000,"stop":"refused"`,
+			`"attempts":4,"code":"Busy","tracking_id":"t-1","error":"read tcp: read: ` + syscall.ECONNRESET.Error() + `","wait":90000000000,"stop":"refused"`,
 		},
 		{&steadyhttp.Error{Stop: "cancelled", Err: context.Canceled}, `"attempts":0,"error":"context canceled","stop":"cancelled"`},
 		{&steadyhttp.Error{Attempts: 1, Verdict: steadyhttp.Verdict{Code: "Busy"}, Stop: "attempts"}, `"attempts":1,"code":"Busy","stop":"attempts"`},

@@ -222,7 +222,7 @@ func (namedGate) Enter(context.Context, Attempt) (Pass, error) {
 	return PassFunc(func(Attempt) {}), nil
 }
 
-// reliability L06: a million keys, and no more gates than asked for.
+// A million keys, and no more gates than asked for.
 func TestPerKeyIsBounded(t *testing.T) {
 	for max, keys := range map[int]int{1: 1000, 100: 1_000_000, 0: 5000} {
 		t.Run(strconv.Itoa(max), func(t *testing.T) {

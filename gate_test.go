@@ -63,7 +63,7 @@ func (l *gateLog) gate(name string, enter func() error, leave func()) steadyhttp
 	})
 }
 
-// peers D96, reliability C04: gates are entered in order, and each that was entered is left exactly once, in reverse, on
+// Gates are entered in order, and each that was entered is left exactly once, in reverse, on
 // every path; whether the attempt was sent is told rightly.
 func TestGatesAreLeftOnEveryPath(t *testing.T) {
 	boom := func() { panic("boom") }
@@ -203,7 +203,7 @@ func TestWhatGatesAreTold(t *testing.T) {
 	})
 }
 
-// reliability Q11, peers D83: retries are charged like first attempts.
+// Retries are charged like first attempts.
 func TestEveryAttemptIsCharged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base, passed := newScript(answers(503, ""), answers(503, ""), answers(200, "")), stopwatch()
@@ -219,7 +219,7 @@ func TestEveryAttemptIsCharged(t *testing.T) {
 	})
 }
 
-// peers D79: parallel callers never exceed the rate.
+// Parallel callers never exceed the rate.
 func TestLimitHoldsForParallelCallers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
@@ -249,7 +249,7 @@ func TestLimitHoldsForParallelCallers(t *testing.T) {
 	})
 }
 
-// peers D81, D82: a limiter's no is a refusal, and still the limiter's own error.
+// A limiter's no is a refusal, and still the limiter's own error.
 func TestLimiterErrorIsARefusal(t *testing.T) {
 	mine := errors.New("over quota")
 	for name, err := range map[string]error{"foreign": mine, "wrapped already": fmt.Errorf("%w: %w", steadyhttp.ErrNotSent, mine)} {
@@ -268,7 +268,7 @@ func TestLimiterErrorIsARefusal(t *testing.T) {
 	}
 }
 
-// peers D82, reliability Q07: a deadline that the limiter cannot meet is told at once, with the wait it would need, and
+// A deadline that the limiter cannot meet is told at once, with the wait it would need, and
 // nothing is taken for it.
 func TestLimiterWaitThatDoesNotFit(t *testing.T) {
 	for _, bound := range []string{"deadline", "MaxElapsed"} {
@@ -315,7 +315,7 @@ func TestLimiterWithoutBurst(t *testing.T) {
 	})
 }
 
-// peers D80: a call that is cancelled while it waits at a gate ends with the cause. It was not sent.
+// A call that is cancelled while it waits at a gate ends with the cause. It was not sent.
 func TestCancelledAtAGate(t *testing.T) {
 	mine := errors.New("shift is over")
 	blocking := limiterFunc(func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
@@ -462,7 +462,7 @@ func (s *sends) RoundTrip(req *http.Request) (*http.Response, error) {
 	return s.answers(n)(req)
 }
 
-// peers F3, reliability Q10: one 429 pauses all callers until the server's time. Then one probe goes, and the rest
+// One 429 pauses all callers until the server's time. Then one probe goes, and the rest
 // follow at a growing pace.
 func TestThrottlingPausesAllCallers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -673,7 +673,7 @@ func TestPauseIsFIFO(t *testing.T) {
 	})
 }
 
-// peers D84: with PerKey, the throttling of one key is nothing to the others.
+// With PerKey, the throttling of one key is nothing to the others.
 func TestThrottlingOfOneKey(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := roundTripper(func(req *http.Request) (*http.Response, error) {

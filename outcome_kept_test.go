@@ -18,7 +18,7 @@ import (
 // errSecret is what an authority says of a secret that nobody renewed.
 var errSecret = errors.New("AADSTS7000222: the client secret has expired")
 
-// Issue 10, D16: what ended the call is told beside the answer that was kept, to whoever asks: Check, AttemptOf, Done and the
+// What ended the call is told beside the answer that was kept, to whoever asks: Check, AttemptOf, Done and the
 // log. Wait is the longest that anybody asked for.
 func TestCauseBesideAKeptAnswer(t *testing.T) {
 	prepare := func(err error) func(*http.Request, *steadyhttp.Attempt) error {
@@ -220,7 +220,7 @@ func spentBudgetIn(wait time.Duration) *steadyhttp.Budget {
 	return b
 }
 
-// Issue 10, D16: a caller who ends the call during a back-off reads why, and what the last answer was.
+// A caller who ends the call during a back-off reads why, and what the last answer was.
 func TestCancelledBackOffBesideAKeptAnswer(t *testing.T) {
 	errMine := errors.New("the job was stopped")
 	for _, status := range []int{429, 503} {

@@ -39,7 +39,7 @@ func cloning(rt http.RoundTripper) http.RoundTripper {
 	})
 }
 
-// Issue 10, D17: one Transport on top of another sends what either of them alone would send at most, whatever is between them;
+// One Transport on top of another sends what either of them alone would send at most, whatever is between them;
 // what the inner one did not retry, since it was not let, the outer one does.
 func TestNestedTransports(t *testing.T) {
 	refresh := func(*http.Request, *steadyhttp.Attempt) error { return nil }

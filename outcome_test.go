@@ -222,7 +222,7 @@ func TestKeptAnswer(t *testing.T) {
 	}
 }
 
-// R26: the response's Request is the caller's, however many clones were sent.
+// The response's Request is the caller's, however many clones were sent.
 func TestResponseRequestIsTheCallers(t *testing.T) {
 	refuse := afterFirstAttempt(enterFunc(func(context.Context, steadyhttp.Attempt) (func(steadyhttp.Attempt), error) { return nil, errTrial }))
 	for name, transport := range map[string]*steadyhttp.Transport{
@@ -253,7 +253,7 @@ func TestResponseRequestIsTheCallers(t *testing.T) {
 	}
 }
 
-// E10: two Transports around each other make no more attempts than one.
+// Two Transports around each other make no more attempts than one.
 func TestTwoTransportsSendNoMoreThanOne(t *testing.T) {
 	policy := atOnce()
 	for _, test := range []struct {

@@ -18,7 +18,7 @@ import (
 	"github.com/steadyhttp/steadyhttp/quota"
 )
 
-// Issue 10, C10: the jitter decides nothing. What fits without it is waited for, within the bound, whatever the bound is.
+// The jitter decides nothing. What fits without it is waited for, within the bound, whatever the bound is.
 func TestJitterDecidesNothing(t *testing.T) {
 	named := []string{"Retry-After: 10"}
 	for _, tt := range []struct {
@@ -94,7 +94,7 @@ func TestLeastWaitOfFreeRetriesFits(t *testing.T) {
 	})(t)
 }
 
-// Issue 10, C11: what is set after the constructor counts, and so does a struct literal, with or without a clock.
+// What is set after the constructor counts, and so does a struct literal, with or without a clock.
 func TestBackOffIsReset(t *testing.T) {
 	for name, newBackOff := range map[string]func() backoff.BackOff{
 		"set after the constructor": func() backoff.BackOff {
@@ -128,7 +128,7 @@ func TestBackOffIsReset(t *testing.T) {
 	}
 }
 
-// Issue 10, C12: in Batch, throttling is bounded by time and by nothing else.
+// In Batch, throttling is bounded by time and by nothing else.
 func TestBatchAgainstThrottling(t *testing.T) {
 	for _, tt := range []struct {
 		name       string
@@ -190,7 +190,7 @@ func TestBatchAgainstMixedFailures(t *testing.T) {
 	})(t)
 }
 
-// Issue 10, C13: what is refused because of a deadline says so, as the deadline's own error would.
+// What is refused because of a deadline says so, as the deadline's own error would.
 func TestRefusalByADeadlineIsATimeout(t *testing.T) {
 	window := func(*testing.T) steadyhttp.Gate {
 		return &quota.Quota{Windows: []quota.Window{{N: 5, Per: time.Hour}}}
@@ -235,7 +235,7 @@ func TestRefusalByADeadlineIsATimeout(t *testing.T) {
 	}
 }
 
-// Issue 10, D18: where the budget's queue is longer than what is left, the failure is returned at once.
+// Where the budget's queue is longer than what is left, the failure is returned at once.
 func TestLongBudgetQueueIsNotJoined(t *testing.T) {
 	for _, bound := range []string{"deadline", "MaxElapsed", "client"} {
 		t.Run(bound, inBubble(func(t *testing.T) {
@@ -284,7 +284,7 @@ func TestLongBudgetQueueIsNotJoined(t *testing.T) {
 	}
 }
 
-// Issue 10, D19: HOST and host:443 are one origin.
+// HOST and host:443 are one origin.
 func TestOriginHoweverSpelt(t *testing.T) {
 	for _, tt := range []struct {
 		urls []string

@@ -53,7 +53,7 @@ func TestPermit(t *testing.T) {
 		{"unauthorized, not replayable", Policy{}, Verdict{Class: Unauthorized}, in(func(s *situation) { s.authorizable, s.replayable = true, false }), StopBodyNotReplayable},
 		{"unauthorized, attempts used up", Policy{}, Verdict{Class: Unauthorized}, in(func(s *situation) { s.authorizable, s.attempts = true, 4 }), StopAttempts},
 
-		// peers D25: 0 is the default of 4, 1 and negative mean never.
+		// 0 is the default of 4, 1 and negative mean never.
 		{"third of four", Policy{}, Verdict{Class: Transient}, in(func(s *situation) { s.attempts = 3 }), ""},
 		{"fourth of four", Policy{}, Verdict{Class: Transient}, in(func(s *situation) { s.attempts = 4 }), StopAttempts},
 		{"fifth of four", Policy{}, Verdict{Class: Transient}, in(func(s *situation) { s.attempts = 5 }), StopAttempts},
@@ -167,7 +167,7 @@ func TestFits(t *testing.T) {
 	}
 }
 
-// peers D42, D43: 500 ms doubling to 30 s, ±50 %, also after a hundred attempts.
+// 500 ms doubling to 30 s, ±50 %, also after a hundred attempts.
 func TestDefaultBackOffBounds(t *testing.T) {
 	for range 200 {
 		b := defaultBackOff()
@@ -183,7 +183,7 @@ func TestDefaultBackOffBounds(t *testing.T) {
 	}
 }
 
-// peers D44: clients that failed at the same instant do not come back at the same instant.
+// Clients that failed at the same instant do not come back at the same instant.
 func TestDefaultBackOffIsSpread(t *testing.T) {
 	const draws = 10_000
 	var buckets [10]int
@@ -212,7 +212,7 @@ func TestDefaultBackOffIsFreshForEachCall(t *testing.T) {
 	}
 }
 
-// peers D7: methods are compared exactly, as HTTP has it; "get" is a method of its own.
+// Methods are compared exactly, as HTTP has it; "get" is a method of its own.
 func TestIdempotentMethods(t *testing.T) {
 	tests := map[string]bool{
 		"": true, "GET": true, "HEAD": true, "OPTIONS": true, "TRACE": true, "PUT": true, "DELETE": true,
@@ -241,7 +241,7 @@ func TestIdempotent(t *testing.T) {
 		// net/http looks at the field's presence, and replays such a request by itself.
 		{"POST", []string{"Idempotency-Key: "}, Policy{}, true},
 		{"PATCH", []string{"Idempotency-Key: k"}, Policy{}, true},
-		// peers D24: the policy has the last word, in both directions.
+		// The policy has the last word, in both directions.
 		{"POST", nil, Policy{Idempotent: yes}, true},
 		{"GET", nil, Policy{Idempotent: no}, false},
 		{"POST", []string{"Idempotency-Key: k"}, Policy{Idempotent: no}, false},

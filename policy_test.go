@@ -1,68 +1,5 @@
 package steadyhttp_test
 
-// Fifteen peers' tests and bug reports make 130 scenarios, D1 to D130, and ten mistakes made most often, F1 to F10. This
-// is where each is tested, in any file of this package; "none" says why one does not apply.
-//
-//	D1-D3    TestFirstTrySuccessIsOneAttempt, TestServerThatComesUp, TestThrottledTwiceThenServed
-//	D4-D5    TestAttemptsByStatusAndMethod, TestClassOfStatus; so are D10, D15
-//	D6, D8   none: ByStatus has single statuses, and there are no combinators
-//	D7       TestIdempotentMethods: pinned as exact, as HTTP has it
-//	D9-D11   TestWhatMayBeRetried, TestIdempotent, TestAttemptTimeoutOfAPost; so is D24
-//	D12-D13  TestClassOfError, TestErrorsByAttempts; so is D21
-//	D14      TestLostConnectionsAreRetried: pinned as retried, refused ones too
-//	D16-D19  TestErrorBesideAResponse, TestUntrustedCertificateIsOneAttempt, TestTooManyRedirects,
-//	         TestUnsendableRequestIsOneAttempt
-//	D20-D22  TestErrorOfPrepareEndsTheCall, TestClassifyHasTheLastWord, TestCancelledWinsOverIdempotent
-//	D23      TestOrderOfRules
-//	D25-D27  TestMaxAttempts, TestWithPolicy, TestClassifyHasTheLastWord
-//	D28-D29  none: nothing is compressed or signed here
-//	D30-D37  TestPushback, TestRetryIsNeverEarly, TestDateIsHonoured, TestDateThatPassesIsNoNegativeWait; D34 and D37
-//	         are pinned as the largest, D40 as ignored
-//	D38      TestPushbackThatDoesNotFit
-//	D39-D41  TestBackOffWherePushbackIsLess: the larger of the two, without a clamp
-//	D42-D45  TestDefaultBackOffBounds, TestDefaultBackOffIsSpread, TestSpread, TestNegativeBackOffIsNone
-//	D46      none: a throttling that names no time has the one back-off, and the gate's pause
-//	D47-D48  TestBackOffStopEndsTheCall, TestPushbackUpToMaxWaitIsHonoured
-//	D49-D61  TestAttemptsAreAlike (D49, D59, D60, D61), TestBodyThatCannotBeReplayed (D51, D54), TestFailingGetBody…
-//	         (D53); the others are about bodies on the way: the tests of the transport and the wire
-//	D62-D64  TestCancelDuringTheWait, TestNoSleepIntoTheDeadline (D71, too), TestDeadContext
-//	D65-D67  TestAttemptTimeoutThenSuccess, TestOverallBoundIsShorterThanTheAttempts (D73, too),
-//	         TestAttemptContextLivesAsLongAsTheBody (D69, too)
-//	D68      the tests of the transport: IdleTimeout, MaxRead
-//	D70-D72  TestRequestCancelEndsTheWait, TestFirstBoundWins
-//	D74-D75  assertNoLeak in every test with a script, TestMaxAttempts
-//	D76-D78  none: no hedges, no tickers, no tokens
-//	D79-D84  TestLimitHoldsForParallelCallers, TestBudgetIsNeverOverGranted, TestCancelledAtAGate,
-//	         TestLimiterErrorIsARefusal, TestLimiterWaitThatDoesNotFit, TestEveryAttemptIsCharged,
-//	         TestThrottlingOfOneKey, TestFailedProbesBackOff, TestPerKeyDropsTheLongestIdle
-//	D85-D89  TestBudgetIsAskedBeforeTheWait, TestBudgetRecoversAfterOutages, TestWhatPays, TestWhatCosts,
-//	         TestQuietClientIsNeverStuck, TestBudgetTariff
-//	D90-D92  none: nothing adapts
-//	D93-D111 none: no breaker, no hedging. What a gate has of them: TestThrottlingPausesAllCallers (D94),
-//	         TestAttemptsOfBeforeThePause (D95), TestGatesAreLeftOnEveryPath (D96)
-//	D112-115 TestHooksInOrder, TestLogWithNilLogger, TestAttemptStartMaySetFields, TestIdempotencyKeyIsTheCalls,
-//	         TestDoneExactlyOnce
-//	D116-118 none: no breaker; spans are package otel's
-//	D119-122 TestExhaustionUnwrapsToTheLastCause (D121 is pinned as the last alone),
-//	         TestCancellationKeepsTheFailureBefore, TestURLIsNotTwiceInTheError
-//	D123-124 TestConcurrentCalls, TestWithPolicyDoesNotAlias
-//	D125-128 TestRedactString, TestRedactError, TestNoSecretsInLogsAndErrors, FuzzRedactURL,
-//	         TestHostOfOneAttemptIsNotTheNext; D126 is package defender's
-//	D129-130 none: nothing is resumed
-//
-//	F1 request changed, body open        TestAttemptsAreAlike, TestDeadContext, TestGatesAreLeftOnEveryPath
-//	F2 discarded responses open          assertNoLeak
-//	F3 Retry-After                       TestPushback, TestSpread, TestPushbackThatDoesNotFit,
-//	                                     TestRetryAfterOnSuccessIsIgnored
-//	F4 unsafe methods resent             TestWhatMayBeRetried
-//	F5 classified by text                TestClassOfError
-//	F6 last response lost                TestMaxAttempts, TestRefusedRetryReturnsTheLastAnswer
-//	F7 attempt context                   TestAttemptContextLivesAsLongAsTheBody
-//	F8 upgrades broken                   the tests of the wire
-//	F9 hedging                           none
-//	F10 accounts                         TestWhatPays, TestWhatCosts, TestBudgetIsAskedBeforeTheWait,
-//	                                     TestBalanceAgainstModel, TestBudgetRecoversAfterOutages
-
 import (
 	"context"
 	"errors"
@@ -103,7 +40,7 @@ func constantBackOff(d time.Duration) func() backoff.BackOff {
 	return func() backoff.BackOff { return backoff.NewConstantBackOff(d) }
 }
 
-// peers D1.
+// A first try that succeeds is one attempt.
 func TestFirstTrySuccessIsOneAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base, passed := newScript(answers(200, "fine")), stopwatch()
@@ -114,7 +51,7 @@ func TestFirstTrySuccessIsOneAttempt(t *testing.T) {
 	})
 }
 
-// peers D2: a server that is down, then comes up with faults, then is well: one call.
+// A server that is down, then comes up with faults, then is well: one call.
 func TestServerThatComesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := newScript(failsWith(errDial), failsWith(errDial), answers(500, ""), answers(503, ""), answers(200, "up"))
@@ -127,7 +64,7 @@ func TestServerThatComesUp(t *testing.T) {
 	})
 }
 
-// peers D3.
+// A throttled call is retried when the server says, and served.
 func TestThrottledTwiceThenServed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := newScript(answers(429, ""), answers(429, ""), answers(200, ""))
@@ -138,7 +75,7 @@ func TestThrottledTwiceThenServed(t *testing.T) {
 	})
 }
 
-// peers D4, D5, D10, D15 and reliability D05: which status is worth how many attempts, by method. A POST is retried
+// Which status is worth how many attempts, by method. A POST is retried
 // only where the server has refused it.
 func TestAttemptsByStatusAndMethod(t *testing.T) {
 	const all = 4
@@ -182,7 +119,7 @@ func TestAttemptsByStatusAndMethod(t *testing.T) {
 	})
 }
 
-// peers D9, D10, D11, D24, and "unsafe methods resent by default": what may be retried after which failure.
+// What may be retried after which failure.
 func TestWhatMayBeRetried(t *testing.T) {
 	timeout := &net.OpError{Op: "read", Net: "tcp", Err: os.ErrDeadlineExceeded}
 	always := steadyhttp.Policy{Idempotent: func(*http.Request) bool { return true }}
@@ -247,7 +184,7 @@ func TestWhatMayBeRetried(t *testing.T) {
 	}
 }
 
-// peers D14: a GET is retried after every way in which a connection is lost, and after a refused one as well.
+// A GET is retried after every way in which a connection is lost, and after a refused one as well.
 func TestLostConnectionsAreRetried(t *testing.T) {
 	for name, err := range map[string]error{
 		"EOF": io.EOF, "unexpected EOF": io.ErrUnexpectedEOF, "reset": errReset, "refused": errDial,
@@ -265,7 +202,7 @@ func TestLostConnectionsAreRetried(t *testing.T) {
 	}
 }
 
-// peers D16: a base that returns both breaks the contract. Its error decides, and its response is closed.
+// A base that returns both breaks the contract. Its error decides, and its response is closed.
 func TestErrorBesideAResponse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		both := func(req *http.Request) (*http.Response, error) {
@@ -280,7 +217,7 @@ func TestErrorBesideAResponse(t *testing.T) {
 	})
 }
 
-// peers D17, reliability D06: over a real socket, since the error's type is net/http's.
+// Over a real socket, since the error's type is net/http's.
 func TestUntrustedCertificateIsOneAttempt(t *testing.T) {
 	server := httptest.NewUnstartedServer(http.NotFoundHandler())
 	server.Config.ErrorLog = quiet
@@ -300,7 +237,7 @@ func TestUntrustedCertificateIsOneAttempt(t *testing.T) {
 	}
 }
 
-// peers D18: redirects are the client's; each hop is a call of its own, made once.
+// Redirects are the client's; each hop is a call of its own, made once.
 func TestTooManyRedirects(t *testing.T) {
 	base := newScript(answers(302, "", "Location: /again"))
 	client := &http.Client{Transport: &steadyhttp.Transport{Base: base}}
@@ -317,7 +254,7 @@ func TestTooManyRedirects(t *testing.T) {
 	base.assertNoLeak(t)
 }
 
-// peers D19: what net/http refuses to send, it refuses every time, and says so by text only.
+// What net/http refuses to send, it refuses every time, and says so by text only.
 func TestUnsendableRequestIsOneAttempt(t *testing.T) {
 	tests := map[string]func(*http.Request){
 		"scheme":       func(r *http.Request) { r.URL.Scheme = "gopher" },
@@ -349,7 +286,7 @@ func TestUnsendableRequestIsOneAttempt(t *testing.T) {
 	}
 }
 
-// peers D20: who says stop with an error of his own gets that error. Prepare is where our users say it.
+// Who says stop with an error of his own gets that error. Prepare is where our users say it.
 func TestErrorOfPrepareEndsTheCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mine := errors.New("no token")
@@ -367,7 +304,7 @@ func TestErrorOfPrepareEndsTheCall(t *testing.T) {
 	})
 }
 
-// peers D21, D27: Classify has the last word on what an answer means, both ways.
+// Classify has the last word on what an answer means, both ways.
 func TestClassifyHasTheLastWord(t *testing.T) {
 	final := errors.New("final")
 	classify := func(a steadyhttp.Attempt) steadyhttp.Verdict {
@@ -406,7 +343,7 @@ func TestClassifyHasTheLastWord(t *testing.T) {
 	}
 }
 
-// peers D22: the caller's own end of the call wins over every class that its error may seem to have.
+// The caller's own end of the call wins over every class that its error may seem to have.
 func TestCancelledWinsOverIdempotent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -433,7 +370,7 @@ func TestForeignCancellationIsRetried(t *testing.T) {
 	}
 }
 
-// peers D25, D72: attempts in all, the first included.
+// Attempts in all, the first included.
 func TestMaxAttempts(t *testing.T) {
 	for maxAttempts, want := range map[int]int{-1: 1, 0: 4, 1: 1, 2: 2, 7: 7} {
 		for name, fault := range map[string]step{"503": answers(503, "last"), "429": answers(429, "last"), "named 429": answers(429, "last", "Retry-After: 1"), "reset": failsWith(errReset)} {
@@ -562,7 +499,7 @@ func TestNewBackOffIsAskedOncePerCallThatNeedsIt(t *testing.T) {
 	})
 }
 
-// peers D47: backoff.Stop ends the call, with the last response.
+// backoff.Stop ends the call, with the last response.
 func TestBackOffStopEndsTheCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base, passed := newScript(answers(503, "last")), stopwatch()
@@ -588,7 +525,7 @@ func TestNilBackOffIsTheDefault(t *testing.T) {
 	})
 }
 
-// peers D45: a negative back-off is none. It does not turn a wait around, nor is it told as one.
+// A negative back-off is none. It does not turn a wait around, nor is it told as one.
 func TestNegativeBackOffIsNone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var told []time.Duration
@@ -693,7 +630,7 @@ func TestUnauthorizedWithATimeIsRetriedAtOnce(t *testing.T) {
 	})
 }
 
-// peers D26, D124: edits are for the calls of their context, the outer first, and change a copy.
+// Edits are for the calls of their context, the outer first, and change a copy.
 func TestWithPolicy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		transport := &steadyhttp.Transport{Base: newScript(answers(503, "")), Policy: steadyhttp.Policy{MaxAttempts: 3, Budget: &steadyhttp.Budget{Max: -1}}}
@@ -733,7 +670,7 @@ func TestWithPolicy(t *testing.T) {
 	})
 }
 
-// peers D124: two contexts derived from one do not write into each other's list of edits.
+// Two contexts derived from one do not write into each other's list of edits.
 func TestWithPolicyDoesNotAlias(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		set := func(n int) func(*steadyhttp.Policy) { return func(p *steadyhttp.Policy) { p.MaxAttempts = n } }
@@ -753,7 +690,7 @@ func TestWithPolicyDoesNotAlias(t *testing.T) {
 	})
 }
 
-// peers D51, D54: a body that cannot be sent again is sent once, and the answer says so.
+// A body that cannot be sent again is sent once, and the answer says so.
 func TestBodyThatCannotBeReplayed(t *testing.T) {
 	for name, fault := range map[string]step{"429": answers(429, "slow"), "named 429": answers(429, "slow", "Retry-After: 1"), "503": answers(503, "slow")} {
 		t.Run(name, func(t *testing.T) {
@@ -770,7 +707,7 @@ func TestBodyThatCannotBeReplayed(t *testing.T) {
 	}
 }
 
-// peers D53: a GetBody that fails ends the call; the last answer is still the caller's.
+// A GetBody that fails ends the call; the last answer is still the caller's.
 func TestFailingGetBodyReturnsTheLastAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := newScript(answers(429, "slow"))
@@ -783,7 +720,7 @@ func TestFailingGetBodyReturnsTheLastAnswer(t *testing.T) {
 	})
 }
 
-// peers D53: without an answer to return, the error is GetBody's.
+// Without an answer to return, the error is GetBody's.
 func TestFailingGetBodyAfterAnError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gone := errors.New("file is gone")
@@ -796,7 +733,7 @@ func TestFailingGetBodyAfterAnError(t *testing.T) {
 	})
 }
 
-// peers D49, D59, D60, D61: every attempt is made of the pristine request: same body, fields and query, nothing piled up.
+// Every attempt is made of the pristine request: same body, fields and query, nothing piled up.
 func TestAttemptsAreAlike(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := newScript(answers(429, ""), answers(401, ""), answers(429, ""), answers(200, ""))
@@ -831,7 +768,7 @@ func TestAttemptsAreAlike(t *testing.T) {
 	})
 }
 
-// peers D128: an authority that was set on one attempt is not the next one's.
+// An authority that was set on one attempt is not the next one's.
 func TestHostOfOneAttemptIsNotTheNext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := newScript(answers(503, ""), answers(200, ""))
@@ -848,7 +785,7 @@ func TestHostOfOneAttemptIsNotTheNext(t *testing.T) {
 	})
 }
 
-// peers D62: a cancelled wait ends at once, with the cause, whatever made it wait.
+// A cancelled wait ends at once, with the cause, whatever made it wait.
 func TestCancelDuringTheWait(t *testing.T) {
 	mine := errors.New("shift is over")
 	for name, fault := range map[string]step{"back-off": answers(503, "x"), "pushback": answers(429, "x", "Retry-After: 30"), "after an error": failsWith(errReset)} {
@@ -874,7 +811,7 @@ func TestCancelDuringTheWait(t *testing.T) {
 	}
 }
 
-// peers D63, D71: a wait that would outlast the deadline is never begun; the response is returned while it is worth
+// A wait that would outlast the deadline is never begun; the response is returned while it is worth
 // something.
 func TestNoSleepIntoTheDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -889,7 +826,7 @@ func TestNoSleepIntoTheDeadline(t *testing.T) {
 	})
 }
 
-// peers D64: a context that is dead before the first attempt sends nothing, takes nothing, and closes the body.
+// A context that is dead before the first attempt sends nothing, takes nothing, and closes the body.
 func TestDeadContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mine := errors.New("shift is over")
@@ -919,7 +856,7 @@ func hangs(req *http.Request) (*http.Response, error) {
 	return nil, context.Cause(req.Context())
 }
 
-// peers D65.
+// An attempt that takes longer than AttemptTimeout is ended, and the next one answers.
 func TestAttemptTimeoutThenSuccess(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base, passed := newScript(hangs, answers(200, "fine")), stopwatch()
@@ -931,7 +868,7 @@ func TestAttemptTimeoutThenSuccess(t *testing.T) {
 	})
 }
 
-// peers D9: an attempt that timed out may have been carried out.
+// An attempt that timed out may have been carried out.
 func TestAttemptTimeoutOfAPost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := newScript(hangs)
@@ -943,7 +880,7 @@ func TestAttemptTimeoutOfAPost(t *testing.T) {
 	})
 }
 
-// peers D66, D73: what is left of MaxElapsed or of the context bounds an attempt too, if it is less.
+// What is left of MaxElapsed or of the context bounds an attempt too, if it is less.
 func TestOverallBoundIsShorterThanTheAttempts(t *testing.T) {
 	t.Run("MaxElapsed", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -969,7 +906,7 @@ func TestOverallBoundIsShorterThanTheAttempts(t *testing.T) {
 	})
 }
 
-// peers D67, D69, and "attempt context cancelled too early, or never": it lives until the body is read or closed.
+// An attempt's context lives until the body is read or closed.
 func TestAttemptContextLivesAsLongAsTheBody(t *testing.T) {
 	for name, end := range map[string]func(io.ReadCloser){
 		"read to the end": func(b io.ReadCloser) { io.Copy(io.Discard, b) },
@@ -996,7 +933,7 @@ func TestAttemptContextLivesAsLongAsTheBody(t *testing.T) {
 	}
 }
 
-// peers D70: Request.Cancel ends a call as its context does; http.Client.Timeout uses both.
+// Request.Cancel ends a call as its context does; http.Client.Timeout uses both.
 func TestRequestCancelEndsTheWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cancel := make(chan struct{})
@@ -1012,7 +949,7 @@ func TestRequestCancelEndsTheWait(t *testing.T) {
 	})
 }
 
-// peers D72: whichever bound comes first ends the call.
+// Whichever bound comes first ends the call.
 func TestFirstBoundWins(t *testing.T) {
 	for _, tt := range []struct {
 		maxAttempts int
@@ -1035,7 +972,7 @@ func TestFirstBoundWins(t *testing.T) {
 	}
 }
 
-// peers D114: one key per call, the same on all its attempts, and another on the next call.
+// One key per call, the same on all its attempts, and another on the next call.
 func TestIdempotencyKeyIsTheCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := newScript(answers(503, ""), answers(503, ""), answers(200, ""))
@@ -1076,7 +1013,7 @@ func TestIdempotencyKeyIsNotForced(t *testing.T) {
 	}
 }
 
-// reliability E10: two Transports on top of each other do not multiply their attempts.
+// Two Transports on top of each other do not multiply their attempts.
 func TestNestedTransportsDoNotMultiply(t *testing.T) {
 	for name, fault := range map[string]step{"503": answers(503, "last"), "429": answers(429, "last"), "reset": failsWith(errReset)} {
 		t.Run(name, func(t *testing.T) {
@@ -1100,7 +1037,7 @@ func TestNestedTransportsDoNotMultiply(t *testing.T) {
 	}
 }
 
-// peers D123: many calls on one Transport, each with its own faults; all are counted, none is lost.
+// Many calls on one Transport, each with its own faults; all are counted, none is lost.
 func TestConcurrentCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const calls = 500

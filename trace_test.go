@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -62,7 +63,7 @@ func (h *hooks) String() string {
 	return strings.Join(h.events, "; ")
 }
 
-// peers D112, D115: each hook once for what it is for, in order; attempts are counted from 1.
+// Each hook once for what it is for, in order; attempts are counted from 1.
 func TestHooksInOrder(t *testing.T) {
 	slowGate := steadyhttp.Limit(limiterFunc(func(context.Context) error { time.Sleep(time.Second); return nil }))
 	no := gateFunc(func(context.Context, steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
@@ -243,7 +244,7 @@ func TestHooksThatReturnNoContext(t *testing.T) {
 	}
 }
 
-// peers D113: a hook may set fields on the attempt's own clone; neither the caller's request nor the next attempt has
+// A hook may set fields on the attempt's own clone; neither the caller's request nor the next attempt has
 // them.
 func TestAttemptStartMaySetFields(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -470,7 +471,7 @@ func TestLog(t *testing.T) {
 			"WARN giving up method=POST " + url + " attempt=1 status=404 code=ResourceNotFound tracking_id=t-1 stop=permanent",
 		}},
 		{"giving up after retries", "GET", []step{failsWith(errReset), answers(503, "", "Retry-After: 3600")}, nil, 0, []string{
-			"DEBUG retrying method=GET " + url + " attempt=1 error=read tcp: read: connection reset by peer wait=0s|1s",
+			"DEBUG retrying method=GET " + url + " attempt=1 error=read tcp: read: " + syscall.ECONNRESET.Error() + " wait=0s|1s",
 			"WARN giving up method=GET " + url + " attempt=2 status=503 stop=wait_too_long",
 		}},
 		{"no method is GET", "", []step{answers(404, "")}, nil, 0, []string{
@@ -540,7 +541,7 @@ func TestLogLevels(t *testing.T) {
 	})
 }
 
-// peers D112: a nil logger is slog's default, looked up at each record: programs set theirs after their clients.
+// A nil logger is slog's default, looked up at each record: programs set theirs after their clients.
 func TestLogWithNilLogger(t *testing.T) {
 	old := slog.Default()
 	defer slog.SetDefault(old)

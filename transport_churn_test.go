@@ -631,7 +631,7 @@ func (c *churn) carriedOut() (orders int) {
 	return orders
 }
 
-// D02: no order is carried out twice by anybody, and nothing is left, whatever the bases, the
+// No order is carried out twice by anybody, and nothing is left, whatever the bases, the
 // callers and the servers do.
 func TestChurnInMemory(t *testing.T) {
 	calls, seed := churnSize(t)

@@ -164,7 +164,7 @@ func (s *faultyServer) hijack(w http.ResponseWriter, answer string, reset bool) 
 	conn.Close()
 }
 
-// L02, L03, C05, C14: after thousands of calls that met faults of all kinds and were read, left or cancelled by their
+// After thousands of calls that met faults of all kinds and were read, left or cancelled by their
 // callers, no goroutine, connection or memory is left.
 func TestNothingIsLeftAfterFaults(t *testing.T) {
 	const workers = 8
@@ -247,7 +247,7 @@ func leakCall(t *testing.T, transport http.RoundTripper, url string, n int) {
 	resp.Body.Close()
 }
 
-// C01, D02, D03: a thousand calls at once, a third of which meet faults: each has one outcome, no write is carried out twice,
+// A thousand calls at once, a third of which meet faults: each has one outcome, no write is carried out twice,
 // and nothing is left.
 func TestThousandCallsAtOnce(t *testing.T) {
 	const calls = 1000

@@ -104,7 +104,7 @@ func TestLastAnswerIsReturned(t *testing.T) {
 	}
 }
 
-// Contract, C02-C05, D08: whatever a policy, a base transport, hooks, gates and bodies do together, a call has exactly one
+// Whatever a policy, a base transport, hooks, gates and bodies do together, a call has exactly one
 // of a response and an error, leaves the caller's request alone, and gives back all that it holds.
 func TestExactlyOneOutcome(t *testing.T) {
 	const seed, workers = 20260611, 2
@@ -533,7 +533,7 @@ var (
 
 var errFakeClosed = errors.New("read on closed response body")
 
-// R3, R4: a base transport that breaks its contract does not make the Transport break it.
+// A base transport that breaks its contract does not make the Transport break it.
 func TestBaseThatBreaksTheContract(t *testing.T) {
 	var closed atomic.Int64
 	both := func(req *http.Request) (*http.Response, error) {
@@ -570,7 +570,7 @@ func TestBaseThatBreaksTheContract(t *testing.T) {
 	})
 }
 
-// R5: an answer without a body, as fakes give it, gets one.
+// An answer without a body, as fakes give it, gets one.
 func TestNilResponseBody(t *testing.T) {
 	for _, status := range []int{200, 204, 404, 503} {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
@@ -584,7 +584,7 @@ func TestNilResponseBody(t *testing.T) {
 	}
 }
 
-// R27, C14: http.Client.CloseIdleConnections reaches the base transport.
+// http.Client.CloseIdleConnections reaches the base transport.
 func TestCloseIdleConnectionsIsForwarded(t *testing.T) {
 	base := &idleCloser{RoundTripper: newScript(answers(200, ""))}
 	(&http.Client{Transport: &steadyhttp.Transport{Base: base}}).CloseIdleConnections()
@@ -612,7 +612,7 @@ func TestUnwrap(t *testing.T) {
 	}
 }
 
-// C20: a base transport that wraps the body, as otelhttp does, is one like any other, inside as well as outside.
+// A base transport that wraps the body, as otelhttp does, is one like any other, inside as well as outside.
 func TestWrappersInsideAndOutside(t *testing.T) {
 	wrap := func(base http.RoundTripper) http.RoundTripper {
 		return roundTripper(func(req *http.Request) (*http.Response, error) {

@@ -168,7 +168,7 @@ func (l *wireLog) all() []steadyhttp.Attempt {
 	return slices.Clone(l.attempts)
 }
 
-// R7, R8: a discarded answer is read to its end, so that its connection is used again, unless that would take long.
+// A discarded answer is read to its end, so that its connection is used again, unless that would take long.
 func TestWireConnectionIsUsedAgain(t *testing.T) {
 	for _, test := range []struct {
 		name  string
@@ -201,7 +201,7 @@ func TestWireConnectionIsUsedAgain(t *testing.T) {
 	}
 }
 
-// R21, C18: what net/http sends again on its own, after a kept-alive connection turned out to be dead, is counted.
+// What net/http sends again on its own, after a kept-alive connection turned out to be dead, is counted.
 func TestWireStaleConnection(t *testing.T) {
 	var seen atomic.Int64
 	server := newWireServer(t, func(c *wireConn) {
@@ -234,7 +234,7 @@ func TestWireStaleConnection(t *testing.T) {
 	}
 }
 
-// D04: a connection that never came about proves that nothing was sent, even to retry a POST.
+// A connection that never came about proves that nothing was sent, even to retry a POST.
 func TestWireRefusedPostIsRetried(t *testing.T) {
 	dead, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -276,7 +276,7 @@ func TestWireRefusedPostIsRetried(t *testing.T) {
 	}
 }
 
-// R33, D02: a connection lost after the request was sent proves nothing: the POST may have been carried out.
+// A connection lost after the request was sent proves nothing: the POST may have been carried out.
 func TestWireResetAfterTheRequest(t *testing.T) {
 	for method, want := range map[string]int64{"POST": 1, "PATCH": 1, "GET": 2, "PUT": 2, "DELETE": 2} {
 		t.Run(method, func(t *testing.T) {
@@ -389,7 +389,7 @@ func TestWireMalformedAnswer(t *testing.T) {
 	}
 }
 
-// R11, C07: an answer that comes while the body is still being sent does not make two attempts share a reader.
+// An answer that comes while the body is still being sent does not make two attempts share a reader.
 func TestWireEarlyAnswer(t *testing.T) {
 	content := make([]byte, 10<<20)
 	for i := range content {
@@ -456,7 +456,7 @@ func newWireTLS(t *testing.T, proto string, handler http.HandlerFunc) (*httptest
 	return server, base
 }
 
-// R11, C07, over HTTP/2: a stream that was answered early.
+// Over HTTP/2: a stream that was answered early.
 func TestWireEarlyAnswerHTTP2(t *testing.T) {
 	content := strings.Repeat("0123456789abcdef", 10<<20/16)
 	var requests atomic.Int64
@@ -476,7 +476,7 @@ func TestWireEarlyAnswerHTTP2(t *testing.T) {
 	}
 }
 
-// R17: a server that wants no body says so before it is sent; the retry has all of it.
+// A server that wants no body says so before it is sent; the retry has all of it.
 func TestWireExpectContinue(t *testing.T) {
 	for _, withGetBody := range []bool{true, false} {
 		t.Run(fmt.Sprint("GetBody ", withGetBody), func(t *testing.T) {
@@ -510,7 +510,7 @@ func TestWireExpectContinue(t *testing.T) {
 	}
 }
 
-// R9, C06: a timeout of the attempt does not cut its body off.
+// A timeout of the attempt does not cut its body off.
 func TestWireLargeBodyWithAttemptTimeout(t *testing.T) {
 	for _, proto := range wireSchemes {
 		for _, size := range []int{512 << 10, 8 << 20} {
@@ -541,7 +541,7 @@ func TestWireAttemptTimeout(t *testing.T) {
 	}
 }
 
-// R16, C13: trailers go through in both directions, also when the request is retried.
+// Trailers go through in both directions, also when the request is retried.
 func TestWireTrailers(t *testing.T) {
 	for _, proto := range wireSchemes {
 		for _, late := range []bool{false, true} {
@@ -584,7 +584,7 @@ func TestWireTrailers(t *testing.T) {
 	}
 }
 
-// R18, C10: an upgraded connection carries data in both directions at once.
+// An upgraded connection carries data in both directions at once.
 func TestWireUpgrade(t *testing.T) {
 	content := bytes.Repeat([]byte("0123456789abcdef"), 1<<20/16)
 	server := newWireServer(t, func(c *wireConn) {
@@ -629,7 +629,7 @@ func TestWireUpgrade(t *testing.T) {
 	}
 }
 
-// R19, C11: a CONNECT tunnel goes through, its request body being one side of it.
+// A CONNECT tunnel goes through, its request body being one side of it.
 func TestWireConnect(t *testing.T) {
 	server := newWireServer(t, func(c *wireConn) {
 		if head := c.head(); !strings.HasPrefix(head, "CONNECT target.example:443 HTTP/1.1\r\n") || strings.Contains(head, "Transfer-Encoding") {
@@ -660,7 +660,7 @@ func TestWireConnect(t *testing.T) {
 	}
 }
 
-// R23, C12: an event is delivered when it comes.
+// An event is delivered when it comes.
 func TestWireEventStream(t *testing.T) {
 	for _, proto := range wireSchemes {
 		for _, status := range []int{200, 503} {
@@ -698,7 +698,7 @@ func TestWireEventStream(t *testing.T) {
 	}
 }
 
-// R24, C17: HEAD, 204 and 304 have no body to wait for.
+// HEAD, 204 and 304 have no body to wait for.
 func TestWireBodilessAnswers(t *testing.T) {
 	for _, test := range []struct{ method, answer string }{
 		{"HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 1073741824\r\n\r\n"},
@@ -737,7 +737,7 @@ func gzipped(content []byte) []byte {
 	return b.Bytes()
 }
 
-// R25: decompression is as transparent as without the Transport.
+// Decompression is as transparent as without the Transport.
 func TestWireGzip(t *testing.T) {
 	content := []byte(envelope("ResourceNotFound", "gone", "t1"))
 	for _, status := range []int{200, 404} {
@@ -767,7 +767,7 @@ func TestWireGzip(t *testing.T) {
 	}
 }
 
-// S9, L04: a bomb in an error's body costs what is peeked of it.
+// A bomb in an error's body costs what is peeked of it.
 func TestWireGzipBomb(t *testing.T) {
 	bomb := gzipped(make([]byte, 32<<20))
 	server, base := newWireTLS(t, "HTTP/1.1", func(w http.ResponseWriter, r *http.Request) {
@@ -792,7 +792,7 @@ func TestWireGzipBomb(t *testing.T) {
 	}
 }
 
-// D06: an untrusted certificate does not become trusted by asking again.
+// An untrusted certificate does not become trusted by asking again.
 func TestWireUntrustedCertificate(t *testing.T) {
 	var conns atomic.Int64
 	server := httptest.NewUnstartedServer(http.NotFoundHandler())
@@ -815,7 +815,7 @@ func TestWireUntrustedCertificate(t *testing.T) {
 	}
 }
 
-// R30, C16: http.Client finds out by type assertion that a server does not speak TLS.
+// http.Client finds out by type assertion that a server does not speak TLS.
 func TestWireSchemeMismatch(t *testing.T) {
 	server := newWireServer(t, func(c *wireConn) {
 		c.answer("HTTP/1.1 400 Bad Request", "", "")
@@ -862,7 +862,7 @@ func TestWireDNS(t *testing.T) {
 	}
 }
 
-// R27, C14: the base transport's idle connections are closed.
+// The base transport's idle connections are closed.
 func TestWireCloseIdleConnections(t *testing.T) {
 	closed := make(chan struct{})
 	server := newWireServer(t, func(c *wireConn) {
@@ -888,7 +888,7 @@ func TestWireCloseIdleConnections(t *testing.T) {
 	}
 }
 
-// R14, R15, C09: the framing of every attempt is that of the request.
+// The framing of every attempt is that of the request.
 func TestWireFraming(t *testing.T) {
 	for _, test := range []struct {
 		name string
@@ -1004,7 +1004,7 @@ func newH2Base(t *testing.T) *http.Transport {
 	return base
 }
 
-// R20, R21: what HTTP/2 proves to be unprocessed is sent again, by net/http if that may be, and counted; of what it does
+// What HTTP/2 proves to be unprocessed is sent again, by net/http if that may be, and counted; of what it does
 // not, only the idempotent is retried.
 func TestWireHTTP2StreamErrors(t *testing.T) {
 	code := func(n byte) []byte { return []byte{0, 0, 0, n} }
@@ -1119,7 +1119,7 @@ func wireHead(answer string) string {
 	return answer[:body] + head + "\r\n\r\n"
 }
 
-// C01: with retries off, the Transport can't be told from its base.
+// With retries off, the Transport can't be told from its base.
 func TestWireLikeItsBase(t *testing.T) {
 	// net/http logs what a server sends too much of.
 	log.SetOutput(io.Discard)
@@ -1221,7 +1221,7 @@ func TestWireLikeItsBase(t *testing.T) {
 	})
 }
 
-// C01, C13, over HTTP/2.
+// The same over HTTP/2: with retries off, the Transport can't be told from its base.
 func TestWireLikeItsBaseHTTP2(t *testing.T) {
 	for name, handler := range map[string]http.HandlerFunc{
 		"plain": func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) },

@@ -30,7 +30,7 @@ type finalError struct{}
 func (finalError) Error() string { return "credentials refused" }
 func (finalError) NonRetriable() {}
 
-// Issue 8, 11: a Prepare that fails in a way that may pass is called again, with back-off, whatever the request does, for nothing
+// A Prepare that fails in a way that may pass is called again, with back-off, whatever the request does, for nothing
 // was sent; what will not pass ends the call.
 func TestPrepareIsTriedAgain(t *testing.T) {
 	for _, test := range []struct {
@@ -140,7 +140,7 @@ func TestPrepareIsTriedAgain(t *testing.T) {
 	}
 }
 
-// Issue 8, 11: the retries of Prepare are bounded as all are, and what the last attempt came to stays.
+// The retries of Prepare are bounded as all are, and what the last attempt came to stays.
 func TestPrepareAgainIsBounded(t *testing.T) {
 	away := &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
 	for _, test := range []struct {
@@ -214,7 +214,7 @@ func TestPrepareAgainIsBounded(t *testing.T) {
 	}
 }
 
-// Issue 8, 11: a job that would rather wait waits for its token as long as that takes.
+// A job that would rather wait waits for its token as long as that takes.
 func TestBatchOutlastsTheTokenEndpoint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began, base := time.Now(), newScript(answers(200, ""))

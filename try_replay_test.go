@@ -99,7 +99,7 @@ var onlookers = map[string]func(*steadyhttp.Transport, *http.Request) *http.Requ
 	},
 }
 
-// Issue 8, 3a: net/http replays no request that the policy does not call idempotent, whatever its header says: its server may
+// net/http replays no request that the policy does not call idempotent, whatever its header says: its server may
 // have carried it out. It replays the others, and the server gets the caller's key in any case.
 func TestReplayByNetHTTP(t *testing.T) {
 	never := func(*http.Request) bool { return false }
@@ -227,7 +227,7 @@ func (k keyer) RoundTrip(req *http.Request) (*http.Response, error) {
 	return k.base.RoundTrip(req)
 }
 
-// Issue 8, 3b: an attempt that was sent once, and whose replay by net/http then met a closed port, was sent: its last error
+// An attempt that was sent once, and whose replay by net/http then met a closed port, was sent: its last error
 // proves nothing of its first sending.
 func TestReplayMeetsAClosedPort(t *testing.T) {
 	for who, look := range onlookers {
@@ -296,7 +296,7 @@ func relay(c *wireConn, target string) {
 	io.Copy(c, to)
 }
 
-// Issue 8, 3: what never left is tried again whatever it does, and carried out once.
+// What never left is tried again whatever it does, and carried out once.
 func TestWhatNeverLeftIsSent(t *testing.T) {
 	refused := &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
 	dial := new(net.Dialer)
@@ -485,7 +485,7 @@ func TestUnknownHostIsFinal(t *testing.T) {
 // h2Code is the payload of a frame that carries an error code.
 func h2Code(n byte) []byte { return []byte{0, 0, 0, n} }
 
-// Issue 8, 3, over HTTP/2: net/http replays what the server has not processed, and nothing else.
+// Over HTTP/2: net/http replays what the server has not processed, and nothing else.
 func TestReplayByNetHTTP2(t *testing.T) {
 	const calm = 11 // ENHANCE_YOUR_CALM
 	reset := func(code byte) func(uint32) []byte {
@@ -667,7 +667,7 @@ func (c countingConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// Issue 8, 5: a small body in memory goes out along with its head, in one Write, as it does without the Transport.
+// A small body in memory goes out along with its head, in one Write, as it does without the Transport.
 func TestSmallPostIsOneWrite(t *testing.T) {
 	server := newWireServer(t, func(c *wireConn) {
 		for {

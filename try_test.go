@@ -21,7 +21,7 @@ import (
 	"github.com/steadyhttp/steadyhttp"
 )
 
-// R10: an attempt's context is released when its body ends, fails or is closed, and a losing attempt's before the wait.
+// An attempt's context is released when its body ends, fails or is closed, and a losing attempt's before the wait.
 func TestAttemptContextIsReleased(t *testing.T) {
 	for name, end := range map[string]func(*http.Response){
 		"read": func(resp *http.Response) { io.Copy(io.Discard, resp.Body) },
@@ -55,7 +55,7 @@ func TestAttemptContextIsReleased(t *testing.T) {
 	}
 }
 
-// R21: what net/http sends again on its own is counted, also if the answer is quicker than the note of its request.
+// What net/http sends again on its own is counted, also if the answer is quicker than the note of its request.
 func TestHiddenSendsAreCounted(t *testing.T) {
 	for _, noted := range []bool{true, false} {
 		t.Run(fmt.Sprint("noted before the answer ", noted), func(t *testing.T) {
@@ -228,7 +228,7 @@ func TestPrepareThatFails(t *testing.T) {
 	}
 }
 
-// R31, V02: what is added for one origin, by Prepare or as a key, never reaches another, nor comes back after a detour.
+// What is added for one origin, by Prepare or as a key, never reaches another, nor comes back after a detour.
 func TestNothingOfOursCrossesOrigins(t *testing.T) {
 	for _, test := range []struct {
 		name string
@@ -360,7 +360,7 @@ func TestUnsendableRequest(t *testing.T) {
 	}
 }
 
-// D02, D03: a write is never done twice, unless the service knows it again by its key; and every failure is told once.
+// A write is never done twice, unless the service knows it again by its key; and every failure is told once.
 func TestWritesAreNotDoneTwice(t *testing.T) {
 	for _, withKey := range []bool{false, true} {
 		t.Run(fmt.Sprint("key ", withKey), func(t *testing.T) {
@@ -434,7 +434,7 @@ func TestWritesAreNotDoneTwice(t *testing.T) {
 	}
 }
 
-// R2, R15: every attempt is made from the caller's pristine request, with all of its body and its length.
+// Every attempt is made from the caller's pristine request, with all of its body and its length.
 func TestEveryAttemptIsTheWholeRequest(t *testing.T) {
 	for name, policy := range map[string]steadyhttp.Policy{
 		"default":         {},
@@ -472,7 +472,7 @@ func TestEveryAttemptIsTheWholeRequest(t *testing.T) {
 	}
 }
 
-// R1, C02: nothing in a call changes the caller's request, and others may read it meanwhile.
+// Nothing in a call changes the caller's request, and others may read it meanwhile.
 func TestRequestIsNotChanged(t *testing.T) {
 	for name, transport := range map[string]*steadyhttp.Transport{
 		"default":         {},
