@@ -70,7 +70,7 @@ func TestCleanBounds(t *testing.T) {
 	}
 }
 
-// peers D125, D127: what of a URL people may read.
+// What of a URL people may read.
 func TestRedactString(t *testing.T) {
 	tests := []struct{ in, want string }{
 		{"https://api.example/machines/1", "https://api.example/machines/1"},
@@ -123,7 +123,7 @@ func TestRedactNilURL(t *testing.T) {
 	}
 }
 
-// peers D125, D127: a base transport that is a client of its own puts the whole URL into its error.
+// A base transport that is a client of its own puts the whole URL into its error.
 func TestError(t *testing.T) {
 	const raw = "https://user:canary1@api.example/x?key=canary2"
 	inner := &url.Error{Op: "Get", URL: raw, Err: errors.New("EOF")}
