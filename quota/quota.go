@@ -15,6 +15,13 @@
 // do that: with a burst of N it lets 2N calls through in the first window, and a smaller burst
 // wastes the rest.
 //
+// An answer that comes later than MaxTransit tells that its request may have arrived late too: all
+// that a network held back for 5 s arrives at once. Such a call is counted anew from its answer on,
+// and the limits hold, as long as no more than half a window's places are held back, in windows that
+// are longer than the wait. Calls that always take long, as queries do, arrived long before: counting
+// them so may cost a hundredth of a limit in the long run, and half a window once. Beyond that, the
+// answer's time changes nothing.
+//
 // A call that was let go and stands elsewhere, behind MaxConnsPerHost, a second gate or Prepare,
 // keeps its place until it is sent or over.
 //
@@ -95,9 +102,11 @@ type Quota struct {
 	// 0: no bound. Trace.Waiting is told of each wait as it begins.
 	MaxWait time.Duration
 
-	// MaxTransit is how long a request may take from its sending to where the server counts it, the condition of the
-	// promise: one that arrives later than that may be counted in a window that we believe has room. A longer one costs:
-	// the place of a call without an answer is held for as long. 0: 2 s. At most an hour.
+	// MaxTransit is how long a request may take from its sending to where the server counts it, the
+	// condition of the promise: one that arrives later than that, and whose answer does not tell,
+	// may be counted in a window that we believe has room. A longer one costs: a call without an
+	// answer is held for as long, and one that is answered later than 2 s until its answer. With
+	// queries of 30 s, a MaxTransit of 30 s turns 100 a minute into 67. 0: 2 s. At most an hour.
 	MaxTransit time.Duration
 
 	// Weight says how many places a call takes in every window: a batch of up to 20 requests, or what
@@ -432,20 +441,20 @@ func (q *Quota) forget(t *ticket) {
 	}
 }
 
-// charge logs n calls of a class that the server has counted by the given time.
-func (q *Quota) charge(c class, at instant, n int) {
-	q.calls[c].push(at, n, granularity(q.windows))
+// charge logs n calls of a class that the server has counted by the given time, and returns the
+// time that they are in the log with.
+func (q *Quota) charge(c class, at instant, n int) instant {
 	for i := range q.windows {
 		q.windows[i].used[c] += n
 	}
+	return q.calls[c].push(at, n, granularity(q.windows))
 }
 
 // settle moves a call in flight, which its list has let go of, into the log.
 func (q *Quota) settle(t *ticket, at instant) {
 	q.calls[t.class].inFlight -= t.places
 	q.answered(t)
-	q.charge(t.class, at, t.places)
-	t.state, t.at = logged, at
+	t.state, t.at = logged, q.charge(t.class, at, t.places)
 }
 
 // answered notes that a call in flight can't be sent again by net/http any more.
@@ -496,12 +505,19 @@ func (q *Quota) leave(t *ticket, a steadyhttp.Attempt) {
 
 // ended settles a call that has been answered just now.
 func (q *Quota) ended(t *ticket, now instant) {
+	if t.heard {
+		return
+	}
+	t.heard = true
 	switch t.state {
 	case waiting:
 		q.forget(t)
 	case onTheWay:
 		q.sent.remove(t)
-	case logged, refunded:
+	case logged:
+		q.late(t, now)
+		return
+	case refunded:
 		return
 	}
 	q.settle(t, now)
@@ -566,7 +582,7 @@ func (t *ticket) Sent(at time.Time) {
 		// Its answer came first.
 	case t.state == logged:
 		// The first sending, very late, or one again after that: count what the log does not have, until it has surely arrived.
-		q.charge(t.class, now.add(q.transit), t.weight)
+		t.at, t.places = q.charge(t.class, now.add(q.transit), t.weight), t.weight
 	}
 }
 

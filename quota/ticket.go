@@ -22,6 +22,7 @@ type ticket struct {
 	epoch   int     // the pause after which it was granted
 	told    bool    // an attempt tells it of its sending
 	over    bool    // it can't be sent again
+	heard   bool    // it has been answered
 	left    bool
 	closed  bool // its 429 began the present pause
 	good    bool // it has been answered, and has widened the door

@@ -32,6 +32,9 @@ type window struct {
 	grownAt instant
 	next    instant // when the next call would be due at an even pace
 	widened bool    // pad has been, after a 429 at the very limit
+
+	late   float64 // places that late answers have cost of late
+	lateAt instant // when that was brought up to date
 }
 
 const (
@@ -152,18 +155,20 @@ func granularity(windows []window) time.Duration {
 	return shortest / 1024
 }
 
-// push logs n calls that the server has counted by the given time. Times never go back.
-func (c *history) push(at instant, n int, granularity time.Duration) {
+// push logs n calls that the server has counted by the given time. Times never go back: it returns
+// the one that they are logged with.
+func (c *history) push(at instant, n int, granularity time.Duration) instant {
 	if len(c.log) > 0 {
 		last := &c.log[len(c.log)-1]
 		at = max(at, last.at)
 		if at <= last.first.add(granularity) && c.counted(c.dropped+len(c.log)-1) {
 			last.at = at
 			last.n += n
-			return
+			return at
 		}
 	}
 	c.log = append(c.log, run{at, at, n})
+	return at
 }
 
 // counted reports whether every window still counts a run. One that some window has let go can't grow any more.
