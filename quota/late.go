@@ -15,9 +15,10 @@ const (
 	lateAtOnce = 0.5
 )
 
-// late counts a call that has been logged from its answer on, which has come just now.
+// late counts a call that has been logged from its answer on, which has come just now. Where nobody
+// told of its sending, it is not known to be late.
 func (q *Quota) late(t *ticket, now instant) {
-	if t.at >= now || !q.affordLate(t, now) {
+	if !t.dated || t.at >= now || !q.affordLate(t, now) {
 		return
 	}
 	q.calls[t.class].remove(t.at, t.places, q.windows, t.class)

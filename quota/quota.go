@@ -526,7 +526,7 @@ func (q *Quota) ended(t *ticket, now instant) {
 // departed notes when a call's headers went out.
 func (q *Quota) departed(t *ticket, at instant) {
 	q.forget(t)
-	t.state, t.sentAt = onTheWay, max(at, t.granted)
+	t.state, t.sentAt, t.dated = onTheWay, max(at, t.granted), true
 	q.sent.insert(t)
 }
 
@@ -567,7 +567,7 @@ func (t *ticket) Sent(at time.Time) {
 	case left:
 	case t.state == waiting:
 		q.departed(t, instant(at.Sub(q.base)))
-		if t.told && q.waitingCallers() > 0 {
+		if q.waitingCallers() > 0 {
 			q.serve(now) // whoever waits for its place knows now for how long
 		}
 	case t.state == onTheWay:
@@ -583,6 +583,7 @@ func (t *ticket) Sent(at time.Time) {
 	case t.state == logged:
 		// The first sending, very late, or one again after that: count what the log does not have, until it has surely arrived.
 		t.at, t.places = q.charge(t.class, now.add(q.transit), t.weight), t.weight
+		t.dated = true
 	}
 }
 
