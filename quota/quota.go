@@ -33,6 +33,11 @@
 //
 // A call takes one place, or as many as Weight says.
 //
+// It remembers 24 bytes a call, over the longest window. Where a limit is above 10,000, calls that are
+// close together are remembered as one, and the more coarsely the longer ago they were: at most a
+// thousandth of a limit is left unused, and none is passed. A day at 100 a second and 5,000,000 a day
+// takes 48 KiB.
+//
 // # Order
 //
 // Callers are served first come, first served; a retry keeps the place of its call. Calls of high priority (WithPriority)
