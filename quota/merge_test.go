@@ -73,7 +73,7 @@ func TestOldCallsAreRememberedCoarsely(t *testing.T) {
 }
 
 // The same through the gate, a day long: a million calls at 20 a second fit into little, and all of
-// them go in time. (Of 5 million at 100 a second, each call by itself takes 114 MiB; the runs, 48 KiB.)
+// them go in time.
 func TestADayOfAMillionFitsIntoLittle(t *testing.T) {
 	if testing.Short() || RaceEnabled {
 		t.Skip("takes seconds")

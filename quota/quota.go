@@ -36,7 +36,7 @@
 // It remembers 24 bytes a call, over the longest window. Where a limit is above 10,000, calls that are
 // close together are remembered as one, and the more coarsely the longer ago they were: at most a
 // thousandth of a limit is left unused, and none is passed. A day at 100 a second and 5,000,000 a day
-// takes 48 KiB.
+// takes 72 KiB.
 //
 // # Order
 //
