@@ -169,7 +169,12 @@ func (c *call) enterGates() error {
 	c.sends = c.first.sends
 	c.first.sends = nil
 	if c.watched() {
-		c.sends = &sendLog{watched: true}
+		if len(c.transport.Gates) > 0 {
+			l := newGatedLog()
+			c.sends, c.passes = &l.sendLog, l.passes[:0]
+		} else {
+			c.sends = &sendLog{watched: true}
+		}
 		c.attempt.log = c.sends
 	}
 	for i, gate := range c.transport.Gates {

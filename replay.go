@@ -43,7 +43,11 @@ func (l *sendLog) holdUp(
 	call, attempt context.Context, cancel context.CancelCauseFunc,
 	base http.RoundTripper, req *http.Request,
 ) {
-	r := &resend{ctx: attempt, cancel: cancel, req: req}
+	r := l.room
+	if r == nil {
+		r = new(resend)
+	}
+	*r = resend{ctx: attempt, cancel: cancel, req: req}
 	if native, ok := base.(*http.Transport); ok {
 		r.native, r.ctx = native, call
 	}

@@ -23,7 +23,23 @@ type sendLog struct {
 	wrote     bool       // headers went out since it last looked for one
 	observers []observer
 	resend    *resend               // nil where nobody observes
+	room      *resend               // for it; nil: there is none
 	hooks     httptrace.ClientTrace // here to be allocated along with the rest
+}
+
+// gatedLog is the sendLog of an attempt that passes gates, most often one that observes it, with what
+// holding its replays up takes: one allocation for all.
+type gatedLog struct {
+	sendLog
+	resend resend
+	one    [1]observer
+	passes [1]Pass
+}
+
+func newGatedLog() *gatedLog {
+	l := new(gatedLog)
+	l.watched, l.observers, l.room = true, l.one[:0], &l.resend
+	return l
 }
 
 // observed says whether somebody is told of the attempt as it happens.

@@ -15,7 +15,7 @@ import (
 type progress interface {
 	// expect tells how many calls there will be, about, and how long they take at the least.
 	expect(calls int, least time.Duration)
-	step()            // a call has ended
+	step() // a call has ended
 	finish()
 }
 
