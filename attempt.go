@@ -143,7 +143,8 @@ type Observer interface {
 	// Replay is called before net/http sends the request again on its own, since the connection
 	// died on which it was sent. It may block until that may be. An error ends the attempt with it;
 	// ctx ends when the attempt must. Sent follows if it is sent. Over HTTP/2, and through a base
-	// that does not call httptrace.ClientTrace's GetConn, Sent is all that tells of a replay.
+	// that is not net/http's Transport inside, or does not call httptrace.ClientTrace's GetConn, Sent
+	// is all that tells of a replay. A wait in it is told to Trace.Waiting and Waited.
 	Replay(ctx context.Context) error
 
 	Sent(at time.Time)            // the request's headers went out; again each time net/http replays it
@@ -159,6 +160,10 @@ func (a Attempt) Observe(o Observer) bool {
 	}
 	a.log.mu.Lock()
 	defer a.log.mu.Unlock()
-	a.log.observers = append(a.log.observers, observer{o, a.foreign})
+	gate := -1
+	if a.watch != nil {
+		gate = a.watch.wait.Gate
+	}
+	a.log.observers = append(a.log.observers, observer{o, a.foreign, gate})
 	return true
 }

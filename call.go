@@ -333,7 +333,7 @@ func (c *call) attemptContext() {
 		c.context, c.cancel = context.WithCancelCause(c.context)
 	}
 	if c.sends.observed() {
-		c.sends.holdUp(c.bound(), c.context, c.cancel, c.transport.base(), c.original)
+		c.sends.holdUp(c.bound(), c.context, c.cancel, c.transport.base(), c.original, c.onReplays())
 	}
 	if c.sends != nil {
 		c.context = httptrace.WithClientTrace(c.context, c.sends.trace())

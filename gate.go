@@ -12,6 +12,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/steadyhttp/steadyhttp/internal/durations"
+	"github.com/steadyhttp/steadyhttp/internal/waits"
 )
 
 // Gate is the one seam for "may this attempt go, and here is how it went": limits, quotas,
@@ -161,11 +162,13 @@ func (p *passage) last() *passage {
 // Replay implements Observer: what net/http sends again on its own passes like what we send.
 func (p *passage) Replay(ctx context.Context) error {
 	l, passed := p.limit, p.last()
+	var a Attempt
+	a.watch, _ = waits.Of(ctx).(*watch)
 	for {
 		current := l.pause.current(passed.epoch)
 		if !current {
 			// What was sent before the pause has no place in it.
-			again, err := l.pause.enter(ctx, Attempt{})
+			again, err := l.pause.enter(ctx, a)
 			if err != nil {
 				return err
 			}
@@ -175,6 +178,7 @@ func (p *passage) Replay(ctx context.Context) error {
 			p.pause.mu.Unlock()
 		}
 		if l.limiter != nil {
+			l.announce(ctx, a)
 			if err := l.limiter.Wait(ctx); err != nil {
 				return l.explain(ctx, err)
 			}

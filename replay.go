@@ -6,9 +6,12 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"runtime"
 	"strings"
 	"time"
 	"unicode"
+
+	"github.com/steadyhttp/steadyhttp/internal/waits"
 )
 
 // resend is what is needed to hold up net/http's own replay of a request until the observers have
@@ -19,6 +22,7 @@ type resend struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	req    *http.Request
+	watch  func(gate int) *watch // of a wait; nil where nobody wants to know
 
 	// net/http's own transport, which asks for a connection on RoundTrip's goroutine; nil:
 	// another's.
@@ -41,13 +45,13 @@ type resend struct {
 // attempt that of the attempt, which cancel ends.
 func (l *sendLog) holdUp(
 	call, attempt context.Context, cancel context.CancelCauseFunc,
-	base http.RoundTripper, req *http.Request,
+	base http.RoundTripper, req *http.Request, watch func(gate int) *watch,
 ) {
 	r := l.room
 	if r == nil {
 		r = new(resend)
 	}
-	*r = resend{ctx: attempt, cancel: cancel, req: req}
+	*r = resend{ctx: attempt, cancel: cancel, req: req, watch: watch}
 	if native, ok := base.(*http.Transport); ok {
 		r.native, r.ctx = native, call
 	}
@@ -106,6 +110,29 @@ func (r *resend) proxied() bool {
 	return err == nil && proxy != nil
 }
 
+// mayBlock reports whether who looks for a connection may be held up: net/http's Transport itself, on
+// the goroutine of RoundTrip. The pool of HTTP/2 can't, and what a connection without TLS speaks is
+// not to be seen: x/net's http2.Transport may be the base, inside of it, or registered with net/http's.
+// A base that tells of no connection at all is not one of those.
+func (r *resend) mayBlock() bool {
+	return !r.http2() && (r.native == nil && r.conn == nil || askedByTransport())
+}
+
+// askedByTransport looks at who calls the hook. Under another name, nobody would be held up.
+func askedByTransport() bool {
+	var callers [64]uintptr
+	frames := runtime.CallersFrames(callers[:runtime.Callers(2, callers[:])])
+	for {
+		frame, more := frames.Next()
+		if frame.Function == "net/http.(*Transport).getConn" {
+			return true
+		}
+		if !more {
+			return false
+		}
+	}
+}
+
 func (r *resend) http2() bool {
 	if c, ok := r.conn.(interface{ ConnectionState() tls.ConnectionState }); ok {
 		return c.ConnectionState().NegotiatedProtocol == "h2"
@@ -142,9 +169,19 @@ func (r *resend) ask(observers []observer) error {
 		}()
 	}
 	for _, o := range observers {
-		if err := o.Replay(r.ctx); err != nil {
+		if err := r.askOne(o); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// askOne asks an observer, and tells Trace.Waiting if it waits.
+func (r *resend) askOne(o observer) error {
+	if r.watch == nil {
+		return o.Replay(r.ctx)
+	}
+	w := r.watch(o.gate)
+	defer w.end()
+	return o.Replay(waits.With(r.ctx, w))
 }

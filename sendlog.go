@@ -49,6 +49,7 @@ func (l *sendLog) observed() bool { return l != nil && len(l.observers) > 0 }
 type observer struct {
 	Observer
 	foreign bool
+	gate    int // that it is of, where Trace.Waiting wants to know
 }
 
 func (l *sendLog) trace() *httptrace.ClientTrace {
@@ -74,7 +75,7 @@ func (l *sendLog) getConn(addr string) {
 			again = false
 		}
 	}
-	again = again && own && !r.refused && !r.http2()
+	again = again && own && !r.refused && r.mayBlock()
 	l.mu.Unlock()
 	if again {
 		l.replay(r)

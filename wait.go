@@ -47,7 +47,11 @@ func (c *call) watch(cause WaitCause, gate int) *watch {
 	if c.trace == nil || c.trace.Waiting == nil && c.trace.Waited == nil {
 		return nil
 	}
-	w := &watch{trace: c.trace, ctx: c.ctx, attempt: c.attempt, wait: Wait{cause, gate, 0}, began: time.Now()}
+	return newWatch(c.trace, c.ctx, c.attempt, Wait{cause, gate, 0})
+}
+
+func newWatch(trace *Trace, ctx context.Context, a Attempt, wait Wait) *watch {
+	w := &watch{trace: trace, ctx: ctx, attempt: a, wait: wait, began: time.Now()}
 	w.timer = time.AfterFunc(noticeable, func() {
 		defer func() {
 			if value := recover(); value != nil {
@@ -60,6 +64,19 @@ func (c *call) watch(cause WaitCause, gate int) *watch {
 	})
 	return w
 }
+
+// onReplays returns what makes the watch of a wait for a place of a replay; nil where nobody wants to
+// know. It keeps no hold of the call, which is still on the stack.
+func (c *call) onReplays() func(gate int) *watch {
+	if c.trace == nil || c.trace.Waiting == nil && c.trace.Waited == nil {
+		return nil
+	}
+	trace, ctx, a := c.trace, c.ctx, c.attempt
+	return func(gate int) *watch { return newWatch(trace, ctx, a, Wait{WaitGate, gate, 0}) }
+}
+
+// Announce implements waits.Announcer.
+func (w *watch) Announce(length func() time.Duration) { w.begin(length()) }
 
 // begin tells of a wait that begins now.
 func (w *watch) begin(length time.Duration) {

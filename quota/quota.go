@@ -27,8 +27,9 @@
 //
 // net/http sends some requests again on its own, when a kept connection turns out to be dead
 // (Request.isReplayable). Over HTTP/1.1, that waits for a place like a new call, at the turn of its
-// own. Over HTTP/2, or a base transport that does not call httptrace.ClientTrace.GetConn, nobody can
-// be made to wait: such a replay is counted once it is under way, and where one was seen within the
+// own. Over HTTP/2, with TLS or without, or a base transport that does not call
+// httptrace.ClientTrace.GetConn, nobody can be made to wait: such a replay is counted once it is under
+// way, and where one was seen within the
 // longest window, places are kept for more. The first may be one too many.
 //
 // A call takes one place, or as many as Weight says.
