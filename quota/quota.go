@@ -29,10 +29,11 @@
 // (Request.isReplayable). Over HTTP/1.1, that waits for a place like a new call, at the turn of its
 // own. Over HTTP/2, with TLS or without, or a base transport that does not call
 // httptrace.ClientTrace.GetConn, nobody can be made to wait: such a replay is counted once it is under
-// way, and where one was seen within the
-// longest window, places are kept for more. The first may be one too many.
+// way, and where one was seen within the longest window, places are kept for more. The first may be
+// one too many.
 //
-// A call takes one place, or as many as Weight says.
+// A call takes one place, or as many as Weight says. A limit on calls at once is no window: a
+// RoundTripper around the Base keeps it, until the body's end (see the example AtOnce).
 //
 // It remembers 24 bytes a call, over the longest window. Where a limit is above 10,000, calls that are
 // close together are remembered as one, and the more coarsely the longer ago they were: at most a
