@@ -95,6 +95,7 @@ type Attempt struct {
 	log     *sendlog.Log        // nil where nobody looks
 	waits   func(time.Duration) // tells of a wait at a gate; nil where nobody wants to know
 	late    bool                // Stop was set after AttemptDone had been told of a retry, which then could not be made
+	gate    int                 // that it enters
 	foreign bool                // of a redirect's hop to another origin: no gate may learn from its answer
 	whole   *Attempt            // of a foreign attempt on leaving a gate: all of it, for PerKey
 }
@@ -133,7 +134,8 @@ type Observer interface {
 	// Replay is called before net/http sends the request again on its own, since the connection
 	// died on which it was sent. It may block until that may be. An error ends the attempt with it;
 	// ctx ends when the attempt must. Sent follows if it is sent. Over HTTP/2, and through a base
-	// that does not call httptrace.ClientTrace's GetConn, Sent is all that tells of a replay.
+	// that is not net/http's Transport inside, or does not call httptrace.ClientTrace's GetConn, Sent
+	// is all that tells of a replay. A wait in it is told to Trace.Waiting and Waited.
 	Replay(ctx context.Context) error
 
 	Sent(at time.Time)            // the request's headers went out; again each time net/http replays it
@@ -147,7 +149,7 @@ func (a Attempt) Observe(o Observer) bool {
 	if a.log == nil {
 		return false
 	}
-	a.log.Add(o, a.foreign)
+	a.log.Add(o, a.foreign, a.gate)
 	return true
 }
 

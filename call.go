@@ -14,6 +14,7 @@ import (
 	"github.com/steadyhttp/steadyhttp/internal/neterr"
 	"github.com/steadyhttp/steadyhttp/internal/origin"
 	"github.com/steadyhttp/steadyhttp/internal/sendlog"
+	"github.com/steadyhttp/steadyhttp/internal/waits"
 )
 
 // call is one RoundTrip under way. Its methods are the steps of the loop, in the order in which the
@@ -151,7 +152,12 @@ func (c *call) enterGates() error {
 		first: c.first, sends: c.first.sends, passes: c.passes,
 	}
 	if c.watched() {
-		c.sends = &sendlog.Log{Watched: true}
+		if len(c.transport.Gates) > 0 {
+			l := new(gatedLog)
+			c.sends, c.passes = l.Init(), l.passes[:0]
+		} else {
+			c.sends = &sendlog.Log{Watched: true}
+		}
 		c.attempt.log = c.sends
 	}
 	for i, gate := range c.transport.Gates {
@@ -167,6 +173,7 @@ func (c *call) enterGates() error {
 
 func (c *call) enter(gate Gate, index int) error {
 	a := c.attempt
+	a.gate = index
 	if watch := c.watch(WaitGate, index); watch != nil {
 		a.waits = watch.begin
 		defer watch.end() // a hook may panic: by then the pass is kept
@@ -465,16 +472,18 @@ func (c *call) watch(cause WaitCause, gate int) *watch {
 	if c.trace == nil || c.trace.Waiting == nil && c.trace.Waited == nil {
 		return nil
 	}
-	w := &watch{trace: c.trace, ctx: c.ctx, attempt: c.attempt, wait: Wait{cause, gate, 0}, began: time.Now()}
-	w.timer = time.AfterFunc(noticeable, func() {
-		defer func() {
-			if value := recover(); value != nil {
-				w.mu.Lock()
-				defer w.mu.Unlock()
-				w.panicked = value
-			}
-		}()
-		w.tell(0)
-	})
-	return w
+	return newWatch(c.trace, c.ctx, c.attempt, Wait{cause, gate, 0})
+}
+
+// onReplays returns what tells of a wait for a place of a replay; nil where nobody wants to know. It
+// keeps no hold of the call, which is still on the stack.
+func (c *call) onReplays() sendlog.Watch {
+	if c.trace == nil || c.trace.Waiting == nil && c.trace.Waited == nil {
+		return nil
+	}
+	trace, ctx, a := c.trace, c.ctx, c.attempt
+	return func(replay context.Context, gate int) (context.Context, func()) {
+		w := newWatch(trace, ctx, a, Wait{WaitGate, gate, 0})
+		return waits.With(replay, w), w.end
+	}
 }

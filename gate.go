@@ -1,11 +1,11 @@
 package steadyhttp
 
 import (
-	"container/list"
 	"context"
 	"errors"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -94,18 +94,18 @@ func (l *limit) wait(ctx context.Context, a Attempt, p *passage) (current bool, 
 			l.pause.leave(p, Attempt{}) // also if the limiter panics
 		}
 	}()
-	l.announce(ctx, a)
-	if err := l.pass(ctx); err != nil {
+	if err := l.pass(ctx, a); err != nil {
 		return false, err
 	}
 	return l.pause.current(p.epoch), nil
 }
 
 // pass waits for the limiter, if there is one.
-func (l *limit) pass(ctx context.Context) error {
+func (l *limit) pass(ctx context.Context, a Attempt) error {
 	if l.limiter == nil {
 		return nil
 	}
+	l.announce(ctx, a)
 	if err := l.limiter.Wait(ctx); err != nil {
 		return l.explain(ctx, err)
 	}
@@ -156,18 +156,20 @@ type PerKey struct {
 	// that are in use at once. 0 or less: 1000.
 	Max int
 
+	latest atomic.Pointer[originKey] // most clients call one origin
+
 	mu    sync.Mutex // guards what follows, and the users and place of each keyed gate
 	gates map[string]*keyedGate
-	idle  list.List // of *keyedGate, the longest idle first
+	idle  idleGates
 }
 
 type keyedGate struct {
-	key   string
-	users int
-	place *list.Element // in idle; nil while in use
+	key        string
+	users      int
+	next, prev *keyedGate // in idle; nil while in use
 
-	mu   sync.Mutex // guards what follows
-	made bool
+	mu   sync.Mutex  // held while gate is made
+	made atomic.Bool // gate does not change any more
 	gate Gate
 }
 
@@ -202,7 +204,19 @@ func (p *PerKey) keyOf(req *http.Request) string {
 	if p.Key != nil {
 		return p.Key(req)
 	}
-	return origin.Of(req).String()
+	o := origin.Of(req)
+	if latest := p.latest.Load(); latest != nil && latest.origin == o {
+		return latest.key
+	}
+	latest := &originKey{o, o.String()}
+	p.latest.Store(latest)
+	return latest.key
+}
+
+// originKey is an origin with its text, which is not made anew for each call.
+type originKey struct {
+	origin origin.Origin
+	key    string
 }
 
 // keyedPass is an attempt's way through the gate of its key.
@@ -237,9 +251,8 @@ func (p *PerKey) borrow(key string) *keyedGate {
 		k = &keyedGate{key: key}
 		p.gates[key] = k
 	}
-	if k.place != nil {
-		p.idle.Remove(k.place)
-		k.place = nil
+	if k.next != nil {
+		p.idle.remove(k)
 	}
 	k.users++
 	p.shrink()
@@ -250,7 +263,7 @@ func (p *PerKey) giveBack(k *keyedGate) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if k.users--; k.users == 0 {
-		k.place = p.idle.PushBack(k)
+		p.idle.push(k)
 	}
 	p.shrink()
 }
@@ -261,20 +274,59 @@ func (p *PerKey) shrink() {
 	if most < 1 {
 		most = 1000
 	}
-	for len(p.gates) > most && p.idle.Len() > 0 {
-		k := p.idle.Remove(p.idle.Front()).(*keyedGate)
+	for len(p.gates) > most {
+		k := p.idle.longest()
+		if k == nil {
+			return
+		}
+		p.idle.remove(k)
 		delete(p.gates, k.key)
 	}
+}
+
+// idleGates is a ring of gates in the order in which they became idle. Each call takes its gate out
+// and puts it back: container/list would allocate an element each time.
+type idleGates struct {
+	root   keyedGate
+	length int
+}
+
+func (l *idleGates) Len() int { return l.length }
+
+// longest returns the gate that has been idle longest; nil: none is.
+func (l *idleGates) longest() *keyedGate {
+	if l.length == 0 {
+		return nil
+	}
+	return l.root.next
+}
+
+func (l *idleGates) push(k *keyedGate) {
+	if l.root.next == nil {
+		l.root.next, l.root.prev = &l.root, &l.root
+	}
+	l.length++
+	k.next, k.prev = &l.root, l.root.prev
+	k.prev.next, l.root.prev = k, k
+}
+
+func (l *idleGates) remove(k *keyedGate) {
+	l.length--
+	k.prev.next, k.next.prev = k.next, k.prev
+	k.next, k.prev = nil, nil
 }
 
 // get makes the gate under its own lock, so that a slow newGate holds up nobody of another key. One
 // that panics has made nothing: the next caller tries again.
 func (k *keyedGate) get(newGate func(string) Gate) Gate {
+	if k.made.Load() {
+		return k.gate
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if !k.made {
+	if !k.made.Load() {
 		k.gate = newGate(k.key)
-		k.made = true
+		k.made.Store(true)
 	}
 	return k.gate
 }

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/steadyhttp/steadyhttp/internal/durations"
+	"github.com/steadyhttp/steadyhttp/internal/waits"
 )
 
 const (
@@ -43,7 +44,9 @@ type pause struct {
 }
 
 // pacer is what attempts pass besides the pause: a Limit's limiter.
-type pacer interface{ pass(context.Context) error }
+type pacer interface {
+	pass(context.Context, Attempt) error
+}
 
 // turn is a place in the queue. Either passed or err is set before granted is closed.
 type turn struct {
@@ -385,11 +388,15 @@ func (p *passage) last() *passage {
 // Replay implements Observer: what net/http sends again on its own passes like what we send.
 func (p *passage) Replay(ctx context.Context) error {
 	passed := p.last()
+	var a Attempt
+	if w := waits.Of(ctx); w != nil {
+		a.waits = func(length time.Duration) { w.Announce(func() time.Duration { return length }) }
+	}
 	for {
 		current := p.pause.current(passed.epoch)
 		if !current {
 			// What was sent before the pause has no place in it.
-			again, err := p.pause.enter(ctx, Attempt{})
+			again, err := p.pause.enter(ctx, a)
 			if err != nil {
 				return err
 			}
@@ -398,7 +405,7 @@ func (p *passage) Replay(ctx context.Context) error {
 			p.again, passed = again, again
 			p.pause.mu.Unlock()
 		}
-		if err := p.limit.pass(ctx); err != nil {
+		if err := p.limit.pass(ctx, a); err != nil {
 			return err
 		}
 		if p.pause.current(passed.epoch) {

@@ -189,6 +189,24 @@ type watch struct {
 	panicked any // what Waiting panicked with on the timer's goroutine, where nobody could recover it
 }
 
+func newWatch(trace *Trace, ctx context.Context, a Attempt, wait Wait) *watch {
+	w := &watch{trace: trace, ctx: ctx, attempt: a, wait: wait, began: time.Now()}
+	w.timer = time.AfterFunc(noticeable, func() {
+		defer func() {
+			if value := recover(); value != nil {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				w.panicked = value
+			}
+		}()
+		w.tell(0)
+	})
+	return w
+}
+
+// Announce implements waits.Announcer.
+func (w *watch) Announce(length func() time.Duration) { w.begin(length()) }
+
 // begin tells of a wait that begins now.
 func (w *watch) begin(length time.Duration) {
 	returned := false

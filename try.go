@@ -45,6 +45,12 @@ type try struct {
 	why      Stop           // why a step ended the call early
 }
 
+// gatedLog is the Log of an attempt that passes gates, most often one: one allocation for all.
+type gatedLog struct {
+	sendlog.Gated
+	passes [1]Pass
+}
+
 // answer is what a base transport returned.
 type answer struct {
 	resp  *http.Response
@@ -213,7 +219,7 @@ func (c *call) attemptContext() {
 		c.context, c.cancel = context.WithCancelCause(c.context)
 	}
 	if c.sends.Observed() {
-		c.sends.HoldUp(c.bound(), c.context, c.cancel, c.transport.base(), c.original)
+		c.sends.HoldUp(c.bound(), c.context, c.cancel, c.transport.base(), c.original, c.onReplays())
 	}
 	if c.sends != nil {
 		c.context = httptrace.WithClientTrace(c.context, c.sends.Trace())

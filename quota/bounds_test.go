@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"math"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -504,4 +506,87 @@ func TestWeight(t *testing.T) {
 		}
 		pass.Leave(steadyhttp.Attempt{})
 	})
+}
+
+// What a caller in line is told counts the places of all those ahead, wherever in the line it stands,
+// and of nobody behind.
+func TestWeightOfThoseAheadAnywhereInTheLine(t *testing.T) {
+	for _, c := range []struct {
+		weights []int // in line, of normal priority, the first one first
+		high    []int
+		at      int // in line, among the normal ones
+		rounds  int // windows until it may go: 10 places each
+	}{
+		{[]int{10, 10, 10, 10}, nil, 1, 2},
+		{[]int{10, 10, 10, 10, 10, 10, 10}, nil, 3, 4},
+		{[]int{9, 9, 9, 1, 1, 1, 1, 1, 1, 1}, nil, 3, 3}, // near the front, behind heavy ones
+		{[]int{1, 1, 1, 1, 1, 1, 9, 9, 9}, nil, 6, 2},    // near the end, before heavy ones
+		{[]int{1, 1, 1, 1, 1, 1, 1, 9, 9}, nil, 5, 1},
+		{[]int{10, 1, 10}, []int{10, 10, 10}, 1, 5},
+		{[]int{5}, []int{9, 9}, 0, 3},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			q := &quota.Quota{
+				Windows: []quota.Window{{N: 10, Per: time.Minute}},
+				Weight:  func(req *http.Request) int { return int(req.ContentLength) },
+			}
+			fill(t, q, 10)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			began := time.Now()
+			var mu sync.Mutex
+			var told steadyhttp.Wait
+			join := func(priority quota.Priority, i, weight int) {
+				watched := priority == quota.Normal && i == c.at
+				tr := &steadyhttp.Transport{Gates: []steadyhttp.Gate{joining{q, began.Add(time.Duration(i))}},
+					Base: roundTripFunc(func(*http.Request) (*http.Response, error) { return nil, io.ErrUnexpectedEOF })}
+				if watched {
+					tr.Trace = &steadyhttp.Trace{Waiting: func(_ context.Context, _ steadyhttp.Attempt, w steadyhttp.Wait) {
+						mu.Lock()
+						defer mu.Unlock()
+						told = w
+					}}
+				}
+				req, err := http.NewRequestWithContext(quota.WithPriority(ctx, priority), "PUT", "http://api.example/",
+					strings.NewReader(strings.Repeat("x", weight)))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				go func() {
+					if resp, err := tr.RoundTrip(req); err == nil {
+						resp.Body.Close()
+					}
+				}()
+				synctest.Wait()
+			}
+			for i, weight := range c.high {
+				join(quota.High, i, weight)
+			}
+			for i, weight := range c.weights { // the one that is watched comes last, into its place
+				if i != c.at {
+					join(quota.Normal, i, weight)
+				}
+			}
+			join(quota.Normal, c.at, c.weights[c.at])
+			mu.Lock()
+			defer mu.Unlock()
+			if want := time.Duration(c.rounds) * time.Minute; (told.For - want).Abs() > time.Second {
+				t.Errorf("%v behind %v of high priority, the %d-th: told %v, want %v", c.weights, c.high, c.at+1, told.For, want)
+			}
+			cancel()
+			synctest.Wait()
+		})
+	}
+}
+
+// joining is a gate that takes a call to have begun at another time.
+type joining struct {
+	steadyhttp.Gate
+	began time.Time
+}
+
+func (j joining) Enter(ctx context.Context, a steadyhttp.Attempt) (steadyhttp.Pass, error) {
+	a.Began = j.began
+	return j.Gate.Enter(ctx, a)
 }

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/steadyhttp/steadyhttp"
@@ -57,4 +60,86 @@ func ExampleWithPriority() {
 	// Output:
 	// nightly: true
 	// urgent: <nil>
+}
+
+// atOnce is a RoundTripper that has at most so many calls under way as it has room, from before their
+// sending to the end of their bodies. A Gate would do until the answer's headers only.
+type atOnce struct {
+	base http.RoundTripper
+	room chan struct{}
+}
+
+func (t *atOnce) RoundTrip(req *http.Request) (*http.Response, error) {
+	select {
+	case t.room <- struct{}{}:
+	case <-req.Context().Done():
+		if req.Body != nil {
+			req.Body.Close()
+		}
+		return nil, context.Cause(req.Context())
+	}
+	leave := sync.OnceFunc(func() { <-t.room })
+	resp, err := t.base.RoundTrip(req)
+	if err != nil {
+		leave()
+		return nil, err
+	}
+	resp.Body = &leavingBody{resp.Body, leave}
+	return resp, nil
+}
+
+// leavingBody gives the place back at the body's end, or when it is closed before.
+type leavingBody struct {
+	io.ReadCloser
+	leave func()
+}
+
+func (b *leavingBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		b.leave()
+	}
+	return n, err
+}
+
+func (b *leavingBody) Close() error {
+	defer b.leave()
+	return b.ReadCloser.Close()
+}
+
+// A limit on calls at once, as the 25 live response sessions of a Defender tenant are, is no rate: a
+// RoundTripper below the Transport keeps it, so that each attempt takes a place when it has passed the
+// quota, and keeps it until its body has been read.
+func Example_atOnce() {
+	var now, most atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		most.Store(max(most.Load(), now.Add(1)))
+		defer now.Add(-1)
+		w.(http.Flusher).Flush() // the headers; the body takes longer
+		time.Sleep(20 * time.Millisecond)
+		io.WriteString(w, "done")
+	}))
+	defer server.Close()
+
+	client := &http.Client{Transport: &steadyhttp.Transport{
+		Base:  &atOnce{http.DefaultTransport, make(chan struct{}, 3)},
+		Gates: []steadyhttp.Gate{&quota.Quota{Windows: []quota.Window{{N: 100, Per: time.Minute}}}},
+	}}
+	var answered atomic.Int64
+	var group sync.WaitGroup
+	for range 12 {
+		group.Go(func() {
+			resp, err := client.Get(server.URL)
+			if err != nil {
+				return
+			}
+			defer resp.Body.Close()
+			if body, _ := io.ReadAll(resp.Body); string(body) == "done" {
+				answered.Add(1)
+			}
+		})
+	}
+	group.Wait()
+	fmt.Println(answered.Load(), "answers,", most.Load() <= 3)
+	// Output: 12 answers, true
 }

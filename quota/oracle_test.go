@@ -16,11 +16,12 @@ import (
 // oracle is what the Quota must do, told as plainly as it can be: it keeps every call for ever, and counts them all anew for
 // every question.
 type oracle struct {
-	windows  []Window
-	reserved []int
-	now      instant
-	calls    []*heldCall
-	queue    [classes][]*waiter // first come, first served
+	windows []Window
+	reserve float64
+	limits  []oracleLimit
+	now     instant
+	calls   []*heldCall
+	queue   [classes][]*waiter // first come, first served
 
 	replayed instant // when a request was last sent again that nobody had asked for
 
@@ -32,6 +33,24 @@ type oracle struct {
 	moved  instant // when one last made way for the next without an answer
 	epoch  int
 	failed int
+
+	floor [classes]instant // after a restart: what was under way may arrive until then
+	hung  int              // probes that made way without an answer
+	late  int              // answers that moved their calls
+}
+
+// oracleLimit is what the oracle knows of one window's limit.
+type oracleLimit struct {
+	n        int           // as the service named it, or ours
+	holds    time.Duration // what it named last
+	until    instant
+	shared   bool // with others, since, with so much for us
+	since    instant
+	share    float64
+	due      instant // when the next call is, at an even pace
+	slack    instant // until when those wait on who waited as it was shared: nobody wakes them
+	spent    int64   // on late answers: places times nanoseconds, a hundred times as many
+	spentSet instant
 }
 
 // heldCall is a call that has been let go.
@@ -52,6 +71,7 @@ type heldCall struct {
 	epoch    int
 	door     instant // when it got its place
 	holds    bool    // one of the places after a 429
+	moved    instant // from when on it is counted, since its answer was late; -1: it was not
 	forgot   []bool  // by window
 	ticket   *ticket
 }
@@ -74,6 +94,9 @@ func (c *heldCall) counted(now instant, span time.Duration) (until instant, unkn
 	}
 	if limit := c.sent.add(usualTransit); c.sent >= 0 && limit <= now && (end < 0 || limit < end) {
 		end = limit
+	}
+	if c.moved >= 0 {
+		end = c.moved
 	}
 	return end.add(span), end < 0
 }
@@ -133,6 +156,36 @@ func (o *oracle) expectsReplays() bool {
 	return o.replayed >= 0 && o.now <= o.replayed.add(longest)
 }
 
+// answer takes note of an answer, now, to a call that may have been taken to have arrived before.
+func (o *oracle) answer(call *heldCall) {
+	call.over = true
+	if call.ended >= 0 {
+		return
+	}
+	until, unknown := call.counted(o.now, 0)
+	call.ended = max(o.now, o.floor[call.class])
+	if unknown || until >= o.now || call.sent < 0 {
+		return
+	}
+	// What it costs to count it from now on, in each window; if one can't pay, nothing is done.
+	costs := make([]int64, len(o.windows))
+	for w := range o.windows {
+		l, per := &o.limits[w], int64(o.windows[w].Per)
+		costs[w] = 100 * int64(call.places) * min(int64(o.now-until), per)
+		l.spent = max(0, l.spent-int64(l.n)*int64(o.now-l.spentSet))
+		l.spentSet = o.now
+		if l.spent+costs[w] > max(100*per, 50*int64(l.n)*per) {
+			return
+		}
+	}
+	o.late++
+	call.moved = call.ended
+	for w := range o.windows {
+		o.limits[w].spent += costs[w]
+		call.forgot[w] = false
+	}
+}
+
 // left takes note of a call that has ended somehow.
 func (o *oracle) left(call *heldCall) {
 	call.holds = false
@@ -171,20 +224,32 @@ func (o *oracle) good(call *heldCall) {
 	}
 }
 
-// blamed returns the window that a 429 is about, and whether it comes at the very limit, for the first time: then it is known
-// exactly what follows.
-func (o *oracle) blamed(asked time.Duration) (at int, exact bool) {
+// blamed returns the window that a 429 is about, whose length its text may name, and how many calls
+// of late it may count.
+func (o *oracle) blamed(asked, named time.Duration) (at, recent int) {
 	at = -1
 	fullest := -1.0
 	for w := range o.windows {
-		if fill := float64(o.logged(w)) / float64(o.windows[w].N); o.windows[w].Per >= asked && fill > fullest {
+		if o.windows[w].Per == named {
+			at = w
+			break
+		}
+	}
+	for w := range o.windows {
+		if at >= 0 && o.windows[at].Per == named {
+			break
+		}
+		if fill := float64(o.logged(w)) / float64(o.limits[w].n); o.windows[w].Per >= asked && fill > fullest {
 			at, fullest = w, fill
 		}
 	}
 	if at < 0 {
-		at = longest(newWindows(o.windows, 0))
+		for w := range o.windows {
+			if at < 0 || o.windows[w].Per > o.windows[at].Per {
+				at = w
+			}
+		}
 	}
-	recent := 0
 	for _, call := range o.calls {
 		if call.refunded {
 			continue
@@ -194,11 +259,130 @@ func (o *oracle) blamed(asked time.Duration) (at int, exact bool) {
 			recent += call.places
 		}
 	}
-	return at, recent >= o.windows[at].N && !o.wide[at]
+	return at, recent
 }
 
-// throttled is what a 429 does.
-func (o *oracle) throttled(call *heldCall, asked time.Duration) {
+// widens reports whether a 429 comes at the very limit, for the first time: then the window counts a
+// little otherwise than we do. Else others use it, and what is ours is measured.
+func (o *oracle) widens(w, recent, n int) bool {
+	return recent >= n && !o.wide[w] && !o.limits[w].shared
+}
+
+// lower has the oracle take over a limit that the service names.
+func (o *oracle) lower(w, n int) {
+	l := &o.limits[w]
+	if n > l.n || n >= o.windows[w].N {
+		return
+	}
+	first := max(time.Hour, 10*o.windows[w].Per)
+	if l.holds == 0 || o.now-l.until >= instant(l.holds) {
+		l.holds = first
+	} else if o.now >= l.until {
+		l.holds = min(2*l.holds, max(first, 24*time.Hour))
+	}
+	share := o.share(w)
+	l.n, l.until = n, o.now.add(l.holds)
+	l.since, l.share = o.now, min(share, float64(n))
+}
+
+// share returns how much of a shared window is ours now. It grows.
+func (o *oracle) share(w int) float64 {
+	l := &o.limits[w]
+	rounds := max(10, 2000/float64(l.n))
+	grown := float64(max(0, o.now-l.since)) / float64(o.windows[w].Per) / rounds
+	return l.share + grown*float64(l.n)
+}
+
+// most returns what a window lets pass now: surely, and at the most, since the share of a shared one
+// grows all the time, and nobody is woken for it.
+func (o *oracle) most(w int) (surely, atMost int) {
+	l := &o.limits[w]
+	if !l.shared && o.now >= l.slack {
+		return l.n, l.n
+	}
+	share := o.share(w) + 1e-6
+	return max(1, int(min(l.share, float64(l.n)))), max(1, min(l.n, int(share)))
+}
+
+// expire gives limits back whose time is over.
+func (o *oracle) expire() {
+	for w := range o.limits {
+		l := &o.limits[w]
+		if l.n != o.windows[w].N && o.now >= l.until {
+			share := min(o.share(w), float64(l.n))
+			if !l.shared {
+				share = float64(l.n)
+				l.shared, l.due = true, max(l.due, o.now)
+			}
+			l.n = o.windows[w].N
+			l.since, l.share = o.now, share
+		}
+		if l.shared && o.share(w) >= float64(l.n)+1e-6 {
+			l.shared, l.slack = false, o.now.add(2*o.windows[w].Per)
+		}
+	}
+}
+
+// due returns from when on a call may go at an even pace, which a twentieth of the share may be ahead
+// of, in whole calls: surely, and perhaps.
+func (o *oracle) due(w int) (surely, perhaps instant) {
+	l := &o.limits[w]
+	if !l.shared && o.now >= l.slack {
+		return o.now, o.now
+	}
+	share := o.share(w)
+	from := func(calls int) instant {
+		return l.due.add(-time.Duration(float64(max(1, calls)) / max(1, share) * float64(o.windows[w].Per)))
+	}
+	surely = from(int(l.share / 20))
+	if !l.shared {
+		return surely, o.now
+	}
+	return surely, from(int((share + 1e-6) / 20))
+}
+
+func (o *oracle) at(now instant) {
+	o.now = now
+	o.expire()
+}
+
+// restart is a new process that knows what the one before has sent, and nothing else.
+func (o *oracle) restart(paused time.Duration) {
+	o.calls = slices.DeleteFunc(o.calls, func(c *heldCall) bool { return c.refunded })
+	for _, call := range o.calls {
+		if until, unknown := call.counted(o.now, 0); unknown {
+			call.ended = o.now.add(usualTransit)
+			o.floor[call.class] = call.ended
+		} else {
+			call.ended = until
+		}
+		call.moved = call.ended
+		call.holds, call.over = false, true
+	}
+	o.now = o.now.add(paused)
+	o.reset()
+}
+
+// reset forgets all but the calls.
+func (o *oracle) reset() {
+	o.replayed, o.moved, o.until, o.width, o.failed = never, 0, 0, 0, 0
+	o.epoch++
+	o.queue = [classes][]*waiter{}
+	o.limits = make([]oracleLimit, len(o.windows))
+	o.wide = make([]bool, len(o.windows))
+	o.pads = nil
+	for w, window := range o.windows {
+		o.limits[w].n, o.limits[w].due = window.N, never
+		o.limits[w].spentSet = o.now
+		o.pads = append(o.pads, max(time.Millisecond, window.Per/2000))
+	}
+	for _, call := range o.calls {
+		clear(call.forgot)
+	}
+}
+
+// throttled is what a 429 does, which may name n calls per window.
+func (o *oracle) throttled(call *heldCall, asked, named time.Duration, n int) {
 	first := call.epoch == o.epoch
 	if first {
 		o.epoch++
@@ -213,12 +397,22 @@ func (o *oracle) throttled(call *heldCall, asked time.Duration) {
 	if !first {
 		return
 	}
-	w, _ := o.blamed(asked)
+	w, recent := o.blamed(asked, named)
+	if o.windows[w].Per == named {
+		o.lower(w, n)
+	}
 	if asked == 0 {
 		o.until = max(o.until, o.now.add(min(time.Second<<o.failed, o.windows[w].Per/32)))
 	}
 	o.failed++
-	o.wide[w], o.pads[w] = true, max(2*o.pads[w], widePad)
+	l := &o.limits[w]
+	if o.widens(w, recent, l.n) {
+		o.wide[w], o.pads[w] = true, max(2*o.pads[w], 1050*time.Millisecond)
+		return
+	}
+	_, limit := o.most(w)
+	l.share = 0.95 * max(float64(o.logged(w)), float64(limit)/2)
+	l.shared, l.since, l.due = true, o.now, max(l.due, o.now)
 }
 
 // count is for messages: what each window counts, of each class.
@@ -229,7 +423,9 @@ func (o *oracle) count() (counts [][classes]int) {
 	return counts
 }
 
-func (o *oracle) mayGo(who *waiter) bool {
+// mayGo reports whether a caller may go: surely, or perhaps, which is the same unless a window is
+// shared.
+func (o *oracle) mayGo(who *waiter, surely bool) bool {
 	if o.now < o.until {
 		return false
 	}
@@ -237,13 +433,28 @@ func (o *oracle) mayGo(who *waiter) bool {
 		return false
 	}
 	for w := range o.windows {
+		limit, atMost := o.most(w)
+		late, due := o.due(w)
+		due = due.add(-time.Microsecond)
+		if surely {
+			due = late.add(time.Millisecond)
+		} else {
+			limit = atMost
+		}
+		if l := &o.limits[w]; (l.shared || o.now < l.slack) && o.now < due {
+			return false
+		}
 		for _, c := range []class{classes, normal} {
-			most := o.windows[w].N
+			most := limit
 			if c == normal {
 				if who.class == high {
 					continue
 				}
-				most = max(1, most-o.reserved[w])
+				kept := 0
+				for float64(kept)+0.5 <= o.reserve*float64(limit) {
+					kept++
+				}
+				most = max(1, limit-kept)
 			}
 			used, weight := o.used(w, c), min(who.weight, most)
 			if used+weight > most {
@@ -258,21 +469,14 @@ func (o *oracle) mayGo(who *waiter) bool {
 	return true
 }
 
-// serve lets those go whose turn it is.
-func (o *oracle) serve() (granted []*waiter) {
-	for {
-		c := high
-		if len(o.queue[high]) == 0 {
-			c = normal
+// first returns whose turn it is; nil: nobody waits.
+func (o *oracle) first() *waiter {
+	for _, c := range []class{high, normal} {
+		if len(o.queue[c]) > 0 {
+			return o.queue[c][0]
 		}
-		if len(o.queue[c]) == 0 || !o.mayGo(o.queue[c][0]) {
-			return granted
-		}
-		w := o.queue[c][0]
-		o.queue[c] = o.queue[c][1:]
-		w.call = o.admit(w)
-		granted = append(granted, w)
 	}
+	return nil
 }
 
 func (o *oracle) take(c class) *heldCall { return o.admit(&waiter{class: c, weight: 1}) }
@@ -280,7 +484,7 @@ func (o *oracle) take(c class) *heldCall { return o.admit(&waiter{class: c, weig
 func (o *oracle) admit(w *waiter) *heldCall {
 	call := &heldCall{
 		class: w.class, weight: w.weight, places: w.weight,
-		granted: o.now, sent: -1, ended: -1, epoch: o.epoch, forgot: make([]bool, len(o.windows)),
+		granted: o.now, sent: -1, ended: -1, moved: -1, epoch: o.epoch, forgot: make([]bool, len(o.windows)),
 	}
 	enters := call
 	if root := w.root; root == nil {
@@ -299,10 +503,16 @@ func (o *oracle) admit(w *waiter) *heldCall {
 		if holders := o.holders(); len(holders) >= int(o.width) {
 			holders[0].holds = false
 			o.moved = o.now
+			o.hung++
 		}
 		enters.holds, enters.door = true, o.now
 	}
 	o.calls = append(o.calls, call)
+	for w := range o.limits {
+		if l := &o.limits[w]; l.shared {
+			l.due = max(l.due, o.now).add(time.Duration(float64(call.weight) / max(1, o.share(w)) * float64(o.windows[w].Per)))
+		}
+	}
 	return call
 }
 
@@ -316,8 +526,16 @@ func (o *oracle) next(limit instant) instant {
 	}
 	consider(o.until)
 	consider(o.doorOpens())
-	for _, w := range o.windows {
-		consider(o.replayed.add(w.Per + 1))
+	for w := range o.windows {
+		consider(o.replayed.add(o.windows[w].Per + 1))
+		if l := &o.limits[w]; l.n != o.windows[w].N {
+			consider(l.until)
+		}
+		if l := &o.limits[w]; l.shared || o.now < l.slack {
+			surely, _ := o.due(w)
+			consider(surely.add(2 * time.Millisecond))
+			consider(l.slack)
+		}
 	}
 	for _, call := range o.calls {
 		if call.refunded {
@@ -343,14 +561,36 @@ func TestOracle(t *testing.T) {
 		steps = 100_000
 	}
 	const each = 2000
-	throttlings := 0
+	began := time.Now()
+	var all tally
 	for run := range steps / each {
-		throttlings += live(t, uint64(run), nil, each)
+		all.add(live(t, uint64(run), nil, each))
 	}
-	t.Logf("%d operations, %d of them 429s", steps, throttlings)
-	if throttlings < steps/10_000 {
-		t.Errorf("only %d 429s", throttlings)
+	t.Logf("%d operations in %v: %+v", steps, time.Since(began), all)
+	if least := steps / 20_000; all.throttlings < 10*least || all.named < least || all.lowered < least ||
+		all.hung < least || all.late < least || all.restarts < least {
+		t.Errorf("that is too few of some kind")
 	}
+}
+
+// tally is how often what happened.
+type tally struct {
+	throttlings, named int // 429s, and those whose text named a limit
+	lowered            int // operations while a limit was lowered
+	shared             int // and while one was taken to be shared
+	hung               int // probes that made way without an answer
+	late               int // answers that moved their calls
+	restarts           int
+}
+
+func (t *tally) add(other tally) {
+	t.throttlings += other.throttlings
+	t.named += other.named
+	t.lowered += other.lowered
+	t.shared += other.shared
+	t.hung += other.hung
+	t.late += other.late
+	t.restarts += other.restarts
 }
 
 func FuzzOracle(f *testing.F) {
@@ -362,7 +602,7 @@ func FuzzOracle(f *testing.F) {
 }
 
 // live makes steps operations on both. What they are is chosen by choices, or by the dice.
-func live(t *testing.T, seed uint64, choices []byte, steps int) (throttlings int) {
+func live(t *testing.T, seed uint64, choices []byte, steps int) (tally tally) {
 	t.Helper()
 	dice := rand.New(rand.NewPCG(seed, 3))
 	var windows []Window
@@ -374,35 +614,43 @@ func live(t *testing.T, seed uint64, choices []byte, steps int) (throttlings int
 		q := &Quota{Windows: windows, Reserve: reserve}
 		q.Weight = func(req *http.Request) int { return int(req.ContentLength) }
 		lightest := slices.MinFunc(windows, func(a, b Window) int { return a.N - b.N }).N
-		o := &oracle{windows: windows, replayed: never}
-		for _, w := range windows {
-			reserved := 0
-			for float64(reserved)+0.5 <= reserve*float64(w.N) {
-				reserved++
-			}
-			o.reserved = append(o.reserved, reserved)
-			o.pads = append(o.pads, max(time.Millisecond, w.Per/2000))
-		}
-		o.wide = make([]bool, len(windows))
-		q.State() // begins time
+		o := &oracle{windows: windows, reserve: reserve}
+		o.reset()
+		q.State()          // begins time
+		zero := instant(0) // of q, by the oracle's time
 		var held []*heldCall
 		fail := func(step int, format string, args ...any) {
 			t.Fatalf("seed %d, step %d at %v, windows %v, reserve %v: %s", seed, step, time.Duration(o.now), windows, reserve, fmt.Sprintf(format, args...))
 		}
-		// settle compares who has been let go.
-		settle := func(step int, granted []*waiter) {
+		// settle compares who has been let go, and when.
+		settleAt := func(step int, end instant) {
 			synctest.Wait()
-			for _, w := range granted {
+			for w := o.first(); w != nil; w = o.first() {
 				select {
 				case ticket := <-w.result:
+					if ticket == nil {
+						fail(step, "a caller was turned away")
+					}
+					last := ticket.current()
+					o.at(max(o.now, zero+last.granted))
+					if !o.mayGo(w, false) {
+						fail(step, "a caller of class %d has gone before his turn; the windows count %v", w.class, o.count())
+					}
+					o.queue[w.class] = o.queue[w.class][1:]
+					w.call = o.admit(w)
 					if w.root == nil {
 						w.call.ticket = ticket
 						held = append(held, w.call)
 					}
+					continue
 				default:
-					fail(step, "a caller waits who may go")
 				}
+				if o.at(end); o.mayGo(w, true) {
+					fail(step, "a caller of class %d waits who may go; the windows count %v", w.class, o.count())
+				}
+				break
 			}
+			o.at(end)
 			for _, queue := range o.queue {
 				for _, w := range queue {
 					select {
@@ -416,14 +664,14 @@ func live(t *testing.T, seed uint64, choices []byte, steps int) (throttlings int
 				fail(step, "%d callers wait, want %d", got, want)
 			}
 		}
-		// pass lets time go by, and serves whenever something changes.
+		settle := func(step int) { settleAt(step, o.now) }
+		// pass lets time go by, and looks whenever something changes.
 		pass := func(step int, d time.Duration) {
 			end := o.now.add(d)
 			for o.now < end {
 				next := o.next(end)
 				time.Sleep(time.Duration(next - o.now))
-				o.now = next
-				settle(step, o.serve())
+				settleAt(step, next)
 			}
 		}
 		release := func(i int) *heldCall {
@@ -458,7 +706,7 @@ func live(t *testing.T, seed uint64, choices []byte, steps int) (throttlings int
 			if len(o.calls) > 400 {
 				o.forget()
 			}
-			switch choice % 14 {
+			switch choice % 15 {
 			case 0, 1, 2: // somebody wants to go
 				w := &waiter{class: class(choice / 10 % 8 / 7), weight: 1, result: make(chan *ticket, 1)}
 				if weights := seed%3 == 0; weights {
@@ -473,7 +721,7 @@ func live(t *testing.T, seed uint64, choices []byte, steps int) (throttlings int
 					})
 					w.result <- ticket
 				}()
-				settle(step, o.serve())
+				settle(step)
 			case 3: // somebody gives up waiting
 				c := class(choice / 10 % 2)
 				if len(o.queue[c]) == 0 {
@@ -486,7 +734,7 @@ func live(t *testing.T, seed uint64, choices []byte, steps int) (throttlings int
 				if w.root != nil {
 					w.root.asking = false
 				}
-				settle(step, o.serve())
+				settle(step)
 				if ticket := <-w.result; ticket != nil {
 					fail(step, "a caller who gave up was let go")
 				}
@@ -497,46 +745,60 @@ func live(t *testing.T, seed uint64, choices []byte, steps int) (throttlings int
 				}
 				call := release(i)
 				send(call)
-				call.current.over = true
-				if call.current.ended < 0 {
-					call.current.ended = o.now
-				}
+				o.answer(call.current)
 				o.left(call)
 				o.good(call)
 				resp := &http.Response{StatusCode: 200}
 				call.ticket.Answered(resp)
 				q.leave(call.ticket, steadyhttp.Attempt{Response: resp, Sent: time.Now(), Verdict: steadyhttp.Verdict{Class: steadyhttp.Success}})
-				settle(step, o.serve())
-			case 10: // a 429, where it is known exactly what follows
+				settle(step)
+			case 10: // a 429, mostly where it is known exactly what follows
 				i, ok := free(choice / 11)
 				if !ok {
 					continue
 				}
 				call := held[i]
-				current, before := call.current, *call.current
+				current := call.current
+				before, forgot, limits, lates := *current, slices.Clone(current.forgot), slices.Clone(o.limits), o.late
 				if current.sent < 0 && !late(current) {
 					current.sent = o.now
 				}
-				if current.ended < 0 {
-					current.ended = o.now
-				}
+				o.answer(current)
 				asked := time.Duration(choice/11%4) * 2 * time.Second
-				if _, exact := o.blamed(asked); call.epoch == o.epoch && !exact {
-					*current = before
-					continue
+				named, n, text := time.Duration(0), 0, ""
+				if seed%4 < 2 && dice.IntN(2) == 0 {
+					w := dice.IntN(len(windows))
+					named, n = windows[w].Per, 1+dice.IntN(windows[w].N+1)
+					text = fmt.Sprintf("Maximum allowed %d per %s.", n, time.Time{}.Add(named).Format("15:04:05"))
+				}
+				if seed%4 > 0 && call.epoch == o.epoch {
+					w, recent := o.blamed(asked, named)
+					limit := o.limits[w].n
+					if windows[w].Per == named && n < windows[w].N {
+						limit = min(limit, n)
+					}
+					if !o.widens(w, recent, limit) {
+						*current, o.limits, o.late = before, limits, lates
+						current.forgot = forgot
+						continue
+					}
 				}
 				release(i)
-				current.over = true
 				if before.sent != current.sent {
 					call.ticket.Sent(time.Now())
 				}
 				o.left(call)
-				o.throttled(call, asked)
+				o.throttled(call, asked, named, n)
 				resp := &http.Response{StatusCode: http.StatusTooManyRequests}
 				call.ticket.Answered(resp)
-				q.leave(call.ticket, steadyhttp.Attempt{Response: resp, Sent: time.Now(), Verdict: steadyhttp.Verdict{Class: steadyhttp.Throttled, RetryAfter: asked}})
-				throttlings++
-				settle(step, o.serve())
+				q.leave(call.ticket, steadyhttp.Attempt{Response: resp, Sent: time.Now(), Verdict: steadyhttp.Verdict{
+					Class: steadyhttp.Throttled, RetryAfter: asked, Message: text,
+				}})
+				if named > 0 {
+					tally.named++
+				}
+				tally.throttlings++
+				settle(step)
 			case 6: // a request goes out, and its answer is lost or late
 				i, ok := free(choice / 10)
 				if !ok {
@@ -553,7 +815,7 @@ func live(t *testing.T, seed uint64, choices []byte, steps int) (throttlings int
 					release(i)
 					o.left(call)
 				}
-				settle(step, o.serve())
+				settle(step)
 			case 7: // a request provably never left
 				i, ok := free(choice / 10)
 				if !ok || held[i].current.sent >= 0 {
@@ -567,7 +829,7 @@ func live(t *testing.T, seed uint64, choices []byte, steps int) (throttlings int
 					a = steadyhttp.Attempt{Err: context.Canceled, Sent: time.Now(), Sends: call.sends}
 				}
 				q.leave(call.ticket, a)
-				settle(step, o.serve())
+				settle(step)
 			case 11, 12: // net/http is about to send it again
 				i, ok := free(choice / 10)
 				if !ok || held[i].current.sent < 0 {
@@ -586,7 +848,7 @@ func live(t *testing.T, seed uint64, choices []byte, steps int) (throttlings int
 					}
 					w.result <- call.ticket
 				}()
-				settle(step, o.serve())
+				settle(step)
 			case 13: // net/http has sent it again without a word
 				i, ok := free(choice / 10)
 				if !ok || seed%2 == 0 {
@@ -600,9 +862,38 @@ func live(t *testing.T, seed uint64, choices []byte, steps int) (throttlings int
 				call.places += call.weight
 				held[i].sends++
 				held[i].ticket.Sent(time.Now())
-				settle(step, o.serve())
+				settle(step)
+			case 14: // another process goes on
+				if seed%5 > 0 || choice/15%4 > 0 {
+					continue
+				}
+				saved := q.Snapshot()
+				for _, queue := range o.queue {
+					for _, w := range queue {
+						w.cancel()
+					}
+				}
+				synctest.Wait()
+				paused := time.Duration(dice.IntN(2)*dice.IntN(30_000)) * time.Millisecond
+				o.restart(paused)
+				time.Sleep(paused)
+				held, zero = nil, o.now
+				q = &Quota{Windows: windows, Reserve: reserve, Weight: q.Weight}
+				if err := q.Restore(saved); err != nil {
+					fail(step, "%v", err)
+				}
+				tally.restarts++
+				settle(step)
 			default:
 				pass(step, time.Duration(choice/10*choice)*time.Millisecond*20)
+			}
+			for w, l := range o.limits {
+				if l.n < windows[w].N {
+					tally.lowered++
+				}
+				if l.shared {
+					tally.shared++
+				}
 			}
 			q.mu.Lock()
 			q.advance(q.now())
@@ -616,6 +907,7 @@ func live(t *testing.T, seed uint64, choices []byte, steps int) (throttlings int
 			}
 			q.mu.Unlock()
 		}
+		tally.hung, tally.late = o.hung, o.late
 		// Nobody is left behind: in the end all go, or give up.
 		for _, queue := range o.queue {
 			for _, w := range queue {
@@ -627,7 +919,7 @@ func live(t *testing.T, seed uint64, choices []byte, steps int) (throttlings int
 			fail(steps, "%d callers still wait", q.State().Waiting)
 		}
 	})
-	return throttlings
+	return tally
 }
 
 // forget drops the calls that no window counts any more, to keep the oracle's pace.

@@ -9,6 +9,11 @@ import (
 	"github.com/steadyhttp/steadyhttp"
 )
 
+// answeredNow is an attempt that went well.
+func answeredNow() steadyhttp.Attempt {
+	return steadyhttp.Attempt{Response: &http.Response{StatusCode: 200}, Sent: time.Now()}
+}
+
 // leaveAnswered ends a call that went out long ago.
 func leaveAnswered(q *Quota, t *ticket) {
 	resp := &http.Response{StatusCode: 200}

@@ -260,6 +260,11 @@ func batch(t *testing.T, transport http.RoundTripper, calls int, until time.Dura
 
 func batchOf(t *testing.T, transport http.RoundTripper, workers, calls int, until time.Duration) batchResult {
 	t.Helper()
+	return batchTo(t, transport, "http://api.example/machines", workers, calls, until)
+}
+
+func batchTo(t *testing.T, transport http.RoundTripper, url string, workers, calls int, until time.Duration) batchResult {
+	t.Helper()
 	var mu sync.Mutex
 	var r batchResult
 	began := time.Now()
@@ -274,7 +279,7 @@ func batchOf(t *testing.T, transport http.RoundTripper, workers, calls int, unti
 				if over {
 					return
 				}
-				req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://api.example/machines", nil)
+				req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
 				if err != nil {
 					t.Error(err)
 					return

@@ -207,6 +207,7 @@ func (w *window) restore(now instant) {
 	if w.n == w.own || now < w.lowUntil {
 		return
 	}
+	w.limit(w.lowUntil) // the share has grown until then
 	if !w.shared {
 		w.shared, w.share, w.next = true, float64(w.n), max(w.next, now)
 	}

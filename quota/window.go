@@ -32,6 +32,9 @@ type window struct {
 	grownAt instant
 	next    instant // when the next call would be due at an even pace
 	widened bool    // pad has been, after a 429 at the very limit
+
+	late   float64 // places that late answers have cost of late
+	lateAt instant // when that was brought up to date
 }
 
 const (
@@ -134,11 +137,18 @@ type history struct {
 	log        []run
 	dropped    int   // runs that were taken off the log's front: log[0] is run number dropped
 	heads      []int // by window: the number of the first run that it still counts
+	merged     int   // runs that some window had let go when such runs were last merged
 }
 
 // exactUpTo is the largest limit of which every call is remembered by itself. Of larger ones, runs
-// are that are as long as a 1024th of the shortest window.
+// are that are as long as a 1024th of the shortest window that counts them: all of a run's calls are
+// held for as long as its last one, so that a 1024th of a limit is wasted at most, and none is passed.
 const exactUpTo = 10_000
+
+const runsAWindow = 1024
+
+// mergeFrom is how many runs must be worth a look.
+const mergeFrom = 256
 
 func granularity(windows []window) time.Duration {
 	shortest, large := windows[0].per, false
@@ -149,21 +159,23 @@ func granularity(windows []window) time.Duration {
 	if !large {
 		return 0
 	}
-	return shortest / 1024
+	return shortest / runsAWindow
 }
 
-// push logs n calls that the server has counted by the given time. Times never go back.
-func (c *history) push(at instant, n int, granularity time.Duration) {
+// push logs n calls that the server has counted by the given time. Times never go back: it returns
+// the one that they are logged with.
+func (c *history) push(at instant, n int, granularity time.Duration) instant {
 	if len(c.log) > 0 {
 		last := &c.log[len(c.log)-1]
 		at = max(at, last.at)
 		if at <= last.first.add(granularity) && c.counted(c.dropped+len(c.log)-1) {
 			last.at = at
 			last.n += n
-			return
+			return at
 		}
 	}
 	c.log = append(c.log, run{at, at, n})
+	return at
 }
 
 // counted reports whether every window still counts a run. One that some window has let go can't grow any more.
@@ -194,7 +206,61 @@ func (c *history) expire(windows []window, cl class, now instant) {
 		}
 		keep = min(keep, c.heads[i])
 	}
+	c.merge(windows)
 	c.drop(keep, now.add(-windows[longest(windows)].per-edge))
+}
+
+// merge makes fewer runs of those that the shorter windows have let go. It looks at them only when
+// they are twice as many as it left the last time.
+func (c *history) merge(windows []window) {
+	from, to := c.dropped+len(c.log), 0 // counted by some windows, and not by all
+	for _, head := range c.heads {
+		from, to = min(from, head), max(to, head)
+	}
+	if to-from < 2*c.merged+mergeFrom || granularity(windows) == 0 {
+		return
+	}
+	heads := slices.Clone(c.heads)
+	first := from - c.dropped
+	kept := first // where the next run goes
+	span := time.Duration(0)
+	for i := first; i < to-c.dropped; i++ {
+		head := i == first // of a window, which has let those before it go
+		for w := range windows {
+			if heads[w] == c.dropped+i {
+				c.heads[w], head = c.dropped+kept, true
+			}
+		}
+		if head {
+			span = shortestCounting(windows, heads, c.dropped+i) / runsAWindow
+		}
+		if r := c.log[i]; !head && r.at <= c.log[kept-1].first.add(span) {
+			c.log[kept-1].at = r.at
+			c.log[kept-1].n += r.n
+		} else {
+			c.log[kept] = r
+			kept++
+		}
+	}
+	gone := to - c.dropped - kept
+	for w := range windows {
+		if heads[w] == to {
+			c.heads[w] = to - gone
+		}
+	}
+	c.log = slices.Delete(c.log, kept, to-c.dropped)
+	c.merged = c.dropped + kept - from
+}
+
+// shortestCounting returns the length of the shortest window that still counts a run.
+func shortestCounting(windows []window, heads []int, number int) time.Duration {
+	shortest := maxPer
+	for i := range windows {
+		if heads[i] <= number {
+			shortest = min(shortest, windows[i].per)
+		}
+	}
+	return shortest
 }
 
 // drop takes runs off the front that no window counts, and that no 429 at the edge could be explained by. The rest is moved

@@ -164,6 +164,59 @@ func TestReplayWithoutAPlaceIsNotSent(t *testing.T) {
 	}
 }
 
+// slowToClose is a connection that is closed a moment after it was asked to be.
+type slowToClose struct{ net.Conn }
+
+func (c slowToClose) Close() error {
+	time.Sleep(10 * time.Millisecond)
+	return c.Conn.Close()
+}
+
+// net/http may take an idle connection for a replay that was refused, and write to it before it looks
+// at the context: that connection is closed before it can.
+func TestRefusedReplayIsNotWrittenToAnIdleConnection(t *testing.T) {
+	for range 20 { // which of the two net/http does is chance
+		func() { // in real time: net/http closes under a lock, and virtual time stands still there
+			gate := make(chan struct{})
+			p := &pipes{
+				drop: func(n int) bool { return n == 3 },
+				answer: func(n int, _ *http.Request) {
+					if n < 3 {
+						<-gate
+					}
+				},
+			}
+			base := p.transport()
+			dial := base.DialContext
+			base.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				conn, err := dial(ctx, network, addr)
+				return slowToClose{conn}, err
+			}
+			defer base.CloseIdleConnections()
+			q := &quota.Quota{Windows: []quota.Window{{N: 3, Per: time.Hour}}}
+			tr := &steadyhttp.Transport{Base: base, Gates: []steadyhttp.Gate{q}}
+			var group sync.WaitGroup
+			for range 2 {
+				group.Go(func() { get(t.Context(), t, tr, "http://api.example/") })
+			}
+			for p.count() < 2 {
+				time.Sleep(time.Millisecond)
+			}
+			close(gate)
+			group.Wait()
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			if err := get(ctx, t, tr, "http://api.example/"); !isRefusal(err) {
+				t.Errorf("got %v", err)
+			}
+			time.Sleep(30 * time.Millisecond)
+			if p.count() != 3 {
+				t.Errorf("%d arrivals", p.count())
+			}
+		}()
+	}
+}
+
 // A caller who gives up while his replay waits leaves at once, and takes nothing more.
 func TestReplayGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -8,10 +8,13 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/steadyhttp/steadyhttp"
+	"github.com/steadyhttp/steadyhttp/defender"
+	"github.com/steadyhttp/steadyhttp/quota"
 )
 
 const (
@@ -22,13 +25,14 @@ const (
 	pollEvery  = 100 * time.Millisecond
 )
 
-// batch is what a connector does in a night. It knows of no quota, no fault and no steadyhttp: only
-// its http.Client does.
+// batch is what a connector does in a night. Its calls know of no quota, no fault and no steadyhttp:
+// only its http.Client does.
 type batch struct {
 	base     string
 	machines []string // that the company knows to have
 	client   *http.Client
 	progress progress
+	quotas   map[string][]quota.Window // that the client keeps to, by family; nil: none
 
 	mu       sync.Mutex // guards outcomes
 	outcomes []outcome
@@ -44,7 +48,7 @@ type outcome struct {
 // run makes the calls in a connector's order. A failed one does not end it: what can be done is
 // done.
 func (b *batch) run(ctx context.Context) {
-	b.progress.expect(2*len(b.machines) + len(b.machines)/pageSize + indicators/batchSize + 10)
+	b.progress.expect(b.calls(), b.least())
 	b.listMachines(ctx)
 	forEach(ctx, b.machines, func(id string) {
 		b.get(ctx, "/api/machines/"+url.PathEscape(id), nil)
@@ -56,6 +60,45 @@ func (b *batch) run(ctx context.Context) {
 		b.isolate(ctx, id)
 	}
 	b.makeMistakes(ctx)
+}
+
+// plan says how often run makes which calls, but for a dozen at the end.
+func (b *batch) plan() map[string]int {
+	return map[string]int{
+		"/api/machines":                   len(b.machines) / pageSize,
+		"/api/machines/m/vulnerabilities": len(b.machines),
+		"/api/machines/m":                 len(b.machines),
+		"/api/indicators/import":          indicators / batchSize,
+	}
+}
+
+// calls returns how many calls there will be, about.
+func (b *batch) calls() int {
+	n := 10
+	for _, times := range b.plan() {
+		n += times
+	}
+	return n
+}
+
+// least returns how long the quotas alone make it take: families do not wait for each other.
+func (b *batch) least() time.Duration {
+	families := make(map[string]int)
+	for path, times := range b.plan() {
+		method := http.MethodGet
+		if strings.HasSuffix(path, "/import") {
+			method = http.MethodPost
+		}
+		req := &http.Request{Method: method, URL: &url.URL{Path: path}}
+		if e, ok := defender.Match(req); ok {
+			families[e.Family] += times
+		}
+	}
+	least := time.Duration(0)
+	for family, calls := range families {
+		least = max(least, quota.Estimate(b.quotas[family], calls))
+	}
+	return least
 }
 
 // listMachines follows the pages to the end.

@@ -83,13 +83,13 @@ func demo(ctx context.Context, args []string, out, progress io.Writer) error {
 	fmt.Fprintf(out, "A connector's batch against a simulated Defender API: %d machines, quotas with a minute of %v, %.3g %% faults.\n\n",
 		o.machines, demoMinute, 100*o.faults)
 
-	plain, err := runBatch(ctx, o, "plain http.Client", progress, func(*tally, string) (http.RoundTripper, error) {
+	plain, err := runBatch(ctx, o, "plain http.Client", nil, progress, func(*tally, string) (http.RoundTripper, error) {
 		return http.DefaultTransport.(*http.Transport).Clone(), nil
 	})
 	if err != nil {
 		return err
 	}
-	steady, err := runBatch(ctx, o, "steadyhttp", progress, func(t *tally, host string) (http.RoundTripper, error) {
+	steady, err := runBatch(ctx, o, "steadyhttp", scaled(), progress, func(t *tally, host string) (http.RoundTripper, error) {
 		transport, err := defender.New(defender.Config{
 			Policy: steadyhttp.Batch(),
 			Hosts:  []string{host},
@@ -131,9 +131,10 @@ func scaled() map[string][]quota.Window {
 	return quotas
 }
 
-// runBatch runs the batch against a server of its own, through the transport that through makes.
+// runBatch runs the batch against a server of its own, through the transport that through makes,
+// which keeps to quotas.
 func runBatch(
-	ctx context.Context, o demoOptions, name string, progress io.Writer,
+	ctx context.Context, o demoOptions, name string, quotas map[string][]quota.Window, progress io.Writer,
 	through func(t *tally, host string) (http.RoundTripper, error),
 ) (*result, error) {
 	server := defendertest.NewServer(defendertest.Config{
@@ -153,6 +154,7 @@ func runBatch(
 	b := &batch{
 		base: server.URL, machines: server.MachineIDs(),
 		client: &http.Client{Transport: transport}, progress: newProgress(progress, name),
+		quotas: quotas,
 	}
 	defer b.client.CloseIdleConnections()
 	began := time.Now()

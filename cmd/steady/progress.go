@@ -13,8 +13,9 @@ import (
 
 // progress tells a person that something goes on. Its methods are safe for concurrent use.
 type progress interface {
-	expect(calls int) // how many calls there will be, once that is known
-	step()            // a call has ended
+	// expect tells how many calls there will be, about, and how long they take at the least.
+	expect(calls int, least time.Duration)
+	step() // a call has ended
 	finish()
 }
 
@@ -37,7 +38,13 @@ func newProgress(w io.Writer, name string) progress {
 
 type bar struct{ *progressbar.ProgressBar }
 
-func (b *bar) expect(calls int) { b.ChangeMax(calls) }
+func (b *bar) expect(calls int, least time.Duration) {
+	b.ChangeMax(calls)
+	if least > 0 {
+		b.Describe(fmt.Sprintf("%s, %v at least", b.State().Description, least.Round(time.Second)))
+	}
+}
+
 func (b *bar) step() {
 	// Polling makes more calls than can be known.
 	if state := b.State(); state.Max > 0 && state.CurrentNum+1 >= state.Max {
@@ -57,12 +64,14 @@ type lines struct {
 	mu          sync.Mutex // guards what follows
 	done, total int
 	last        time.Time
+	least       time.Time // when it is over at the soonest
 }
 
-func (l *lines) expect(calls int) {
+func (l *lines) expect(calls int, least time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.total = calls
+	l.least = time.Now().Add(least)
 }
 
 func (l *lines) step() {
@@ -71,8 +80,17 @@ func (l *lines) step() {
 	l.done++
 	if time.Since(l.last) >= lineEvery {
 		l.last = time.Now()
-		fmt.Fprintf(l.w, "%s: %d of about %d calls\n", l.name, l.done, max(l.done, l.total))
+		fmt.Fprintf(l.w, "%s: %d of about %d calls%s\n", l.name, l.done, max(l.done, l.total), l.left())
 	}
+}
+
+// left says how long it takes yet, as far as the quotas tell.
+func (l *lines) left() string {
+	left := time.Until(l.least).Round(time.Second)
+	if left <= 0 {
+		return ""
+	}
+	return fmt.Sprintf(", %v more at least", left)
 }
 
 func (l *lines) finish() {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"runtime"
 	"strings"
 	"time"
 	"unicode"
@@ -19,6 +20,7 @@ type resend struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	req    *http.Request
+	watch  Watch // nil where nobody wants to know of waits
 
 	// net/http's own transport, which asks for a connection on RoundTrip's goroutine; nil:
 	// another's.
@@ -37,13 +39,21 @@ type resend struct {
 	refused bool        // nothing more may be sent
 }
 
+// Watch is told that an observer of a gate is about to be asked for a replay. It returns the context
+// to ask it with, and what is to be called when it has answered.
+type Watch func(ctx context.Context, gate int) (context.Context, func())
+
 // HoldUp has replays of an attempt wait for the observers. call is the context that gates get, and
-// attempt that of the attempt, which cancel ends.
+// attempt that of the attempt, which cancel ends; watch may be nil.
 func (l *Log) HoldUp(
 	call, attempt context.Context, cancel context.CancelCauseFunc,
-	base http.RoundTripper, req *http.Request,
+	base http.RoundTripper, req *http.Request, watch Watch,
 ) {
-	r := &resend{ctx: attempt, cancel: cancel, req: req}
+	r := l.room
+	if r == nil {
+		r = new(resend)
+	}
+	*r = resend{ctx: attempt, cancel: cancel, req: req, watch: watch}
 	if native, ok := base.(*http.Transport); ok {
 		r.native, r.ctx = native, call
 	}
@@ -103,6 +113,29 @@ func Proxied(t *http.Transport, req *http.Request) bool {
 	return err == nil && proxy != nil
 }
 
+// mayBlock reports whether who looks for a connection may be held up: net/http's Transport itself, on
+// the goroutine of RoundTrip. The pool of HTTP/2 can't, and what a connection without TLS speaks is
+// not to be seen: x/net's http2.Transport may be the base, inside of it, or registered with net/http's.
+// A base that tells of no connection at all is not one of those.
+func (r *resend) mayBlock() bool {
+	return !r.http2() && (r.native == nil && r.conn == nil || askedByTransport())
+}
+
+// askedByTransport looks at who calls the hook. Under another name, nobody would be held up.
+func askedByTransport() bool {
+	var callers [64]uintptr
+	frames := runtime.CallersFrames(callers[:runtime.Callers(2, callers[:])])
+	for {
+		frame, more := frames.Next()
+		if frame.Function == "net/http.(*Transport).getConn" {
+			return true
+		}
+		if !more {
+			return false
+		}
+	}
+}
+
 func (r *resend) http2() bool {
 	if c, ok := r.conn.(interface{ ConnectionState() tls.ConnectionState }); ok {
 		return c.ConnectionState().NegotiatedProtocol == "h2"
@@ -139,9 +172,19 @@ func (r *resend) ask(observers []observer) error {
 		}()
 	}
 	for _, o := range observers {
-		if err := o.Replay(r.ctx); err != nil {
+		if err := r.askOne(o); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// askOne asks an observer, and tells Trace.Waiting if it waits.
+func (r *resend) askOne(o observer) error {
+	if r.watch == nil {
+		return o.Replay(r.ctx)
+	}
+	ctx, end := r.watch(r.ctx, o.gate)
+	defer end()
+	return o.Replay(ctx)
 }

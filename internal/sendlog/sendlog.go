@@ -27,6 +27,7 @@ type Log struct {
 	wrote     bool       // headers went out since it last looked for one
 	observers []observer
 	resend    *resend               // nil where nobody observes
+	room      *resend               // for it; nil: there is none
 	hooks     httptrace.ClientTrace // here to be allocated along with the rest
 }
 
@@ -44,13 +45,28 @@ type Observer interface {
 type observer struct {
 	Observer
 	foreign bool
+	gate    int // the index of the gate that it is of
 }
 
-// Add has o told of what comes. foreign: but for the answer.
-func (l *Log) Add(o Observer, foreign bool) {
+// Gated is a Log with room for one observer, and for what holding replays up takes.
+type Gated struct {
+	Log
+	resend resend
+	one    [1]observer
+}
+
+// Init returns the Log, which notes times.
+func (g *Gated) Init() *Log {
+	g.Watched, g.observers, g.room = true, g.one[:0], &g.resend
+	return &g.Log
+}
+
+// Add has o told of what comes, foreign: but for the answer. gate is the index of the gate that it
+// belongs to.
+func (l *Log) Add(o Observer, foreign bool, gate int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.observers = append(l.observers, observer{o, foreign})
+	l.observers = append(l.observers, observer{o, foreign, gate})
 }
 
 // Trace returns the hooks by which the Log learns what it notes.
@@ -77,7 +93,7 @@ func (l *Log) getConn(addr string) {
 			again = false
 		}
 	}
-	again = again && own && !r.refused && !r.http2()
+	again = again && own && !r.refused && r.mayBlock()
 	l.mu.Unlock()
 	if again {
 		l.replay(r)
