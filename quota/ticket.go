@@ -9,8 +9,6 @@ import (
 // net/http asks for has a ticket of its own, of which the first is what tells.
 type ticket struct {
 	q       *Quota
-	class   class
-	state   state
 	began   time.Time // of its call
 	replay  *ticket   // the last sending that had a place of its own; nil: there was none
 	granted instant
@@ -20,10 +18,12 @@ type ticket struct {
 	places  int     // for each sending that was not asked for
 	sends   int     // of which the first was told, replays included
 	epoch   int     // the pause after which it was granted
-	told    bool    // an attempt tells it of its sending
-	over    bool    // it can't be sent again
-	heard   bool    // it has been answered
-	dated   bool    // it is known when it was sent
+	class   class
+	state   state
+	told    bool // an attempt tells it of its sending
+	over    bool // it can't be sent again
+	heard   bool // it has been answered
+	dated   bool // it is known when it was sent
 	left    bool
 	closed  bool // its 429 began the present pause
 	good    bool // it has been answered, and has widened the door
