@@ -13,6 +13,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/steadyhttp/steadyhttp/internal/ended"
 )
 
 // Bounds on what is read of a response that is not the caller's to read.
@@ -598,6 +600,7 @@ type responseBody struct {
 	native  bool                    // net/http's own: it may be closed during a Read
 	told    *Trace                  // whose Done is called once at the end; nil: nobody's
 	ctx     context.Context         // for it
+	loss    runtime.Cleanup         // calls it should the body be lost; zero: nothing to call
 	ended   atomic.Bool
 	closed  atomic.Bool
 
@@ -841,8 +844,42 @@ func (b *responseBody) end(err error) {
 		defer b.cancel(nil)
 	}
 	if b.told != nil {
+		b.loss.Stop()
 		b.told.Done(b.ctx, b.attempt)
+		runtime.KeepAlive(b) // else it might be taken for lost before Stop
 	}
+}
+
+// loss is what is told of a body that was lost: nobody can read or close it any more.
+type loss struct {
+	trace   *Trace
+	ctx     context.Context
+	attempt Attempt
+}
+
+// watchLoss has the call's end told, once the garbage has been collected, of a success whose body
+// the caller neither reads to its end nor closes. Nothing but what the caller has may lead to b.
+func (b *responseBody) watchLoss() {
+	lost := &loss{b.told, b.ctx, b.attempt}
+	lost.attempt.Err = ended.ErrUnclosed
+	b.loss = runtime.AddCleanup(b, (*loss).tell, lost)
+}
+
+func (l *loss) tell() {
+	defer func() { recover() }() // there is no caller any more who could
+	l.trace.Done(l.ctx, l.attempt)
+}
+
+// tellNow tells of the call's end before the body's.
+func (b *responseBody) tellNow(trace *Trace, ctx context.Context) {
+	told := false
+	defer func() {
+		if !told {
+			b.shut() // nobody gets it
+		}
+	}()
+	trace.Done(ctx, b.attempt)
+	told = true
 }
 
 // readAhead reads a body on a goroutine of its own, so that a server that trickles can't hold the
