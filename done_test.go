@@ -2,12 +2,15 @@ package steadyhttp_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/cookiejar"
 	"net/http/httptest"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -193,6 +196,55 @@ func TestAClosedBodyIsNotLost(t *testing.T) {
 	if told.Load() != calls {
 		t.Errorf("told %d times of %d calls", told.Load(), calls)
 	}
+}
+
+// The cookie of an answer that was retried is not the caller's: a Jar sees the last answer alone.
+func TestCookieOfARetriedAnswer(t *testing.T) {
+	jar, err := cookiejar.New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	base := newScript(answers(503, "", "Set-Cookie: a=1; Path=/"), answers(200, "", "Set-Cookie: b=2; Path=/"))
+	client := &http.Client{Transport: &steadyhttp.Transport{Base: base, Policy: atOnce()}, Jar: jar}
+	req := newRequest(t, "GET", "")
+	resp, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if cookies := jar.Cookies(req.URL); len(cookies) != 1 || cookies[0].Name != "b" {
+		t.Errorf("the jar has %v", cookies)
+	}
+}
+
+// A WebSocket on which the server says nothing for the IdleTimeout is closed, also while the caller
+// writes.
+func TestIdleTimeoutOfAnUpgrade(t *testing.T) {
+	server := newWireServer(t, func(c *wireConn) {
+		c.head()
+		c.answer("HTTP/1.1 101 Switching Protocols", "Connection: Upgrade", "Upgrade: echo", "", "")
+		io.Copy(io.Discard, c.r)
+	})
+	req := wireRequest(t, "GET", server.url, "")
+	req.Header.Set("Connection", "Upgrade")
+	req.Header.Set("Upgrade", "echo")
+	transport := &steadyhttp.Transport{Base: newWireBase(t), Policy: steadyhttp.Policy{IdleTimeout: 200 * time.Millisecond}}
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var wrote sync.WaitGroup
+	wrote.Go(func() {
+		for err := error(nil); err == nil; time.Sleep(10 * time.Millisecond) {
+			_, err = io.WriteString(resp.Body.(io.Writer), "ping")
+		}
+	})
+	var timeout interface{ Timeout() bool }
+	if _, err := resp.Body.Read(make([]byte, 1)); !errors.As(err, &timeout) || !timeout.Timeout() {
+		t.Errorf("the Read ended with %v", err)
+	}
+	wrote.Wait()
 }
 
 // Waits that nothing else tells of are in the log: for the budget and for Prepare.
