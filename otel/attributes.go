@@ -2,6 +2,7 @@ package steadyotel
 
 import (
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -20,14 +21,17 @@ import (
 // (docs/general/naming.md).
 type attributes struct {
 	route        func(*http.Request) string
-	codes        map[string]steadyhttp.Class
+	rules        *steadyhttp.Rules
+	redactQuery  bool
 	target, code attribute.Key
 }
 
 func newAttributes(c Config) attributes {
-	a := attributes{route: c.Route, target: c.TargetKey, code: c.CodeKey}
-	if c.Rules != nil {
-		a.codes = c.Rules.ByCode
+	a := attributes{
+		route: c.Route, rules: c.Rules, redactQuery: c.RedactQuery, target: c.TargetKey, code: c.CodeKey,
+	}
+	if a.rules == nil {
+		a.rules = &steadyhttp.Rules{}
 	}
 	if a.target == "" {
 		a.target = "steadyhttp.error.target"
@@ -69,11 +73,12 @@ func (a *attributes) ofRequest(req *http.Request, resends int) []attribute.KeyVa
 		n = 6 // an attribute is large, and most requests have neither
 	}
 	attrs := make([]attribute.KeyValue, 0, n)
+	server, port := server(req)
 	attrs = append(attrs,
 		method(req.Method),
-		semconv.ServerAddress(text(req.URL.Hostname())),
-		semconv.ServerPort(port(req)),
-		semconv.URLFull(text(steadyhttp.RedactURL(req.URL))))
+		semconv.ServerAddress(server),
+		semconv.ServerPort(port),
+		semconv.URLFull(text(fullURL(req.URL, a.redactQuery))))
 	if methodName(req.Method) == "HTTP" {
 		// Spans may have any method; only a metric's labels must be a closed set.
 		attrs = append(attrs, semconv.HTTPRequestMethodOriginal(text(req.Method)))
@@ -129,12 +134,43 @@ func (a *attributes) setVerdict(span trace.Span, v steadyhttp.Verdict) {
 	}
 }
 
-// replaceVerdict is setVerdict for a span that may have an earlier failure's: the code of one must
-// not stand beside the tracking ID of another.
-func (a *attributes) replaceVerdict(span trace.Span, v steadyhttp.Verdict) {
-	if told(v) && span.IsRecording() {
-		span.SetAttributes(a.code.String(text(v.Code)), a.target.String(text(v.TrackingID)))
+// setFailure puts the code and the tracking ID of one failure on the span around a call's attempts,
+// and which attempt's they are. The span may be the caller's, and have an earlier call's: the code
+// of one failure must never stand beside the ID of another.
+func (a *attributes) setFailure(span trace.Span, f failure, callers bool) {
+	if !told(f.verdict) || !span.IsRecording() {
+		return
 	}
+	attrs := a.appendVerdict(make([]attribute.KeyValue, 0, 3), f.verdict)
+	if len(attrs) < 2 && callers {
+		shown, known := a.shownBy(span)
+		if shown.TrackingID != "" && f.verdict.TrackingID == "" {
+			return // an ID is worth more than a code, which the event has
+		}
+		if told(shown) || !known {
+			// An attribute can't be taken back.
+			attrs = append(attrs[:0], a.code.String(text(f.verdict.Code)), a.target.String(text(f.verdict.TrackingID)))
+		}
+	}
+	span.SetAttributes(append(attrs, attribute.Int("steadyhttp.error.attempt", f.attempt))...)
+}
+
+// shownBy returns what a span has of an earlier call. Only the SDK's spans can be asked; of any
+// other it is not known.
+func (a *attributes) shownBy(span trace.Span) (v steadyhttp.Verdict, known bool) {
+	readable, known := span.(interface{ Attributes() []attribute.KeyValue })
+	if !known {
+		return v, false
+	}
+	for _, kv := range readable.Attributes() {
+		switch kv.Key {
+		case a.code:
+			v.Code = kv.Value.AsString()
+		case a.target:
+			v.TrackingID = kv.Value.AsString()
+		}
+	}
+	return v, true
 }
 
 func (a *attributes) appendVerdict(attrs []attribute.KeyValue, v steadyhttp.Verdict) []attribute.KeyValue {
@@ -158,7 +194,7 @@ func (a *attributes) errorType(attempt steadyhttp.Attempt) string {
 	case attempt.Response == nil || attempt.Verdict.Class == steadyhttp.Success:
 		return ""
 	}
-	if _, known := a.codes[attempt.Verdict.Code]; known && attempt.Verdict.Code != "" {
+	if _, known := a.rules.ByCode[attempt.Verdict.Code]; known && attempt.Verdict.Code != "" {
 		return attempt.Verdict.Code
 	}
 	return (&steadyhttp.Error{StatusCode: attempt.Response.StatusCode}).ErrorType()
@@ -177,6 +213,10 @@ func stop(s steadyhttp.Stop) attribute.KeyValue {
 // wait is in seconds, as all durations in OpenTelemetry.
 func wait(d time.Duration) attribute.KeyValue {
 	return attribute.Float64("steadyhttp.wait", d.Seconds())
+}
+
+func waitCause(c steadyhttp.WaitCause) attribute.KeyValue {
+	return attribute.String("steadyhttp.wait.cause", string(c))
 }
 
 // source says where the wait before a retry comes from: in the words of a WaitCause, but for a 401.
@@ -230,19 +270,26 @@ func methodName(name string) string {
 	return known
 }
 
-// port returns the scheme's own where the URL names none: a client's span must have server.port.
-func port(req *http.Request) int {
-	if written := req.URL.Port(); written != "" {
+// server returns the host that the request says it is for, and its port: those of the Host header
+// or of :authority, which need not be the URL's. Where there is no port, it is the scheme's: a
+// client's span must have one.
+func server(req *http.Request) (address string, port int) {
+	host := url.URL{Host: req.Host}
+	if req.Host == "" {
+		host.Host = req.URL.Host
+	}
+	address = text(host.Hostname())
+	switch written := host.Port(); {
+	case written != "":
 		n, err := strconv.Atoi(written)
 		if err != nil {
-			return 0 // net/http will refuse it
+			n = 0 // net/http will refuse it
 		}
-		return n
+		return address, n
+	case req.URL.Scheme == "http":
+		return address, 80
 	}
-	if req.URL.Scheme == "http" {
-		return 80
-	}
-	return 443
+	return address, 443
 }
 
 // protocolVersion returns "1.1", "2" or "3", as the conventions write them.

@@ -71,10 +71,11 @@ import (
 
 	"github.com/steadyhttp/steadyhttp"
 	"github.com/steadyhttp/steadyhttp/internal/durations"
+	"github.com/steadyhttp/steadyhttp/internal/ended"
 )
 
 // scope is the name of the instrumentation.
-const scope = "github.com/steadyhttp/steadyhttp/otel"
+const scope = module + "/otel"
 
 // Config says where the spans and metrics go, and what is on them. The zero value is good.
 type Config struct {
@@ -85,26 +86,40 @@ type Config struct {
 	// MeterProvider makes the metrics. nil: the global one.
 	MeterProvider metric.MeterProvider
 
-	// Propagator puts the attempt's context into its header. nil: the global one, or W3C Trace
-	// Context as long as nobody has set that. To send no context, set
-	// propagation.NewCompositeTextMapPropagator(), which does nothing.
+	// Propagator puts the attempt's context into its header. nil: the global one, which sends
+	// nothing as long as nobody has set it, as in otelhttp: a traceparent goes to whoever is
+	// called, and tells a stranger which requests belong together.
 	Propagator propagation.TextMapPropagator
 
 	// CallSpan says when a call has a span around its attempts. "": CallSpanAuto.
 	CallSpan CallSpan
 
-	// NoAttemptSpans leaves the attempts' spans, and their propagation, to an otelhttp.Transport
-	// below the steadyhttp.Transport. false: steadyotel makes them.
+	// NoAttemptSpans leaves the attempts' spans, their propagation and their metric
+	// http.client.request.duration to an otelhttp.Transport below the steadyhttp.Transport. false:
+	// steadyotel makes them.
 	NoAttemptSpans bool
 
 	// Route returns the template of a request's path, such as /api/machines/{id}, for the spans'
-	// names and url.template; "" if it knows none. It must not return the path itself: there would
-	// be as many names as machines. nil: no template is known.
+	// names and url.template, there and on call.duration; "" if it knows none. It must not return
+	// the path itself: there would be as many names as machines. nil: no template is known.
 	Route func(req *http.Request) string
 
+	// RedactQuery leaves no value of a query in url.full, as steadyhttp.RedactURL does in logs and
+	// errors. false: those are redacted that are secret by name (the conventions' list, and
+	// whatever is called a signature, a token, a key, a password and the like) or by their looks,
+	// and the others, such as $filter and $top, are shown. Set it where queries have what is
+	// nobody's business: people's names, or mail addresses.
+	RedactQuery bool
+
+	// MaxSeries bounds the sets of labels that each of call.duration, call.attempts and
+	// http.client.request.duration may have, but for a handful. What comes later is counted without
+	// host, method and template, and in the end without error.type too: as _OTHER. Raise it for
+	// many templates. 0: 50, with which all instruments together stay below 200.
+	MaxSeries int
+
 	// Rules lists, in ByCode, the service's error codes that may be an error.type; for any other
-	// code it is the status. Set what the Transport classifies by, such as defender.Rules(). nil:
-	// none may.
+	// code it is the status. Annotate finds code and ID by them. Set what the Transport classifies
+	// by, such as defender.Rules(). nil: no code may, and Annotate uses the default.
 	Rules *steadyhttp.Rules
 
 	// TargetKey and CodeKey name the attributes for the service's tracking ID and error code.
@@ -128,6 +143,7 @@ func New(c Config) *steadyhttp.Trace {
 	return &steadyhttp.Trace{
 		Enabled:      t.enabled,
 		Start:        t.start,
+		Waiting:      t.waiting,
 		Waited:       t.waited,
 		AttemptStart: t.attemptStart,
 		AttemptDone:  t.attemptDone,
@@ -148,12 +164,11 @@ type telemetry struct {
 
 func newTelemetry(c Config) *telemetry {
 	t := &telemetry{
-		config: c, attributes: newAttributes(c),
+		config: c, attributes: newAttributes(c), metrics: newMetrics(c),
 		internal: trace.WithSpanKind(trace.SpanKindInternal),
 		client:   trace.WithSpanKind(trace.SpanKindClient),
 	}
 	t.tracers.provider = c.TracerProvider
-	t.metrics = newMetrics(meterOf(c))
 	return t
 }
 
@@ -174,14 +189,20 @@ func (t *telemetry) start(ctx context.Context, req *http.Request) context.Contex
 	}
 	c := &call{
 		Context: ctx, telemetry: t, request: req, hooks: 1,
-		parent: trace.SpanFromContext(ctx), hops: hops(req),
+		caller: trace.SpanFromContext(ctx), hops: hops(req),
 	}
+	if first, ok := ctx.Value(callKey{}).(*call); ok && first.request == req {
+		// Joined: the span that is there is the other one's, of the same call.
+		first.joined, c.joined, c.caller = true, true, first.caller
+	}
+	c.parent = c.caller
+	t.metrics.begun(ctx)
 	switch t.config.CallSpan {
 	case CallSpanNever:
 		return c
 	case CallSpanAlways:
 	default:
-		if c.parent.IsRecording() {
+		if c.caller.IsRecording() {
 			return c
 		}
 	}
@@ -189,7 +210,7 @@ func (t *telemetry) start(ctx context.Context, req *http.Request) context.Contex
 	if !recording {
 		return c
 	}
-	ctx, c.parent = tracer.Start(c, t.attributes.callName(req), t.internal,
+	ctx, c.parent = tracer.Start(c.within(c), t.attributes.callName(req), t.internal,
 		trace.WithAttributes(t.attributes.ofRequest(req, 0)...))
 	c.own = true
 	return ctx
@@ -201,23 +222,30 @@ func (t *telemetry) callOf(ctx context.Context) *call {
 	return c
 }
 
-func (t *telemetry) waited(ctx context.Context, a steadyhttp.Attempt, w steadyhttp.Wait) {
+func (t *telemetry) waiting(ctx context.Context, _ steadyhttp.Attempt, w steadyhttp.Wait) {
 	c := t.callOf(ctx)
-	if c == nil || w.Cause != steadyhttp.WaitGate || w.For < leastWait {
+	if c == nil {
 		return
 	}
-	if c.gates++; c.gates%c.hooks != 0 {
-		return
-	}
-	t.metrics.gateWait(ctx, w.For)
-	if w.For > durations.Noticed {
-		c.event("steadyhttp.waited", resendCount(c.hops+a.N-1), wait(w.For))
+	if c.waits++; c.waits%c.hooks == 0 {
+		t.metrics.begins(ctx, w)
 	}
 }
 
-// leastWait is what a gate must take to be in the metric: a gate may announce a wait that then is
-// none.
-const leastWait = time.Millisecond
+func (t *telemetry) waited(ctx context.Context, a steadyhttp.Attempt, w steadyhttp.Wait) {
+	c := t.callOf(ctx)
+	if c == nil {
+		return
+	}
+	if c.waited++; c.waited%c.hooks != 0 {
+		return
+	}
+	t.metrics.waited(ctx, w)
+	// Of a wait before a retry, the event steadyhttp.retrying has told.
+	if w.For > durations.Noticed && w.Cause != steadyhttp.WaitBackOff && w.Cause != steadyhttp.WaitServer {
+		c.event("steadyhttp.waited", resendCount(c.hops+max(0, a.N-1)), wait(w.For), waitCause(w.Cause))
+	}
+}
 
 func (t *telemetry) attemptStart(ctx context.Context, a steadyhttp.Attempt) context.Context {
 	c := t.callOf(ctx)
@@ -227,10 +255,15 @@ func (t *telemetry) attemptStart(ctx context.Context, a steadyhttp.Attempt) cont
 	c.began = a.N
 	resends := c.hops + a.N - 1
 	if t.config.NoAttemptSpans {
-		return context.WithValue(ctx, sendingKey{}, sending{resends, trace.SpanContextFromContext(ctx)})
+		return context.WithValue(ctx, sendingKey{}, &sending{resends: resends, parent: trace.SpanContextFromContext(ctx)})
+	}
+	if t.metrics.times(ctx) {
+		c.sent = time.Now()
+		c.labels = requestLabels{method: method(a.Request.Method).Value.AsString()}
+		c.labels.address, c.labels.port = server(a.Request)
 	}
 	if tracer, recording := t.tracers.get(); recording {
-		ctx, c.attempt = tracer.Start(ctx, t.attributes.attemptName(a.Request),
+		ctx, c.attempt = tracer.Start(c.within(ctx), t.attributes.attemptName(a.Request),
 			t.client, trace.WithAttributes(t.attributes.ofRequest(a.Request, resends)...))
 	}
 	t.propagator().Inject(ctx, carrier{propagation.HeaderCarrier(a.Request.Header)})
@@ -243,8 +276,9 @@ func (t *telemetry) attemptDone(ctx context.Context, a steadyhttp.Attempt) {
 		return
 	}
 	c.answers = a.N
-	if failed := a.Err != nil || a.Verdict.Class != steadyhttp.Success; failed {
-		t.attributes.replaceVerdict(c.parent, a.Verdict)
+	c.note(a)
+	if s, ok := ctx.Value(sendingKey{}).(*sending); ok {
+		s.answered(&t.attributes, a.Verdict)
 	}
 	c.answered(&t.attributes, a)
 	if a.Stop != "" {
@@ -256,7 +290,7 @@ func (t *telemetry) attemptDone(ctx context.Context, a steadyhttp.Attempt) {
 		c.giveUp(&t.attributes, errorType, a)
 		return // the body goes on
 	}
-	c.endAttempt()
+	c.endAttempt(time.Time{})
 	t.metrics.retry(ctx, a)
 	if c.parent.IsRecording() {
 		c.event("steadyhttp.retrying", t.attributes.ofRetry(c.hops+a.N-1, a)...)
@@ -278,8 +312,38 @@ func (t *telemetry) done(ctx context.Context, a steadyhttp.Attempt) {
 		return
 	}
 	c.over = true
+	var at time.Time // zero: now
+	if a.Err == ended.ErrUnclosed {
+		// It is long over, and has not failed.
+		a.Err, at = nil, a.Answered
+	}
 	errorType, cancelled := outcomeOf(ctx, &t.attributes, a)
-	c.bodyEnded(errorType, a)
-	c.end(&t.attributes, errorType, a)
-	t.metrics.done(ctx, a, errorType, cancelled)
+	c.bodyEnded(errorType, a, at)
+	c.end(&t.attributes, errorType, a, at)
+
+	t.metrics.active.Add(ctx, -1)
+	labels := callLabels{
+		method: method(a.Request.Method).Value.AsString(), template: t.attributes.template(c.request),
+		outcome: outcomeSuccess, errorType: errorType,
+	}
+	labels.address, _ = server(c.request)
+	switch {
+	case cancelled:
+		labels.outcome = outcomeCancelled
+	case errorType != "":
+		labels.outcome = outcomeFailure
+	}
+	duration := time.Duration(-1)
+	if !a.Began.IsZero() {
+		duration = between(a.Began, at)
+	}
+	t.metrics.done(ctx, labels, a.N, duration)
+}
+
+// between returns how long it was from one time to another; zero stands for now.
+func between(from, to time.Time) time.Duration {
+	if to.IsZero() {
+		return time.Since(from)
+	}
+	return to.Sub(from)
 }
