@@ -247,6 +247,22 @@ func TestIdleTimeoutOfAnUpgrade(t *testing.T) {
 	wrote.Wait()
 }
 
+// What a Transport's Rules leave out, the default does not fill in: their IDHeaders are all there
+// are.
+func TestATransportKeepsToItsRulesIDHeaders(t *testing.T) {
+	for _, tt := range []struct {
+		headers []string
+		want    string
+	}{{nil, "h-1"}, {[]string{}, ""}, {[]string{"X-Own-Id"}, ""}, {[]string{"X-Own-Id", "Request-Id"}, "h-1"}} {
+		rules := &steadyhttp.Rules{IDHeaders: tt.headers}
+		rt := &steadyhttp.Transport{Base: newScript(answers(404, "", "Request-Id: h-1")), Classify: rules.Classify}
+		resp, _ := do(t, rt, newRequest(t, "GET", ""))
+		if a, _ := steadyhttp.AttemptOf(resp); a.Verdict.TrackingID != tt.want {
+			t.Errorf("by %q, the ID is %q, want %q", tt.headers, a.Verdict.TrackingID, tt.want)
+		}
+	}
+}
+
 // Waits that nothing else tells of are in the log: for the budget and for Prepare.
 func TestLogOfOtherWaits(t *testing.T) {
 	const url = " method=GET url=http://api.example/machines/1?key=REDACTED attempt="

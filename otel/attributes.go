@@ -142,14 +142,17 @@ func (a *attributes) setFailure(span trace.Span, f failure, callers bool) {
 		return
 	}
 	attrs := a.appendVerdict(make([]attribute.KeyValue, 0, 3), f.verdict)
-	if len(attrs) < 2 && callers {
+	if callers && (f.verdict.Code == "" || f.verdict.TrackingID == "") {
 		shown, known := a.shownBy(span)
 		if shown.TrackingID != "" && f.verdict.TrackingID == "" {
 			return // an ID is worth more than a code, which the event has
 		}
-		if told(shown) || !known {
-			// An attribute can't be taken back.
-			attrs = append(attrs[:0], a.code.String(text(f.verdict.Code)), a.target.String(text(f.verdict.TrackingID)))
+		// An attribute can't be taken back, only be emptied.
+		if f.verdict.Code == "" && (shown.Code != "" || !known) {
+			attrs = append(attrs, a.code.String(""))
+		}
+		if f.verdict.TrackingID == "" && !known {
+			attrs = append(attrs, a.target.String(""))
 		}
 	}
 	span.SetAttributes(append(attrs, attribute.Int("steadyhttp.error.attempt", f.attempt))...)

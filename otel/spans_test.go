@@ -91,7 +91,7 @@ func TestAttributeTypes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, end := s.caller(t.Context())
 		defer end()
-		rt := &steadyhttp.Transport{Base: script(answers(503, envelope("C", "T")), answers(404, "")), Gates: []steadyhttp.Gate{delay(time.Second)}, Trace: s.trace(steadyotel.Config{})}
+		rt := &steadyhttp.Transport{Base: script(answers(503, envelope("C", "T")), answers(404, envelope("C", "T"))), Gates: []steadyhttp.Gate{delay(time.Second)}, Trace: s.trace(steadyotel.Config{})}
 		call(t, ctx, rt)
 		call(t, t.Context(), rt)
 	})
