@@ -65,21 +65,23 @@ func (a *attributes) template(req *http.Request) string {
 	return text(a.route(req))
 }
 
-// ofRequest returns what is known before the request is sent, so that the sampler sees it.
-func (a *attributes) ofRequest(req *http.Request, resends int) []attribute.KeyValue {
+// ofRequest appends what is known before the request is sent, so that the sampler sees it.
+func (a *attributes) ofRequest(attrs []attribute.KeyValue, req *http.Request, resends int) []attribute.KeyValue {
 	template := a.template(req)
-	n := 4
-	if template != "" || resends > 0 {
-		n = 6 // an attribute is large, and most requests have neither
+	if attrs == nil {
+		n := 4
+		if template != "" || resends > 0 {
+			n = 6 // an attribute is large, and most requests have neither
+		}
+		attrs = make([]attribute.KeyValue, 0, n)
 	}
-	attrs := make([]attribute.KeyValue, 0, n)
 	server, port := server(req)
 	attrs = append(attrs,
-		method(req.Method),
+		semconv.HTTPRequestMethodKey.String(method(req.Method)),
 		semconv.ServerAddress(server),
 		semconv.ServerPort(port),
 		semconv.URLFull(text(fullURL(req.URL, a.redactQuery))))
-	if methodName(req.Method) == "HTTP" {
+	if method(req.Method) == other {
 		// Spans may have any method; only a metric's labels must be a closed set.
 		attrs = append(attrs, semconv.HTTPRequestMethodOriginal(text(req.Method)))
 	}
@@ -92,10 +94,9 @@ func (a *attributes) ofRequest(req *http.Request, resends int) []attribute.KeyVa
 	return attrs
 }
 
-// ofResponse returns what is known once the response headers are there. It copies none of them:
-// they may be secrets.
-func (a *attributes) ofResponse(attempt steadyhttp.Attempt) []attribute.KeyValue {
-	attrs := make([]attribute.KeyValue, 0, 2)
+// ofResponse appends what is known once the response headers are there. It copies none of them: they
+// may be secrets.
+func (a *attributes) ofResponse(attrs []attribute.KeyValue, attempt *steadyhttp.Attempt) []attribute.KeyValue {
 	attrs = append(attrs, semconv.HTTPResponseStatusCode(attempt.Response.StatusCode))
 	if version := protocolVersion(attempt.Response); version != "" {
 		attrs = append(attrs, semconv.NetworkProtocolVersion(version))
@@ -108,7 +109,7 @@ func (a *attributes) ofResponse(attempt steadyhttp.Attempt) []attribute.KeyValue
 }
 
 // ofRetry returns the attributes of the event steadyhttp.retrying.
-func (a *attributes) ofRetry(resends int, attempt steadyhttp.Attempt) []attribute.KeyValue {
+func (a *attributes) ofRetry(resends int, attempt *steadyhttp.Attempt) []attribute.KeyValue {
 	attrs := make([]attribute.KeyValue, 0, 6)
 	attrs = append(attrs, resendCount(resends), wait(attempt.Wait), delaySource(source(attempt)),
 		semconv.ErrorTypeKey.String(a.errorType(attempt)))
@@ -116,7 +117,7 @@ func (a *attributes) ofRetry(resends int, attempt steadyhttp.Attempt) []attribut
 }
 
 // ofEnd returns the attributes of the event steadyhttp.giving_up.
-func (a *attributes) ofEnd(errorType string, attempt steadyhttp.Attempt) []attribute.KeyValue {
+func (a *attributes) ofEnd(errorType string, attempt *steadyhttp.Attempt) []attribute.KeyValue {
 	attrs := make([]attribute.KeyValue, 0, 5)
 	attrs = append(attrs, attempts(attempt.N), stop(attempt.Stop),
 		semconv.ErrorTypeKey.String(errorType))
@@ -188,7 +189,7 @@ func (a *attributes) appendVerdict(attrs []attribute.KeyValue, v steadyhttp.Verd
 
 // errorType returns how an attempt failed, "" if it did not: the service's code if the Rules list
 // it, else the status, else what steadyhttp.Error.ErrorType calls it.
-func (a *attributes) errorType(attempt steadyhttp.Attempt) string {
+func (a *attributes) errorType(attempt *steadyhttp.Attempt) string {
 	// With an answer of its own, an error only says why there was no further attempt.
 	answered := attempt.Response != nil && attempt.Response.StatusCode >= 400
 	switch {
@@ -223,7 +224,7 @@ func waitCause(c steadyhttp.WaitCause) attribute.KeyValue {
 }
 
 // source says where the wait before a retry comes from: in the words of a WaitCause, but for a 401.
-func source(a steadyhttp.Attempt) string {
+func source(a *steadyhttp.Attempt) string {
 	switch {
 	case a.Verdict.Class == steadyhttp.Unauthorized:
 		return "credentials" // new ones need no wait
@@ -238,39 +239,23 @@ func delaySource(source string) attribute.KeyValue {
 }
 
 // method returns a known method as it is, any other as _OTHER: a label must be one of a closed set.
-func method(name string) attribute.KeyValue {
+func method(name string) string {
 	switch name {
-	case "", http.MethodGet:
-		return semconv.HTTPRequestMethodGet
-	case http.MethodHead:
-		return semconv.HTTPRequestMethodHead
-	case http.MethodPost:
-		return semconv.HTTPRequestMethodPost
-	case http.MethodPut:
-		return semconv.HTTPRequestMethodPut
-	case http.MethodPatch:
-		return semconv.HTTPRequestMethodPatch
-	case http.MethodDelete:
-		return semconv.HTTPRequestMethodDelete
-	case http.MethodConnect:
-		return semconv.HTTPRequestMethodConnect
-	case http.MethodOptions:
-		return semconv.HTTPRequestMethodOptions
-	case http.MethodTrace:
-		return semconv.HTTPRequestMethodTrace
-	case "QUERY":
-		return semconv.HTTPRequestMethodKey.String("QUERY")
+	case "":
+		return http.MethodGet
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete,
+		http.MethodConnect, http.MethodOptions, http.MethodTrace, "QUERY":
+		return name
 	}
-	return semconv.HTTPRequestMethodOther
+	return other
 }
 
 // methodName returns the method for a span's name. The conventions want HTTP for an unknown one.
 func methodName(name string) string {
-	known := method(name).Value.AsString()
-	if known == semconv.HTTPRequestMethodOther.Value.AsString() {
-		return "HTTP"
+	if known := method(name); known != other {
+		return known
 	}
-	return known
+	return "HTTP"
 }
 
 // server returns the host that the request says it is for, and its port: those of the Host header
@@ -298,8 +283,10 @@ func server(req *http.Request) (address string, port int) {
 // protocolVersion returns "1.1", "2" or "3", as the conventions write them.
 func protocolVersion(resp *http.Response) string {
 	switch {
-	case resp.ProtoMajor == 1 && 0 <= resp.ProtoMinor && resp.ProtoMinor <= 1:
-		return "1." + strconv.Itoa(resp.ProtoMinor)
+	case resp.ProtoMajor == 1 && resp.ProtoMinor == 1:
+		return "1.1"
+	case resp.ProtoMajor == 1 && resp.ProtoMinor == 0:
+		return "1.0"
 	case resp.ProtoMajor == 2, resp.ProtoMajor == 3:
 		return strconv.Itoa(resp.ProtoMajor)
 	}

@@ -36,10 +36,18 @@ type call struct {
 	shown     bool       // the caller's span has the failure
 	over      bool
 
-	sent   time.Time     // when the running attempt began; zero: there is none, or nobody measures
-	labels requestLabels // for its duration
-	last   failure       // of the last answer; zero: it was none, or said nothing
-	said   failure       // the last that has said anything
+	running context.Context // of the running attempt, or the last
+	sent    time.Time       // when it began; zero: there is none, or nobody measures
+	labels  requestLabels   // for its duration
+	last    failure         // of the last answer; zero: it was none, or said nothing
+	said    failure         // the last that has said anything
+
+	// room is for what the first attempt's span takes, to be allocated along with the rest.
+	room struct {
+		options  [2]trace.SpanStartOption
+		request  [6]attribute.KeyValue
+		response [3]attribute.KeyValue
+	}
 }
 
 // failure is what a service has said of one failed attempt.
@@ -102,7 +110,7 @@ func (c *call) event(name string, attrs ...attribute.KeyValue) {
 }
 
 // note keeps what the service has said of a failed attempt.
-func (c *call) note(a steadyhttp.Attempt) {
+func (c *call) note(a *steadyhttp.Attempt) {
 	said := failure{a.Verdict, a.N}
 	switch {
 	case a.Err == nil && a.Verdict.Class == steadyhttp.Success:
@@ -124,7 +132,7 @@ func (c *call) failure(failed bool) failure {
 }
 
 // answered puts on the attempt's span what came back. The span stays open until the body's end.
-func (c *call) answered(attributes *attributes, a steadyhttp.Attempt) {
+func (c *call) answered(attributes *attributes, a *steadyhttp.Attempt) {
 	errorType := attributes.errorType(a)
 	if a.Err != nil {
 		errorType, _ = outcomeOf(c.Context, attributes, a) // the caller may have cancelled
@@ -138,7 +146,11 @@ func (c *call) answered(attributes *attributes, a steadyhttp.Attempt) {
 		return
 	}
 	if a.Response != nil {
-		span.SetAttributes(attributes.ofResponse(a)...)
+		var attrs []attribute.KeyValue
+		if a.N == 1 {
+			attrs = c.room.response[:0]
+		}
+		span.SetAttributes(attributes.ofResponse(attrs, a)...)
 	}
 	attributes.setVerdict(span, a.Verdict)
 	if errorType != "" {
@@ -147,7 +159,7 @@ func (c *call) answered(attributes *attributes, a steadyhttp.Attempt) {
 }
 
 // bodyEnded ends the span of the last attempt. Its body may have failed after good headers.
-func (c *call) bodyEnded(errorType string, a steadyhttp.Attempt, at time.Time) {
+func (c *call) bodyEnded(errorType string, a *steadyhttp.Attempt, at time.Time) {
 	if a.Err != nil && errorType != "" {
 		c.labels.errorType = errorType
 		if c.attempt != nil && c.attempt.IsRecording() {
@@ -161,11 +173,7 @@ func (c *call) bodyEnded(errorType string, a steadyhttp.Attempt, at time.Time) {
 // or after a panic. at is when it ended, zero for now.
 func (c *call) endAttempt(at time.Time) {
 	if !c.sent.IsZero() {
-		ctx := c.Context
-		if c.attempt != nil {
-			ctx = trace.ContextWithSpan(ctx, c.attempt) // for the exemplar
-		}
-		c.telemetry.metrics.attempt(ctx, c.labels, between(c.sent, at))
+		c.telemetry.metrics.attempt(c.running, c.labels, between(c.sent, at))
 		c.sent = time.Time{}
 	}
 	if c.attempt != nil {
@@ -183,7 +191,7 @@ func end(span trace.Span, at time.Time) {
 }
 
 // end puts the call's outcome on its span, or on the caller's.
-func (c *call) end(attributes *attributes, errorType string, a steadyhttp.Attempt, at time.Time) {
+func (c *call) end(attributes *attributes, errorType string, a *steadyhttp.Attempt, at time.Time) {
 	if !c.own {
 		c.giveUp(attributes, errorType, a)
 		return
@@ -205,7 +213,7 @@ func (c *call) end(attributes *attributes, errorType string, a steadyhttp.Attemp
 
 // giveUp puts on the caller's span what the service has said, and the event of a failed call. It is
 // an event, since that span may have many calls.
-func (c *call) giveUp(attributes *attributes, errorType string, a steadyhttp.Attempt) {
+func (c *call) giveUp(attributes *attributes, errorType string, a *steadyhttp.Attempt) {
 	if c.own || !c.parent.IsRecording() {
 		return
 	}
@@ -233,7 +241,7 @@ const timeout = "timeout"
 // outcomeOf returns how a call failed, "" if it did not, and whether its caller cancelled it, which
 // is no error. ctx must be the call's: an attempt's own timeout ends the attempt's context.
 func outcomeOf(
-	ctx context.Context, attributes *attributes, a steadyhttp.Attempt,
+	ctx context.Context, attributes *attributes, a *steadyhttp.Attempt,
 ) (errorType string, cancelled bool) {
 	// StopCancelled alone proves nothing: it may be that of an inner Transport, with a context of
 	// its own.

@@ -25,19 +25,21 @@ type labels[K labelSet] struct {
 	limit int // of sets; negative: the keys are a closed set
 
 	mu   sync.Mutex // held while a set is added
-	made atomic.Pointer[map[K]*options]
+	made atomic.Pointer[map[K][]metric.RecordOption]
 }
 
-// options are those of one set of labels, as the instruments take them.
-type options struct {
-	record []metric.RecordOption
-	add    []metric.AddOption
+// get returns the options of a key that has some, else nil.
+func (l *labels[K]) get(key K) []metric.RecordOption {
+	if made := l.made.Load(); made != nil {
+		return (*made)[key]
+	}
+	return nil
 }
 
 // of returns the options of the first of keys for which there are some, or room. Each key must be
 // coarser than the one before: the last has few values and always has room, the others fill up to
 // four fifths of the limit, and to all of it.
-func (l *labels[K]) of(keys ...K) *options {
+func (l *labels[K]) of(keys ...K) []metric.RecordOption {
 	if found := l.find(keys); found != nil {
 		return found
 	}
@@ -46,23 +48,22 @@ func (l *labels[K]) of(keys ...K) *options {
 	if found := l.find(keys); found != nil {
 		return found // somebody else was quicker
 	}
-	made := make(map[K]*options)
+	made := make(map[K][]metric.RecordOption)
 	if before := l.made.Load(); before != nil {
 		made = maps.Clone(*before)
 	}
 	key := keys[l.level(len(made), len(keys))]
-	set := metric.WithAttributeSet(attribute.NewSet(key.attributes()...))
-	added := &options{[]metric.RecordOption{set}, []metric.AddOption{set}}
 	if there, ok := made[key]; ok {
 		return there
 	}
+	added := []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(key.attributes()...))}
 	made[key] = added
 	l.made.Store(&made)
 	return added
 }
 
 // find looks a key up that may be used: a coarser one only where there is no room for the finer.
-func (l *labels[K]) find(keys []K) *options {
+func (l *labels[K]) find(keys []K) []metric.RecordOption {
 	made := l.made.Load()
 	if made == nil {
 		return nil

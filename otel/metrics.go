@@ -2,8 +2,10 @@ package steadyotel
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"reflect"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/metric/noop"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 
 	"github.com/steadyhttp/steadyhttp"
@@ -26,20 +29,28 @@ type metrics struct {
 	wait     metric.Float64Histogram
 	delay    metric.Float64Histogram
 	refusals metric.Int64Counter
-	active   metric.Int64UpDownCounter
-	waiting  metric.Int64UpDownCounter
+	silent   bool // nobody will ever collect them
 	*series
 }
 
-// series are the sets of labels that there are. All News of a MeterProvider share them.
+// series are the sets of labels that there are, and what is counted up and down. All News of a
+// MeterProvider share them.
 type series struct {
 	exists    atomic.Bool // budget.refusals has its first point
+	observed  sync.Once   // the gauges are
+	active    atomic.Int64
+	waiting   [len(causes)]atomic.Int64
 	hosts     few
 	byCall    labels[callLabels]
 	byRequest labels[requestLabels]
 	byError   labels[errorLabel]
 	bySource  labels[sourceLabel]
 	byCause   labels[causeLabel]
+}
+
+// causes are those of a wait, in the order of series.waiting.
+var causes = [...]steadyhttp.WaitCause{
+	steadyhttp.WaitGate, steadyhttp.WaitBudget, steadyhttp.WaitBackOff, steadyhttp.WaitServer, steadyhttp.WaitPrepare,
 }
 
 // bounds has the series of each MeterProvider, by boundOf. It is the only thing that two News share:
@@ -107,14 +118,34 @@ func newMetrics(c Config) *metrics {
 	m.refusals, err = meter.Int64Counter("steadyhttp.budget.refusals", metric.WithUnit("{refusal}"),
 		metric.WithDescription("Retries that were not made because the budget for them was spent."))
 	report(err)
-	m.active, err = meter.Int64UpDownCounter("steadyhttp.call.active", metric.WithUnit("{call}"),
-		metric.WithDescription("Calls under way, waiting or not."))
-	report(err)
-	m.waiting, err = meter.Int64UpDownCounter("steadyhttp.call.waiting", metric.WithUnit("{call}"),
-		metric.WithDescription("Calls that wait."))
-	report(err)
+	_, m.silent = m.duration.(noop.Float64Histogram)
+	m.observed.Do(func() { report(m.observe(meter)) })
 	m.exist(context.Background())
 	return m
+}
+
+// observe makes gauges of what is counted up and down. They are collected once for all News that
+// share it, and cost a call two additions.
+func (s *series) observe(meter metric.Meter) error {
+	active, activeErr := meter.Int64ObservableUpDownCounter("steadyhttp.call.active", metric.WithUnit("{call}"),
+		metric.WithDescription("Calls under way, waiting or not."))
+	waiting, waitingErr := meter.Int64ObservableUpDownCounter("steadyhttp.call.waiting", metric.WithUnit("{call}"),
+		metric.WithDescription("Calls that wait."))
+	if err := errors.Join(activeErr, waitingErr); err != nil {
+		return err
+	}
+	var labels [len(causes)]metric.MeasurementOption
+	for i, cause := range causes {
+		labels[i] = metric.WithAttributeSet(attribute.NewSet(waitCause(cause)))
+	}
+	_, err := meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		o.ObserveInt64(active, s.active.Load())
+		for i := range causes {
+			o.ObserveInt64(waiting, s.waiting[i].Load(), labels[i])
+		}
+		return nil
+	}, active, waiting)
+	return err
 }
 
 // seconds are the bucket bounds for all that may include a wait for a quota, up to an hour. The
@@ -142,8 +173,8 @@ func (m *metrics) exist(ctx context.Context) {
 
 // enabled reports whether anybody collects one of the instruments: a view may drop the others.
 func (m *metrics) enabled(ctx context.Context) bool {
-	return m.duration.Enabled(ctx) || m.attempts.Enabled(ctx) || m.wait.Enabled(ctx) || m.delay.Enabled(ctx) ||
-		m.refusals.Enabled(ctx) || m.active.Enabled(ctx) || m.waiting.Enabled(ctx) || m.times(ctx)
+	return !m.silent && (m.duration.Enabled(ctx) || m.attempts.Enabled(ctx) || m.wait.Enabled(ctx) || m.delay.Enabled(ctx) ||
+		m.refusals.Enabled(ctx) || m.times(ctx))
 }
 
 // times reports whether somebody collects the durations of attempts.
@@ -152,20 +183,23 @@ func (m *metrics) times(ctx context.Context) bool { return m.request != nil && m
 // begun and done count the calls under way.
 func (m *metrics) begun(ctx context.Context) {
 	m.exist(ctx)
-	m.active.Add(ctx, 1)
+	m.active.Add(1)
 }
 
 // begins and waited measure a wait, of which there may be none in the end. Attempts that did not
 // wait are not counted as zeros: call.attempts has their number.
-func (m *metrics) begins(ctx context.Context, w steadyhttp.Wait) {
-	m.waiting.Add(ctx, 1, m.byCause.of(causeLabel(w.Cause)).add...)
-}
+func (m *metrics) begins(w steadyhttp.Wait) { m.count(w, 1) }
 
 func (m *metrics) waited(ctx context.Context, w steadyhttp.Wait) {
-	cause := m.byCause.of(causeLabel(w.Cause))
-	m.waiting.Add(ctx, -1, cause.add...)
+	m.count(w, -1)
 	if w.For >= leastWait {
-		m.wait.Record(ctx, w.For.Seconds(), cause.record...)
+		m.wait.Record(ctx, w.For.Seconds(), m.byCause.of(causeLabel(w.Cause))...)
+	}
+}
+
+func (m *metrics) count(w steadyhttp.Wait, n int64) {
+	if i := slices.Index(causes[:], w.Cause); i >= 0 {
+		m.waiting[i].Add(n)
 	}
 }
 
@@ -181,9 +215,9 @@ func (c causeLabel) attributes() []attribute.KeyValue {
 
 // retry measures the wait before a retry as it was decided on. It may be cut short: by its caller,
 // who cancels the call.
-func (m *metrics) retry(ctx context.Context, a steadyhttp.Attempt) {
+func (m *metrics) retry(ctx context.Context, a *steadyhttp.Attempt) {
 	if m.delay.Enabled(ctx) {
-		m.delay.Record(ctx, a.Wait.Seconds(), m.bySource.of(sourceLabel(source(a))).record...)
+		m.delay.Record(ctx, a.Wait.Seconds(), m.bySource.of(sourceLabel(source(a)))...)
 	}
 }
 
@@ -207,16 +241,20 @@ type requestLabels struct {
 
 // attempt measures an attempt that lasted from began to at.
 func (m *metrics) attempt(ctx context.Context, l requestLabels, d time.Duration) {
-	l.address = m.hosts.of(l.address)
-	if l.address == other {
-		l.port = 0
+	options := m.byRequest.get(l) // as they nearly always are
+	if options == nil {
+		l.address = m.hosts.of(l.address)
+		if l.address == other {
+			l.port = 0
+		}
+		if http.StatusText(l.status) == "" {
+			l.status = 0 // a server can answer with any number; error.type has its class
+		}
+		coarse := requestLabels{method: other, address: other, status: l.status, errorType: l.errorType}
+		coarsest := requestLabels{method: other, address: other, errorType: generalized(l.errorType)}
+		options = m.byRequest.of(l, coarse, coarsest)
 	}
-	if http.StatusText(l.status) == "" {
-		l.status = 0 // a server can answer with any number; error.type has its class
-	}
-	coarse := requestLabels{method: other, address: other, status: l.status, errorType: l.errorType}
-	coarsest := requestLabels{method: other, address: other, errorType: generalized(l.errorType)}
-	m.request.Record(ctx, d.Seconds(), m.byRequest.of(l, coarse, coarsest).record...)
+	m.request.Record(ctx, d.Seconds(), options...)
 }
 
 // generalized says no more than whether there was an error.
@@ -279,15 +317,23 @@ func (e errorLabel) attributes() []attribute.KeyValue { return appendErrorType(n
 // has made a Trace of some of the hooks.
 func (m *metrics) done(ctx context.Context, l callLabels, n int, d time.Duration) {
 	if m.duration.Enabled(ctx) && d >= 0 {
-		l.address = m.hosts.of(l.address)
-		coarse := callLabels{method: other, address: other, outcome: l.outcome, errorType: l.errorType}
-		coarsest := callLabels{method: other, address: other, outcome: l.outcome, errorType: generalized(l.errorType)}
-		if l.template != "" {
-			coarse.template, coarsest.template = other, other
+		options := m.byCall.get(l)
+		if options == nil {
+			options = m.callOptions(l)
 		}
-		m.duration.Record(ctx, d.Seconds(), m.byCall.of(l, coarse, coarsest).record...)
+		m.duration.Record(ctx, d.Seconds(), options...)
 	}
 	if m.attempts.Enabled(ctx) {
-		m.attempts.Record(ctx, int64(n), m.byError.of(errorLabel(l.errorType), errorLabel(generalized(l.errorType))).record...)
+		m.attempts.Record(ctx, int64(n), m.byError.of(errorLabel(l.errorType), errorLabel(generalized(l.errorType)))...)
 	}
+}
+
+func (m *metrics) callOptions(l callLabels) []metric.RecordOption {
+	l.address = m.hosts.of(l.address)
+	coarse := callLabels{method: other, address: other, outcome: l.outcome, errorType: l.errorType}
+	coarsest := callLabels{method: other, address: other, outcome: l.outcome, errorType: generalized(l.errorType)}
+	if l.template != "" {
+		coarse.template, coarsest.template = other, other
+	}
+	return m.byCall.of(l, coarse, coarsest)
 }

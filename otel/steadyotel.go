@@ -211,7 +211,7 @@ func (t *telemetry) start(ctx context.Context, req *http.Request) context.Contex
 		return c
 	}
 	ctx, c.parent = tracer.Start(c.within(c), t.attributes.callName(req), t.internal,
-		trace.WithAttributes(t.attributes.ofRequest(req, 0)...))
+		trace.WithAttributes(t.attributes.ofRequest(nil, req, 0)...))
 	c.own = true
 	return ctx
 }
@@ -228,7 +228,7 @@ func (t *telemetry) waiting(ctx context.Context, _ steadyhttp.Attempt, w steadyh
 		return
 	}
 	if c.waits++; c.waits%c.hooks == 0 {
-		t.metrics.begins(ctx, w)
+		t.metrics.begins(w)
 	}
 }
 
@@ -259,13 +259,20 @@ func (t *telemetry) attemptStart(ctx context.Context, a steadyhttp.Attempt) cont
 	}
 	if t.metrics.times(ctx) {
 		c.sent = time.Now()
-		c.labels = requestLabels{method: method(a.Request.Method).Value.AsString()}
+		c.labels = requestLabels{method: method(a.Request.Method)}
 		c.labels.address, c.labels.port = server(a.Request)
 	}
 	if tracer, recording := t.tracers.get(); recording {
-		ctx, c.attempt = tracer.Start(c.within(ctx), t.attributes.attemptName(a.Request),
-			t.client, trace.WithAttributes(t.attributes.ofRequest(a.Request, resends)...))
+		var attrs []attribute.KeyValue
+		var options []trace.SpanStartOption
+		if a.N == 1 { // the others are few, and what keeps theirs must not find a later one's there
+			attrs, options = c.room.request[:0], c.room.options[:0]
+		}
+		attrs = t.attributes.ofRequest(attrs, a.Request, resends)
+		options = append(options, t.client, trace.WithAttributes(attrs...))
+		ctx, c.attempt = tracer.Start(c.within(ctx), t.attributes.attemptName(a.Request), options...)
 	}
+	c.running = ctx
 	t.propagator().Inject(ctx, carrier{propagation.HeaderCarrier(a.Request.Header)})
 	return ctx
 }
@@ -276,29 +283,29 @@ func (t *telemetry) attemptDone(ctx context.Context, a steadyhttp.Attempt) {
 		return
 	}
 	c.answers = a.N
-	c.note(a)
+	c.note(&a)
 	if s, ok := ctx.Value(sendingKey{}).(*sending); ok {
 		s.answered(&t.attributes, a.Verdict)
 	}
-	c.answered(&t.attributes, a)
+	c.answered(&t.attributes, &a)
 	if a.Stop != "" {
-		if a.Stop == steadyhttp.StopBudget && !inherited(a) {
+		if a.Stop == steadyhttp.StopBudget && !inherited(&a) {
 			t.metrics.budgetRefusal(ctx)
 		}
 		// At once: the caller may end its span before it closes the body.
-		errorType, _ := outcomeOf(c.Context, &t.attributes, a)
-		c.giveUp(&t.attributes, errorType, a)
+		errorType, _ := outcomeOf(c.Context, &t.attributes, &a)
+		c.giveUp(&t.attributes, errorType, &a)
 		return // the body goes on
 	}
 	c.endAttempt(time.Time{})
-	t.metrics.retry(ctx, a)
+	t.metrics.retry(ctx, &a)
 	if c.parent.IsRecording() {
-		c.event("steadyhttp.retrying", t.attributes.ofRetry(c.hops+a.N-1, a)...)
+		c.event("steadyhttp.retrying", t.attributes.ofRetry(c.hops+a.N-1, &a)...)
 	}
 }
 
 // inherited reports whether the Stop is that of an inner Transport.
-func inherited(a steadyhttp.Attempt) bool {
+func inherited(a *steadyhttp.Attempt) bool {
 	if _, ok := errors.AsType[*steadyhttp.Error](a.Err); ok {
 		return true
 	}
@@ -317,13 +324,13 @@ func (t *telemetry) done(ctx context.Context, a steadyhttp.Attempt) {
 		// It is long over, and has not failed.
 		a.Err, at = nil, a.Answered
 	}
-	errorType, cancelled := outcomeOf(ctx, &t.attributes, a)
-	c.bodyEnded(errorType, a, at)
-	c.end(&t.attributes, errorType, a, at)
+	errorType, cancelled := outcomeOf(ctx, &t.attributes, &a)
+	c.bodyEnded(errorType, &a, at)
+	c.end(&t.attributes, errorType, &a, at)
 
-	t.metrics.active.Add(ctx, -1)
+	t.metrics.active.Add(-1)
 	labels := callLabels{
-		method: method(a.Request.Method).Value.AsString(), template: t.attributes.template(c.request),
+		method: method(a.Request.Method), template: t.attributes.template(c.request),
 		outcome: outcomeSuccess, errorType: errorType,
 	}
 	labels.address, _ = server(c.request)

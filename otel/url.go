@@ -21,6 +21,12 @@ func fullURL(u *url.URL, all bool) string {
 	if all || u.RawQuery == "" || u.Opaque != "" {
 		return steadyhttp.RedactURL(u)
 	}
+	if u.User == nil && harmless(u.RawQuery) {
+		shown := url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path, RawPath: u.RawPath, RawQuery: u.RawQuery}
+		if whole := shown.String(); printable(whole) {
+			return whole // as nearly all are
+		}
+	}
 	bare := *u
 	bare.RawQuery = ""
 	head := steadyhttp.RedactURL(&bare)
@@ -33,12 +39,12 @@ func fullURL(u *url.URL, all bool) string {
 		pair, rest, _ = strings.Cut(rest, "&")
 		name, value, _ := strings.Cut(pair, "=")
 		b.WriteByte(separator)
-		readable := decoded(name)
-		if strings.Trim(value, "=") == "" || !printable(name) || secretValue(readable) {
-			b.WriteString(redacted) // without a value it may be a bare token, padded or not
+		nameShown, valueShown := shows(name, value)
+		if !nameShown {
+			b.WriteString(redacted)
 			continue
 		}
-		if secretName(readable) || !printable(value) || secretValue(decoded(value)) {
+		if !valueShown {
 			value = redacted
 		}
 		b.WriteString(name)
@@ -46,6 +52,27 @@ func fullURL(u *url.URL, all bool) string {
 		b.WriteString(value)
 	}
 	return b.String()
+}
+
+// harmless reports whether a query has nothing to redact.
+func harmless(query string) bool {
+	for pair := range strings.SplitSeq(query, "&") {
+		name, value, _ := strings.Cut(pair, "=")
+		if nameShown, valueShown := shows(name, value); !nameShown || !valueShown {
+			return false
+		}
+	}
+	return len(query) <= maxText
+}
+
+// shows reports what of a pair may be shown. A name without a value may be a bare token, padded or
+// not.
+func shows(name, value string) (nameShown, valueShown bool) {
+	readable := decoded(name)
+	if strings.Trim(value, "=") == "" || !printable(name) || secretValue(readable) {
+		return false, false
+	}
+	return true, !secretName(readable) && printable(value) && !secretValue(decoded(value))
 }
 
 // printable reports whether s is bounded, and written as a query is that was encoded.
