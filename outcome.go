@@ -77,7 +77,7 @@ func (c *call) newStandIn() *responseBody {
 // copy: the base's own may be a cache's, and hooks may have kept it.
 func (c *call) deliver() (*http.Response, error) {
 	told := c.trace != nil && c.trace.Done != nil
-	plain := c.standIn == nil && c.attempt.N == 1 && c.attempt.Stop == StopDone && !told
+	plain := c.standIn == nil && c.attempt.N == 1 && c.attempt.Stop == StopDone && (!told || c.response.Body == http.NoBody)
 	if plain && c.response.Body == http.NoBody {
 		c.endAttempt()
 	}
@@ -94,6 +94,7 @@ func (c *call) deliver() (*http.Response, error) {
 		c.returned = true
 		resp := *c.response
 		resp.Request = c.original
+		c.tellDone()
 		return &resp, nil
 	}
 	if c.standIn == nil {

@@ -66,7 +66,9 @@ func (a *attributes) template(req *http.Request) string {
 }
 
 // ofRequest appends what is known before the request is sent, so that the sampler sees it.
-func (a *attributes) ofRequest(attrs []attribute.KeyValue, req *http.Request, resends int) []attribute.KeyValue {
+func (a *attributes) ofRequest(
+	attrs []attribute.KeyValue, req *http.Request, server string, port, resends int,
+) []attribute.KeyValue {
 	template := a.template(req)
 	if attrs == nil {
 		n := 4
@@ -75,7 +77,6 @@ func (a *attributes) ofRequest(attrs []attribute.KeyValue, req *http.Request, re
 		}
 		attrs = make([]attribute.KeyValue, 0, n)
 	}
-	server, port := server(req)
 	attrs = append(attrs,
 		semconv.HTTPRequestMethodKey.String(method(req.Method)),
 		semconv.ServerAddress(server),

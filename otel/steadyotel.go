@@ -61,6 +61,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"reflect"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -158,6 +159,9 @@ type telemetry struct {
 	tracers    tracers
 	metrics    *metrics
 	attributes attributes
+	silent     bool                  // its own providers will never record
+	none       reflect.Type          // of the span that a context without one has
+	baggage    bool                  // the propagator may have a use for it
 	internal   trace.SpanStartOption // the kind of a call's span
 	client     trace.SpanStartOption // the kind of an attempt's span
 }
@@ -168,18 +172,29 @@ func newTelemetry(c Config) *telemetry {
 		internal: trace.WithSpanKind(trace.SpanKindInternal),
 		client:   trace.WithSpanKind(trace.SpanKindClient),
 	}
+	t.none = reflect.TypeOf(trace.SpanFromContext(context.Background()))
+	_, alone := c.Propagator.(propagation.TraceContext)
+	t.baggage = !alone
 	t.tracers.provider = c.TracerProvider
+	if c.TracerProvider != nil && !placeholder(c.TracerProvider) {
+		_, recording := t.tracers.get()
+		t.silent = !recording && t.metrics.silent
+	}
 	return t
 }
 
 // enabled reports whether anybody would see what the hooks do. Even where nothing is recorded here,
 // a caller's span must get its events, and a context from elsewhere must travel on.
 func (t *telemetry) enabled(ctx context.Context) bool {
-	if _, recording := t.tracers.get(); recording {
-		return true
+	if !t.silent {
+		if _, recording := t.tracers.get(); recording || t.metrics.enabled(ctx) {
+			return true
+		}
 	}
-	return trace.SpanContextFromContext(ctx).IsValid() || baggage.FromContext(ctx).Len() > 0 ||
-		t.metrics.enabled(ctx)
+	// Most contexts have no span, and to ask that for its own context would take longer than all
+	// else.
+	span := trace.SpanFromContext(ctx)
+	return reflect.TypeOf(span) != t.none && span.SpanContext().IsValid() || t.baggage && baggage.FromContext(ctx).Len() > 0
 }
 
 func (t *telemetry) start(ctx context.Context, req *http.Request) context.Context {
@@ -210,8 +225,9 @@ func (t *telemetry) start(ctx context.Context, req *http.Request) context.Contex
 	if !recording {
 		return c
 	}
+	address, port := server(req)
 	ctx, c.parent = tracer.Start(c.within(c), t.attributes.callName(req), t.internal,
-		trace.WithAttributes(t.attributes.ofRequest(nil, req, 0)...))
+		trace.WithAttributes(t.attributes.ofRequest(nil, req, address, port, 0)...))
 	c.own = true
 	return ctx
 }
@@ -257,10 +273,10 @@ func (t *telemetry) attemptStart(ctx context.Context, a steadyhttp.Attempt) cont
 	if t.config.NoAttemptSpans {
 		return context.WithValue(ctx, sendingKey{}, &sending{resends: resends, parent: trace.SpanContextFromContext(ctx)})
 	}
+	c.labels = requestLabels{method: method(a.Request.Method)}
+	c.labels.address, c.labels.port = server(a.Request)
 	if t.metrics.times(ctx) {
 		c.sent = time.Now()
-		c.labels = requestLabels{method: method(a.Request.Method)}
-		c.labels.address, c.labels.port = server(a.Request)
 	}
 	if tracer, recording := t.tracers.get(); recording {
 		var attrs []attribute.KeyValue
@@ -268,7 +284,7 @@ func (t *telemetry) attemptStart(ctx context.Context, a steadyhttp.Attempt) cont
 		if a.N == 1 { // the others are few, and what keeps theirs must not find a later one's there
 			attrs, options = c.room.request[:0], c.room.options[:0]
 		}
-		attrs = t.attributes.ofRequest(attrs, a.Request, resends)
+		attrs = t.attributes.ofRequest(attrs, a.Request, c.labels.address, c.labels.port, resends)
 		options = append(options, t.client, trace.WithAttributes(attrs...))
 		ctx, c.attempt = tracer.Start(c.within(ctx), t.attributes.attemptName(a.Request), options...)
 	}

@@ -104,6 +104,10 @@ func decoded(s string) string {
 // secretName reports whether a key of a query is, or may be, that of what lets somebody in. The
 // conventions heed the case of their list; nothing is shown here for its case.
 func secretName(name string) bool {
+	switch name {
+	case "$top", "$filter", "$skip", "$select", "$orderby", "$expand", "$count", "$search", "api-version":
+		return false // in nearly every query of OData
+	}
 	name = strings.ToLower(name)
 	for _, part := range [...]string{
 		"token", "key", "secret", "passw", "passphrase", "pwd", "signature", "credential", "auth", "cookie", "session",
@@ -131,6 +135,9 @@ func alphanumeric(r rune) bool { return letter(r) || digit(r) }
 
 // secretValue reports whether a value is, has within or looks like a secret, whatever its name is.
 func secretValue(v string) bool {
+	if len(v) < randomLength && !strings.ContainsFunc(v, func(r rune) bool { return !alphanumeric(r) && r != '$' && r != '-' }) {
+		return false
+	}
 	lower := strings.ToLower(v)
 	return strings.Contains(lower, "bearer ") || strings.Contains(lower, "basic ") || strings.Contains(v, "-----BEGIN") ||
 		strings.Contains(v, "//") && strings.Contains(v, "@") || // a URL's userinfo
