@@ -3,15 +3,23 @@
 //
 //	&steadyhttp.Transport{Trace: steadyotel.New(steadyotel.Config{})}
 //
+// docs/telemetry.md has the recipes: a 404 that is no error, views, redaction in the Collector.
+//
 // # Spans
 //
-// Each attempt has a span of kind CLIENT with the stable HTTP attributes. Its context goes out with
-// the request. It ends when the response's body has ended, failed or been closed. Around the
-// attempts of a call there is a span of kind INTERNAL, unless the caller has a span already.
+// Each attempt has a span of kind CLIENT with the stable HTTP attributes. Around the attempts of a
+// call there is a span of kind INTERNAL, unless the caller has a span already. An attempt's context
+// goes out with its request where a propagator is set, and only there.
+//
+// Both end with the body of a success: when it has ended, failed or been closed. Those of any other
+// answer end as it is delivered, and so do their metrics: many programs return at once where the
+// status is not 200, and close nothing. Of a success whose body nobody ever closes, both end once
+// it is collected, at the time of its headers.
 //
 // An attempt's span has the service's tracking ID and code, as steadyhttp.error.target and
-// steadyhttp.error.code. The call's span, or the caller's, has those of the last failure that had
-// any.
+// steadyhttp.error.code. The call's span has those of one failure, and in steadyhttp.error.attempt
+// which attempt's they are: of the last answer if the call failed, as steadyhttp.Error has, else
+// those of the last failure that had any. So has the caller's span, of the last such call.
 //
 // A failed attempt's span has the status error, also if a retry made it good. The call's has it
 // only if the call failed. A call that its caller cancelled is no error; a deadline that passed is
@@ -20,35 +28,46 @@
 //
 // A call's span also has steadyhttp.attempts, and steadyhttp.stop: why there was no further
 // attempt, a Stop. An attempt's has steadyhttp.sends where it is 2 or more: net/http has replayed
-// the request on its own.
+// the request on its own. server.address and server.port are those of the Host header. url.full has
+// no secrets: see Config.RedactQuery.
 //
 // # Events
 //
 // On the call's span, or the caller's:
 //
 //	steadyhttp.retrying   before each wait for a retry
-//	steadyhttp.waited     after each wait for a gate of more than 100 ms
+//	steadyhttp.waited     after each other wait of more than 100 ms, with its steadyhttp.wait.cause:
+//	                      gate, budget (its queue) or prepare
 //	steadyhttp.giving_up  when a call has failed; on a caller's span only
 //
 // The names are messages of steadyhttp.Log, and the attributes' last parts are its fields. Log's
-// "waiting" and "cancelled" have no event.
+// "waiting", "cancelled" and "body not closed" have no event. OpenTelemetry moves events from spans
+// to log records; these stay on spans within this major version.
 //
 // # Metrics
 //
-// They tell what nobody else knows; otelhttp has the duration of each attempt. The labels are
-// closed sets, so that neither a server nor a caller can make new series.
+// The labels are closed sets, or bounded: the first ten hosts, and so many sets for all News of a
+// MeterProvider as Config.MaxSeries says. Neither a server nor a caller can make any number of
+// series.
 //
-//	steadyhttp.call.duration       s          of a call to the end of its body, waits included; by
-//	                                          http.request.method and steadyhttp.outcome
-//	steadyhttp.call.attempts       {attempt}  of each call; of a failed one by error.type
-//	steadyhttp.gate.wait.duration  s          each wait for a gate of a millisecond or more, also one
-//	                                          that was refused or cancelled in the end
-//	steadyhttp.retry.delay         s          before each retry, by steadyhttp.delay.source: backoff,
-//	                                          server (it named the time), credentials (a 401: none)
-//	steadyhttp.budget.refusals     {refusal}  retries that the Budget refused
-//	steadyhttp.quota.used          {request}  by steadyhttp.quota.name and steadyhttp.quota.window,
-//	                                          as .free and .limit; see ObserveQuotas
-//	steadyhttp.quota.waiting       {call}     in line; by steadyhttp.quota.name
+//	steadyhttp.call.duration      s          of a call to its end, waits included; by
+//	                                         http.request.method, server.address, steadyhttp.outcome,
+//	                                         error.type, and url.template where there is a Route
+//	http.client.request.duration  s          of an attempt, as its span; with the conventions'
+//	                                         attributes. Not with NoAttemptSpans
+//	steadyhttp.call.attempts      {attempt}  of each call; of a failed one by error.type
+//	steadyhttp.call.active        {call}     under way, waiting or not
+//	steadyhttp.call.waiting       {call}     those that wait, by steadyhttp.wait.cause
+//	steadyhttp.wait.duration      s          each wait of a millisecond or more, however it ended, by
+//	                                         steadyhttp.wait.cause: gate, budget, backoff, server
+//	                                         (it named the time), prepare
+//	steadyhttp.retry.delay        s          before each retry as it was decided on, by
+//	                                         steadyhttp.delay.source: backoff, server, credentials
+//	                                         (a 401: none)
+//	steadyhttp.budget.refusals    {refusal}  retries that the Budget refused
+//	steadyhttp.quota.used         {request}  by steadyhttp.quota.name and steadyhttp.quota.window,
+//	                                         as .free and .limit; see ObserveQuotas
+//	steadyhttp.quota.waiting      {call}     in line; by steadyhttp.quota.name
 //
 // # Beside otelhttp
 //
