@@ -6,11 +6,13 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/steadyhttp/steadyhttp/internal/bodies"
+	"github.com/steadyhttp/steadyhttp/internal/ended"
 	"github.com/steadyhttp/steadyhttp/internal/readahead"
 )
 
@@ -196,6 +198,7 @@ type responseBody struct {
 	native  bool                    // net/http's own: it may be closed during a Read
 	told    *Trace                  // whose Done is called once at the end; nil: nobody's
 	ctx     context.Context         // for it
+	loss    runtime.Cleanup         // calls it should the body be lost; zero: nothing to call
 	ended   atomic.Bool
 	closed  atomic.Bool
 
@@ -450,8 +453,42 @@ func (b *responseBody) end(err error) {
 		defer b.cancel(nil)
 	}
 	if b.told != nil {
+		b.loss.Stop()
 		b.told.Done(b.ctx, b.attempt)
+		runtime.KeepAlive(b) // else it might be taken for lost before Stop
 	}
+}
+
+// loss is what is told of a body that was lost: nobody can read or close it any more.
+type loss struct {
+	trace   *Trace
+	ctx     context.Context
+	attempt Attempt
+}
+
+// watchLoss has the call's end told, once the garbage has been collected, of a success whose body
+// the caller neither reads to its end nor closes. Nothing but what the caller has may lead to b.
+func (b *responseBody) watchLoss() {
+	lost := &loss{b.told, b.ctx, b.attempt}
+	lost.attempt.Err = ended.ErrUnclosed
+	b.loss = runtime.AddCleanup(b, (*loss).tell, lost)
+}
+
+func (l *loss) tell() {
+	defer func() { recover() }() // there is no caller any more who could
+	l.trace.Done(l.ctx, l.attempt)
+}
+
+// tellNow tells of the call's end before the body's.
+func (b *responseBody) tellNow(trace *Trace, ctx context.Context) {
+	told := false
+	defer func() {
+		if !told {
+			b.shut() // nobody gets it
+		}
+	}()
+	trace.Done(ctx, b.attempt)
+	told = true
 }
 
 // discard reads what is left of a response, within bounds, so that its connection can be used

@@ -301,9 +301,11 @@ func (c *call) verdict() {
 		a.Verdict = v
 		return
 	}
-	c.judged = v.Class != Unclassified && !byRules(c.transport.Classify)
+	rules := byRules(c.transport.Classify)
+	c.judged = v.Class != Unclassified && !rules
 	var filled Verdict
-	if v.Class == Unclassified || v.Code == "" || v.Message == "" || v.TrackingID == "" {
+	// What Rules leave out is not there: by their IDHeaders, the default's are none.
+	if v.Class == Unclassified || !rules && (v.Code == "" || v.Message == "" || v.TrackingID == "") {
 		filled = standard.Classify(*a)
 		v.Class = cmp.Or(v.Class, filled.Class)
 		v.Code, v.Message = cmp.Or(v.Code, filled.Code), cmp.Or(v.Message, filled.Message)

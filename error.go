@@ -164,7 +164,7 @@ func (e *Error) LogValue() slog.Value {
 		wait = max(wait, e.RetryAfter)
 	}
 	if wait > 0 {
-		attrs = append(attrs, slog.Duration("wait", wait))
+		attrs = append(attrs, waitAttr(wait))
 	}
 	if answer && e.Attempts > 0 {
 		attrs = append(attrs, slog.Int("attempts", e.Attempts))

@@ -450,20 +450,20 @@ func TestErrorsInALog(t *testing.T) {
 	}{
 		{
 			&steadyhttp.Error{Verdict: steadyhttp.Verdict{Code: "Busy", TrackingID: "t-1", RetryAfter: time.Hour}, Attempts: 4, Stop: "refused", Wait: 90 * time.Second, Err: errReset},
-			`"attempts":4,"code":"Busy","tracking_id":"t-1","error":"read tcp: read: ` + syscall.ECONNRESET.Error() + `","wait":90000000000,"stop":"refused"`,
+			`"attempts":4,"code":"Busy","tracking_id":"t-1","error":"read tcp: read: ` + syscall.ECONNRESET.Error() + `","wait":90,"stop":"refused"`,
 		},
 		{&steadyhttp.Error{Stop: "cancelled", Err: context.Canceled}, `"attempts":0,"error":"context canceled","stop":"cancelled"`},
 		{&steadyhttp.Error{Attempts: 1, Verdict: steadyhttp.Verdict{Code: "Busy"}, Stop: "attempts"}, `"attempts":1,"code":"Busy","stop":"attempts"`},
 		{&steadyhttp.Error{Attempts: 1, Verdict: steadyhttp.Verdict{TrackingID: "t-1"}, Stop: "attempts"}, `"attempts":1,"tracking_id":"t-1","stop":"attempts"`},
 		{
 			&steadyhttp.Error{StatusCode: 429, Verdict: steadyhttp.Verdict{Code: "429", Message: "slow down", TrackingID: "t-1", RetryAfter: time.Second}, Attempts: 2, Stop: "wait_too_long"},
-			`"status":429,"code":"429","tracking_id":"t-1","message":"slow down","wait":1000000000,"attempts":2,"stop":"wait_too_long"`,
+			`"status":429,"code":"429","tracking_id":"t-1","message":"slow down","wait":1,"attempts":2,"stop":"wait_too_long"`,
 		},
 		{&steadyhttp.Error{StatusCode: 503, Attempts: 4, Stop: "attempts"}, `"status":503,"attempts":4,"stop":"attempts"`},
 		{&steadyhttp.Error{StatusCode: 404, Verdict: steadyhttp.Verdict{Code: "NotFound"}}, `"status":404,"code":"NotFound"`}, // a wrapper hides the rest
 		{&steadyhttp.Error{StatusCode: 404, Verdict: steadyhttp.Verdict{Message: "m"}}, `"status":404,"message":"m"`},
 		{&steadyhttp.Error{StatusCode: 404, Verdict: steadyhttp.Verdict{TrackingID: "t-1"}}, `"status":404,"tracking_id":"t-1"`},
-		{&steadyhttp.Error{StatusCode: 404, Verdict: steadyhttp.Verdict{RetryAfter: time.Millisecond}}, `"status":404,"wait":1000000`},
+		{&steadyhttp.Error{StatusCode: 404, Verdict: steadyhttp.Verdict{RetryAfter: time.Millisecond}}, `"status":404,"wait":0.001`},
 		{&steadyhttp.Error{StatusCode: 404}, `"status":404`},
 	} {
 		if got, want := logged(t, tt.err), `{"failure":{`+tt.want+`}}`; got != want {

@@ -15,21 +15,23 @@ import (
 // longWait is a wait that somebody who watches the log wants to know of as it begins.
 const longWait = 10 * time.Second
 
-// Log returns a Trace that logs each retry, and each wait at a gate longer than 100 ms, at Debug; a
-// wait of 10 s and more at Info, as it begins, with its length; and each call that ends without
-// success at Warn. nil stands for slog.Default, looked up at each record. URLs are those of
-// RedactURL; headers and bodies are not logged. Package steadyotel has the same words and fields on
-// its spans and events.
+// Log returns a Trace that logs each retry, and each wait longer than 100 ms for a gate, the budget
+// or Prepare, at Debug; a wait of 10 s and more at Info, as it begins, with its length; and at Warn
+// each call that ends without success, and each body that was never closed. nil stands for
+// slog.Default, looked up at each record. URLs are those of RedactURL; headers and bodies are not
+// logged. A wait is in seconds. Package steadyotel has the same words and fields on its spans and
+// events; docs/telemetry.md says which of them is which attribute.
 func Log(logger *slog.Logger) *Trace {
 	return &Trace{
 		Waiting: func(ctx context.Context, a Attempt, w Wait) {
 			if w.For >= longWait {
-				log(ctx, logger, slog.LevelInfo, "waiting", a, causeAttr(w), slog.Duration("wait", w.For))
+				log(ctx, logger, slog.LevelInfo, "waiting", a, causeAttr(w), waitAttr(w.For))
 			}
 		},
 		Waited: func(ctx context.Context, a Attempt, w Wait) {
-			if w.Cause == WaitGate && w.For > durations.Noticed {
-				log(ctx, logger, slog.LevelDebug, "waited", a, causeAttr(w), slog.Duration("wait", w.For))
+			// Of a wait before a retry, "retrying" has told.
+			if w.Cause != WaitBackOff && w.Cause != WaitServer && w.For > durations.Noticed {
+				log(ctx, logger, slog.LevelDebug, "waited", a, causeAttr(w), waitAttr(w.For))
 			}
 		},
 		AttemptDone: func(ctx context.Context, a Attempt) { logAttempt(ctx, logger, a) },
@@ -38,6 +40,8 @@ func Log(logger *slog.Logger) *Trace {
 			switch {
 			case a.late:
 				logAttempt(ctx, logger, a)
+			case a.Err == ended.ErrUnclosed:
+				log(ctx, logger, slog.LevelWarn, "body not closed", a)
 			case a.Stop == StopDone && a.Err != nil && !cancelledBy(ctx, a.Request):
 				log(ctx, logger, slog.LevelWarn, "giving up", a, stopAttr(a)) // its body has failed
 			}
@@ -49,7 +53,7 @@ func logAttempt(ctx context.Context, logger *slog.Logger, a Attempt) {
 	switch {
 	case a.Stop == StopDone:
 	case a.Stop == "":
-		log(ctx, logger, slog.LevelDebug, "retrying", a, slog.Duration("wait", a.Wait))
+		log(ctx, logger, slog.LevelDebug, "retrying", a, waitAttr(a.Wait))
 	case a.Stop == StopCancelled && untilDeadline(ctx) != 0:
 		// The caller knows: it was him.
 		log(ctx, logger, slog.LevelDebug, "cancelled", a, stopAttr(a))
@@ -66,6 +70,10 @@ func cancelledBy(ctx context.Context, req *http.Request) bool {
 }
 
 func causeAttr(w Wait) slog.Attr { return slog.String("cause", string(w.Cause)) }
+
+// waitAttr is in seconds, as all durations of OpenTelemetry are: a log and a span must not have two
+// units for the same wait. A slog.Duration is nanoseconds in JSON.
+func waitAttr(d time.Duration) slog.Attr { return slog.Float64("wait", d.Seconds()) }
 
 func stopAttr(a Attempt) slog.Attr { return slog.String("stop", string(a.Stop)) }
 

@@ -82,7 +82,7 @@ func (c *call) newStandIn() *responseBody {
 func (c *call) deliver() (*http.Response, error) {
 	c.tellOuter()
 	told := c.trace != nil && c.trace.Done != nil
-	plain := c.standIn == nil && c.attempt.N == 1 && c.attempt.Stop == StopDone && !told
+	plain := c.standIn == nil && c.attempt.N == 1 && c.attempt.Stop == StopDone && (!told || c.response.Body == http.NoBody)
 	if plain && c.response.Body == http.NoBody {
 		c.endAttempt()
 	}
@@ -99,6 +99,7 @@ func (c *call) deliver() (*http.Response, error) {
 		c.returned = true
 		resp := *c.response
 		resp.Request = c.original
+		c.tellDone()
 		return &resp, nil
 	}
 	if c.standIn == nil {
@@ -126,14 +127,26 @@ func (c *call) deliver() (*http.Response, error) {
 		bodySource{b}.Close()
 	}
 	c.returned = true // what panicked so far left nothing to return
-	if told {
+	switch {
+	case !told:
+	case b.whole() || resp.Body == http.NoBody || !c.expectsReader(resp):
+		b.tellNow(c.trace, c.ctx)
+	default:
 		b.told, b.ctx = c.trace, c.ctx
+		b.watchLoss()
 	}
 	if resp.Body == http.NoBody {
 		b.end(nil)
 	}
 	resp.Body = b.standIn()
 	return resp, nil
+}
+
+// expectsReader reports whether the caller is to be expected to read an answer to its end and to
+// close it. Many a program returns at once where the status is not a success: what waits for such a
+// body's end may wait for ever.
+func (c *call) expectsReader(resp *http.Response) bool {
+	return c.attempt.Stop == StopDone && (successful(resp) || resp.StatusCode == http.StatusSwitchingProtocols)
 }
 
 // answering makes resp the answer to the caller's own request, and not to a clone of it

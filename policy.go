@@ -33,7 +33,8 @@ type Policy struct {
 	AttemptTimeout time.Duration
 
 	// IdleTimeout bounds each Read of the returned body: a connection that died silently does not
-	// hang the reader for ever. 0: none.
+	// hang the reader for ever. The body of a 101 is such a body too: a WebSocket on which the
+	// server says nothing for so long is closed, however much is written to it. 0: none.
 	IdleTimeout time.Duration
 
 	// NewBackOff makes the back-off of one call, at its first retry: a backoff.BackOff has state

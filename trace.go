@@ -34,10 +34,13 @@ type Trace struct {
 	// Wait and Stop are set. Its context is the one that AttemptStart returned.
 	AttemptDone func(ctx context.Context, a Attempt)
 
-	// Done is called once for each Start: when the returned body has ended, failed or been closed,
-	// or when the call returns if there is none. a is the last attempt; a call that ended before
-	// the first has one with N 0. If a hook, a gate or the base transport panics, a has an Err and
-	// no Stop.
+	// Done is called once for each Start. Of a success, or a 101, it is called when the returned
+	// body has ended, failed or been closed. Of any other answer, of one that is in memory already
+	// (Policy.MaxRead) and of an error it is called as the call returns: programs that return at
+	// once where the status is not 200 close no body. Of a success whose body the program has lost
+	// without closing it, it is called once the garbage was collected, and a.Err says so. a is the
+	// last attempt; a call that ended before the first has one with N 0. If a hook, a gate or the
+	// base transport panics, a has an Err and no Stop.
 	Done func(ctx context.Context, a Attempt)
 }
 

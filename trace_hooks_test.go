@@ -833,7 +833,7 @@ func TestLogOfGates(t *testing.T) {
 					record.Attrs(func(a slog.Attr) bool {
 						keys = append(keys, a.Key)
 						if a.Key == "wait" {
-							got = append(got, a.Value.Duration())
+							got = append(got, waited(a.Value))
 						}
 						return true
 					})

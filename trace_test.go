@@ -429,12 +429,15 @@ func (r *records) Handle(_ context.Context, record slog.Record) error {
 	return nil
 }
 
+// waited returns a record's wait, which must be in seconds.
+func waited(v slog.Value) time.Duration { return time.Duration(v.Float64() * float64(time.Second)) }
+
 // text renders a record without its time, and with its waits rounded to seconds.
 func text(record slog.Record) string {
 	b := []string{record.Level.String(), record.Message}
 	record.Attrs(func(a slog.Attr) bool {
-		if a.Value.Kind() == slog.KindDuration {
-			a.Value = slog.DurationValue(a.Value.Duration().Round(time.Second))
+		if a.Key == "wait" {
+			a.Value = slog.DurationValue(waited(a.Value).Round(time.Second))
 		}
 		b = append(b, a.String())
 		return true

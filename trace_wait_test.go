@@ -418,7 +418,7 @@ func TestLogTellsALongWaitAsItBegins(t *testing.T) {
 			synctest.Wait()
 			var got, want []string
 			for _, r := range handler.all {
-				wait := attr(r, "wait").Duration().Round(100 * time.Millisecond)
+				wait := waited(attr(r, "wait")).Round(100 * time.Millisecond)
 				got = append(got, fmt.Sprint(r.Level, " ", r.Message, " ", wait))
 				if !r.Time.Equal(began) {
 					t.Errorf("told %v after the wait began", r.Time.Sub(began))

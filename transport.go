@@ -20,7 +20,8 @@
 // When attempts end, the last real response is returned with a nil error, its body readable to the
 // byte; Check turns it into an error. The caller's request is never changed, and its body is closed
 // on every path. Bodies stream: but for Policy.MaxRead, only the first 64 KiB of an error answer
-// are read ahead.
+// are read ahead. What an answer has that was retried, a Set-Cookie for one, belongs to that
+// attempt: a Jar sees the header of the last answer alone.
 //
 // # Layers
 //

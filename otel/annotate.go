@@ -1,10 +1,9 @@
 package steadyotel
 
 import (
-	"bytes"
-	"errors"
 	"io"
 	"net/http"
+	"sync/atomic"
 
 	"go.opentelemetry.io/otel/trace"
 
@@ -21,9 +20,10 @@ import (
 //	}
 //
 // It puts the service's tracking ID and code on otelhttp's span, under TargetKey and CodeKey, and
-// on a retry http.request.resend_count. A Trace can't do that: otelhttp's span begins below it.
-// Annotate reads nothing of an answer by itself. It looks at what the Transport above, or the
-// caller, reads of an error answer, up to 64 KiB. A nil base is http.DefaultTransport.
+// on a retry http.request.resend_count. A Trace can't do that: otelhttp's span begins below it. The
+// two are what the Transport sees if Config.Rules are what it classifies by. Annotate reads nothing
+// of an answer by itself. It looks at what the Transport above, or the caller, reads of an error
+// answer, up to 64 KiB, and needs no end of it. A nil base is http.DefaultTransport.
 func (c Config) Annotate(base http.RoundTripper) http.RoundTripper {
 	if base == nil {
 		base = http.DefaultTransport
@@ -31,13 +31,22 @@ func (c Config) Annotate(base http.RoundTripper) http.RoundTripper {
 	return &annotator{base: base, attributes: newAttributes(c)}
 }
 
-// sending is what the hooks tell Annotate of an attempt, in the attempt's context.
+// sending is what the hooks and Annotate tell each other of an attempt, in the attempt's context.
 type sending struct {
 	resends int               // attempts and redirects before it
 	parent  trace.SpanContext // the parent that otelhttp's span will have
+	body    atomic.Pointer[annotatedBody]
 }
 
 type sendingKey struct{}
+
+// answered tells Annotate what the Transport has made of the answer. It matters where that did not
+// wait for the body's end: a server that trickles, or an answer of more than 64 KiB.
+func (s *sending) answered(attributes *attributes, v steadyhttp.Verdict) {
+	if b := s.body.Load(); b != nil && b.told.CompareAndSwap(false, true) && b.span.IsRecording() {
+		attributes.setVerdict(b.span, v)
+	}
+}
 
 type annotator struct {
 	base       http.RoundTripper
@@ -46,16 +55,23 @@ type annotator struct {
 
 func (t *annotator) RoundTrip(req *http.Request) (*http.Response, error) {
 	span := trace.SpanFromContext(req.Context())
-	s, told := req.Context().Value(sendingKey{}).(sending)
+	s, told := req.Context().Value(sendingKey{}).(*sending)
 	if !span.IsRecording() || told && span.SpanContext().Equal(s.parent) {
 		return t.base.RoundTrip(req) // otelhttp's filter left the request out
 	}
-	if s.resends > 0 {
+	if told && s.resends > 0 {
 		span.SetAttributes(resendCount(s.resends))
 	}
 	resp, err := t.base.RoundTrip(req)
 	if err == nil && resp != nil && resp.Body != nil && resp.StatusCode >= 400 {
-		resp.Body = &annotatedBody{ReadCloser: resp.Body, annotator: t, span: span, resp: *resp}
+		body := &annotatedBody{ReadCloser: resp.Body, annotator: t, span: span, request: req, resp: *resp}
+		resp.Body = body
+		switch {
+		case body.ReadCloser == http.NoBody:
+			body.tell() // nobody reads it
+		case told:
+			s.body.Store(body)
+		}
 	}
 	return resp, err
 }
@@ -66,9 +82,10 @@ type annotatedBody struct {
 	io.ReadCloser
 	annotator *annotator
 	span      trace.Span
+	request   *http.Request
 	resp      http.Response // as it came
 	seen      []byte        // of the body, until told
-	told      bool
+	told      atomic.Bool
 }
 
 // maxSeen is how much of an error answer steadyhttp looks at.
@@ -76,7 +93,7 @@ const maxSeen = 64 << 10
 
 func (b *annotatedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if b.told {
+	if b.told.Load() {
 		return n, err
 	}
 	// A broken Reader may report more than it has read.
@@ -88,17 +105,19 @@ func (b *annotatedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// tell puts the verdict on the span. Check makes of the bytes what it makes of the whole answer.
+// tell puts on the span what the Rules make of the answer: what the Transport is about to make of
+// it, since that reads the same.
 func (b *annotatedBody) tell() {
-	b.told = true
-	if !b.span.IsRecording() {
-		return // closed meanwhile
+	if !b.told.CompareAndSwap(false, true) {
+		return
 	}
-	b.resp.Body = io.NopCloser(bytes.NewReader(b.seen))
-	if e, ok := errors.AsType[*steadyhttp.Error](steadyhttp.Check(&b.resp)); ok {
-		b.annotator.attributes.setVerdict(b.span, e.Verdict)
+	if b.span.IsRecording() { // it may have been closed meanwhile
+		attributes := &b.annotator.attributes
+		attributes.setVerdict(b.span, attributes.rules.Classify(steadyhttp.Attempt{
+			Request: b.request, Response: &b.resp, Body: b.seen,
+		}))
 	}
-	b.seen, b.resp = nil, http.Response{}
+	b.seen = nil
 }
 
 // CloseIdleConnections forwards to the base transport.

@@ -2,6 +2,7 @@ package steadyotel
 
 import (
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -20,14 +21,17 @@ import (
 // (docs/general/naming.md).
 type attributes struct {
 	route        func(*http.Request) string
-	codes        map[string]steadyhttp.Class
+	rules        *steadyhttp.Rules
+	redactQuery  bool
 	target, code attribute.Key
 }
 
 func newAttributes(c Config) attributes {
-	a := attributes{route: c.Route, target: c.TargetKey, code: c.CodeKey}
-	if c.Rules != nil {
-		a.codes = c.Rules.ByCode
+	a := attributes{
+		route: c.Route, rules: c.Rules, redactQuery: c.RedactQuery, target: c.TargetKey, code: c.CodeKey,
+	}
+	if a.rules == nil {
+		a.rules = &steadyhttp.Rules{}
 	}
 	if a.target == "" {
 		a.target = "steadyhttp.error.target"
@@ -61,20 +65,24 @@ func (a *attributes) template(req *http.Request) string {
 	return text(a.route(req))
 }
 
-// ofRequest returns what is known before the request is sent, so that the sampler sees it.
-func (a *attributes) ofRequest(req *http.Request, resends int) []attribute.KeyValue {
+// ofRequest appends what is known before the request is sent, so that the sampler sees it.
+func (a *attributes) ofRequest(
+	attrs []attribute.KeyValue, req *http.Request, server string, port, resends int,
+) []attribute.KeyValue {
 	template := a.template(req)
-	n := 4
-	if template != "" || resends > 0 {
-		n = 6 // an attribute is large, and most requests have neither
+	if attrs == nil {
+		n := 4
+		if template != "" || resends > 0 {
+			n = 6 // an attribute is large, and most requests have neither
+		}
+		attrs = make([]attribute.KeyValue, 0, n)
 	}
-	attrs := make([]attribute.KeyValue, 0, n)
 	attrs = append(attrs,
-		method(req.Method),
-		semconv.ServerAddress(text(req.URL.Hostname())),
-		semconv.ServerPort(port(req)),
-		semconv.URLFull(text(steadyhttp.RedactURL(req.URL))))
-	if methodName(req.Method) == "HTTP" {
+		semconv.HTTPRequestMethodKey.String(method(req.Method)),
+		semconv.ServerAddress(server),
+		semconv.ServerPort(port),
+		semconv.URLFull(text(fullURL(req.URL, a.redactQuery))))
+	if method(req.Method) == other {
 		// Spans may have any method; only a metric's labels must be a closed set.
 		attrs = append(attrs, semconv.HTTPRequestMethodOriginal(text(req.Method)))
 	}
@@ -87,10 +95,9 @@ func (a *attributes) ofRequest(req *http.Request, resends int) []attribute.KeyVa
 	return attrs
 }
 
-// ofResponse returns what is known once the response headers are there. It copies none of them:
-// they may be secrets.
-func (a *attributes) ofResponse(attempt steadyhttp.Attempt) []attribute.KeyValue {
-	attrs := make([]attribute.KeyValue, 0, 2)
+// ofResponse appends what is known once the response headers are there. It copies none of them: they
+// may be secrets.
+func (a *attributes) ofResponse(attrs []attribute.KeyValue, attempt *steadyhttp.Attempt) []attribute.KeyValue {
 	attrs = append(attrs, semconv.HTTPResponseStatusCode(attempt.Response.StatusCode))
 	if version := protocolVersion(attempt.Response); version != "" {
 		attrs = append(attrs, semconv.NetworkProtocolVersion(version))
@@ -103,7 +110,7 @@ func (a *attributes) ofResponse(attempt steadyhttp.Attempt) []attribute.KeyValue
 }
 
 // ofRetry returns the attributes of the event steadyhttp.retrying.
-func (a *attributes) ofRetry(resends int, attempt steadyhttp.Attempt) []attribute.KeyValue {
+func (a *attributes) ofRetry(resends int, attempt *steadyhttp.Attempt) []attribute.KeyValue {
 	attrs := make([]attribute.KeyValue, 0, 6)
 	attrs = append(attrs, resendCount(resends), wait(attempt.Wait), delaySource(source(attempt)),
 		semconv.ErrorTypeKey.String(a.errorType(attempt)))
@@ -111,7 +118,7 @@ func (a *attributes) ofRetry(resends int, attempt steadyhttp.Attempt) []attribut
 }
 
 // ofEnd returns the attributes of the event steadyhttp.giving_up.
-func (a *attributes) ofEnd(errorType string, attempt steadyhttp.Attempt) []attribute.KeyValue {
+func (a *attributes) ofEnd(errorType string, attempt *steadyhttp.Attempt) []attribute.KeyValue {
 	attrs := make([]attribute.KeyValue, 0, 5)
 	attrs = append(attrs, attempts(attempt.N), stop(attempt.Stop),
 		semconv.ErrorTypeKey.String(errorType))
@@ -129,12 +136,46 @@ func (a *attributes) setVerdict(span trace.Span, v steadyhttp.Verdict) {
 	}
 }
 
-// replaceVerdict is setVerdict for a span that may have an earlier failure's: the code of one must
-// not stand beside the tracking ID of another.
-func (a *attributes) replaceVerdict(span trace.Span, v steadyhttp.Verdict) {
-	if told(v) && span.IsRecording() {
-		span.SetAttributes(a.code.String(text(v.Code)), a.target.String(text(v.TrackingID)))
+// setFailure puts the code and the tracking ID of one failure on the span around a call's attempts,
+// and which attempt's they are. The span may be the caller's, and have an earlier call's: the code
+// of one failure must never stand beside the ID of another.
+func (a *attributes) setFailure(span trace.Span, f failure, callers bool) {
+	if !told(f.verdict) || !span.IsRecording() {
+		return
 	}
+	attrs := a.appendVerdict(make([]attribute.KeyValue, 0, 3), f.verdict)
+	if callers && (f.verdict.Code == "" || f.verdict.TrackingID == "") {
+		shown, known := a.shownBy(span)
+		if shown.TrackingID != "" && f.verdict.TrackingID == "" {
+			return // an ID is worth more than a code, which the event has
+		}
+		// An attribute can't be taken back, only be emptied.
+		if f.verdict.Code == "" && (shown.Code != "" || !known) {
+			attrs = append(attrs, a.code.String(""))
+		}
+		if f.verdict.TrackingID == "" && !known {
+			attrs = append(attrs, a.target.String(""))
+		}
+	}
+	span.SetAttributes(append(attrs, attribute.Int("steadyhttp.error.attempt", f.attempt))...)
+}
+
+// shownBy returns what a span has of an earlier call. Only the SDK's spans can be asked; of any
+// other it is not known.
+func (a *attributes) shownBy(span trace.Span) (v steadyhttp.Verdict, known bool) {
+	readable, known := span.(interface{ Attributes() []attribute.KeyValue })
+	if !known {
+		return v, false
+	}
+	for _, kv := range readable.Attributes() {
+		switch kv.Key {
+		case a.code:
+			v.Code = kv.Value.AsString()
+		case a.target:
+			v.TrackingID = kv.Value.AsString()
+		}
+	}
+	return v, true
 }
 
 func (a *attributes) appendVerdict(attrs []attribute.KeyValue, v steadyhttp.Verdict) []attribute.KeyValue {
@@ -149,7 +190,7 @@ func (a *attributes) appendVerdict(attrs []attribute.KeyValue, v steadyhttp.Verd
 
 // errorType returns how an attempt failed, "" if it did not: the service's code if the Rules list
 // it, else the status, else what steadyhttp.Error.ErrorType calls it.
-func (a *attributes) errorType(attempt steadyhttp.Attempt) string {
+func (a *attributes) errorType(attempt *steadyhttp.Attempt) string {
 	// With an answer of its own, an error only says why there was no further attempt.
 	answered := attempt.Response != nil && attempt.Response.StatusCode >= 400
 	switch {
@@ -158,7 +199,7 @@ func (a *attributes) errorType(attempt steadyhttp.Attempt) string {
 	case attempt.Response == nil || attempt.Verdict.Class == steadyhttp.Success:
 		return ""
 	}
-	if _, known := a.codes[attempt.Verdict.Code]; known && attempt.Verdict.Code != "" {
+	if _, known := a.rules.ByCode[attempt.Verdict.Code]; known && attempt.Verdict.Code != "" {
 		return attempt.Verdict.Code
 	}
 	return (&steadyhttp.Error{StatusCode: attempt.Response.StatusCode}).ErrorType()
@@ -179,8 +220,12 @@ func wait(d time.Duration) attribute.KeyValue {
 	return attribute.Float64("steadyhttp.wait", d.Seconds())
 }
 
+func waitCause(c steadyhttp.WaitCause) attribute.KeyValue {
+	return attribute.String("steadyhttp.wait.cause", string(c))
+}
+
 // source says where the wait before a retry comes from: in the words of a WaitCause, but for a 401.
-func source(a steadyhttp.Attempt) string {
+func source(a *steadyhttp.Attempt) string {
 	switch {
 	case a.Verdict.Class == steadyhttp.Unauthorized:
 		return "credentials" // new ones need no wait
@@ -195,61 +240,54 @@ func delaySource(source string) attribute.KeyValue {
 }
 
 // method returns a known method as it is, any other as _OTHER: a label must be one of a closed set.
-func method(name string) attribute.KeyValue {
+func method(name string) string {
 	switch name {
-	case "", http.MethodGet:
-		return semconv.HTTPRequestMethodGet
-	case http.MethodHead:
-		return semconv.HTTPRequestMethodHead
-	case http.MethodPost:
-		return semconv.HTTPRequestMethodPost
-	case http.MethodPut:
-		return semconv.HTTPRequestMethodPut
-	case http.MethodPatch:
-		return semconv.HTTPRequestMethodPatch
-	case http.MethodDelete:
-		return semconv.HTTPRequestMethodDelete
-	case http.MethodConnect:
-		return semconv.HTTPRequestMethodConnect
-	case http.MethodOptions:
-		return semconv.HTTPRequestMethodOptions
-	case http.MethodTrace:
-		return semconv.HTTPRequestMethodTrace
-	case "QUERY":
-		return semconv.HTTPRequestMethodKey.String("QUERY")
+	case "":
+		return http.MethodGet
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete,
+		http.MethodConnect, http.MethodOptions, http.MethodTrace, "QUERY":
+		return name
 	}
-	return semconv.HTTPRequestMethodOther
+	return other
 }
 
 // methodName returns the method for a span's name. The conventions want HTTP for an unknown one.
 func methodName(name string) string {
-	known := method(name).Value.AsString()
-	if known == semconv.HTTPRequestMethodOther.Value.AsString() {
-		return "HTTP"
+	if known := method(name); known != other {
+		return known
 	}
-	return known
+	return "HTTP"
 }
 
-// port returns the scheme's own where the URL names none: a client's span must have server.port.
-func port(req *http.Request) int {
-	if written := req.URL.Port(); written != "" {
+// server returns the host that the request says it is for, and its port: those of the Host header
+// or of :authority, which need not be the URL's. Where there is no port, it is the scheme's: a
+// client's span must have one.
+func server(req *http.Request) (address string, port int) {
+	host := url.URL{Host: req.Host}
+	if req.Host == "" {
+		host.Host = req.URL.Host
+	}
+	address = text(host.Hostname())
+	switch written := host.Port(); {
+	case written != "":
 		n, err := strconv.Atoi(written)
 		if err != nil {
-			return 0 // net/http will refuse it
+			n = 0 // net/http will refuse it
 		}
-		return n
+		return address, n
+	case req.URL.Scheme == "http":
+		return address, 80
 	}
-	if req.URL.Scheme == "http" {
-		return 80
-	}
-	return 443
+	return address, 443
 }
 
 // protocolVersion returns "1.1", "2" or "3", as the conventions write them.
 func protocolVersion(resp *http.Response) string {
 	switch {
-	case resp.ProtoMajor == 1 && 0 <= resp.ProtoMinor && resp.ProtoMinor <= 1:
-		return "1." + strconv.Itoa(resp.ProtoMinor)
+	case resp.ProtoMajor == 1 && resp.ProtoMinor == 1:
+		return "1.1"
+	case resp.ProtoMajor == 1 && resp.ProtoMinor == 0:
+		return "1.0"
 	case resp.ProtoMajor == 2, resp.ProtoMajor == 3:
 		return strconv.Itoa(resp.ProtoMajor)
 	}

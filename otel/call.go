@@ -3,6 +3,7 @@ package steadyotel
 import (
 	"context"
 	"net/http"
+	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
@@ -20,24 +21,64 @@ type call struct {
 
 	telemetry *telemetry
 	request   *http.Request
-	parent    trace.Span // the call's own, or the caller's; it may record nothing
+	caller    trace.Span // as Start found it; it may record nothing
+	parent    trace.Span // the call's own, or the caller's
 	own       bool       // parent is the call's own, and must be ended
+	joined    bool       // another telemetry has the same call
 	attempt   trace.Span // of the running attempt; nil between two, or where otelhttp makes it
 	hops      int        // redirects before this call
 	began     int        // number of the last attempt that began
 	answers   int        // number of the last attempt that was done
-	gates     int        // waits for gates, told by any of the hooks
+	waits     int        // that were told to begin, by any of the hooks
+	waited    int        // that were told to be over
 	hooks     int        // how often it has these hooks: the Transport's and the context's
 	gaveUp    bool       // the caller's span has the event
+	shown     bool       // the caller's span has the failure
 	over      bool
+
+	running context.Context // of the running attempt, or the last
+	sent    time.Time       // when it began; zero: there is none, or nobody measures
+	labels  requestLabels   // for its duration
+	last    failure         // of the last answer; zero: it was none, or said nothing
+	said    failure         // the last that has said anything
+
+	// room is for what the first attempt's span takes, to be allocated along with the rest.
+	room struct {
+		options  [2]trace.SpanStartOption
+		request  [6]attribute.KeyValue
+		response [3]attribute.KeyValue
+	}
 }
+
+// failure is what a service has said of one failed attempt.
+type failure struct {
+	verdict steadyhttp.Verdict
+	attempt int
+}
+
+// callKey is the key of the innermost call, whosever it is.
+type callKey struct{}
 
 // Value returns the call itself where the key is its telemetry.
 func (c *call) Value(key any) any {
-	if t, ok := key.(*telemetry); ok && t == c.telemetry {
+	switch key := key.(type) {
+	case *telemetry:
+		if key == c.telemetry {
+			return c
+		}
+	case callKey:
 		return c
 	}
 	return c.Context.Value(key)
+}
+
+// within returns ctx with the span that is the parent of what begins now. Of joined telemetries, the
+// span in ctx is another one's, and perhaps of another provider.
+func (c *call) within(ctx context.Context) context.Context {
+	if c.joined {
+		return trace.ContextWithSpan(ctx, c.parent)
+	}
+	return ctx
 }
 
 // maxHops bounds hops: a client's redirect policy may follow for ever.
@@ -68,53 +109,97 @@ func (c *call) event(name string, attrs ...attribute.KeyValue) {
 	}
 }
 
+// note keeps what the service has said of a failed attempt.
+func (c *call) note(a *steadyhttp.Attempt) {
+	said := failure{a.Verdict, a.N}
+	switch {
+	case a.Err == nil && a.Verdict.Class == steadyhttp.Success:
+		c.last = failure{}
+	case told(a.Verdict):
+		c.last, c.said = said, said
+	case a.Response != nil:
+		c.last = said // nothing: what an earlier one has said is not said of this one
+	}
+}
+
+// failure returns what belongs on the span of the call: what steadyhttp.Error has too where the
+// call failed, or else what the last failure that a retry made good has said.
+func (c *call) failure(failed bool) failure {
+	if failed {
+		return c.last
+	}
+	return c.said
+}
+
 // answered puts on the attempt's span what came back. The span stays open until the body's end.
-func (c *call) answered(attributes *attributes, a steadyhttp.Attempt) {
+func (c *call) answered(attributes *attributes, a *steadyhttp.Attempt) {
+	errorType := attributes.errorType(a)
+	if a.Err != nil {
+		errorType, _ = outcomeOf(c.Context, attributes, a) // the caller may have cancelled
+	}
+	c.labels.errorType = errorType
+	if a.Response != nil {
+		c.labels.status, c.labels.version = a.Response.StatusCode, protocolVersion(a.Response)
+	}
 	span := c.attempt
 	if span == nil || !span.IsRecording() {
 		return
 	}
 	if a.Response != nil {
-		span.SetAttributes(attributes.ofResponse(a)...)
+		var attrs []attribute.KeyValue
+		if a.N == 1 {
+			attrs = c.room.response[:0]
+		}
+		span.SetAttributes(attributes.ofResponse(attrs, a)...)
 	}
 	attributes.setVerdict(span, a.Verdict)
-	errorType := attributes.errorType(a)
-	if a.Err != nil {
-		errorType, _ = outcomeOf(c.Context, attributes, a) // the caller may have cancelled
-	}
 	if errorType != "" {
 		fail(span, errorType, a.Err)
 	}
 }
 
 // bodyEnded ends the span of the last attempt. Its body may have failed after good headers.
-func (c *call) bodyEnded(errorType string, a steadyhttp.Attempt) {
-	if c.attempt == nil {
-		return
+func (c *call) bodyEnded(errorType string, a *steadyhttp.Attempt, at time.Time) {
+	if a.Err != nil && errorType != "" {
+		c.labels.errorType = errorType
+		if c.attempt != nil && c.attempt.IsRecording() {
+			fail(c.attempt, errorType, a.Err)
+		}
 	}
-	if a.Err != nil && errorType != "" && c.attempt.IsRecording() {
-		fail(c.attempt, errorType, a.Err)
-	}
-	c.endAttempt()
+	c.endAttempt(at)
 }
 
-// endAttempt ends the attempt's span once: at its retry, at the body's end, or after a panic.
-func (c *call) endAttempt() {
+// endAttempt ends the attempt's span and its duration once: at its retry, at the end of its answer,
+// or after a panic. at is when it ended, zero for now.
+func (c *call) endAttempt(at time.Time) {
+	if !c.sent.IsZero() {
+		c.telemetry.metrics.attempt(c.running, c.labels, between(c.sent, at))
+		c.sent = time.Time{}
+	}
 	if c.attempt != nil {
-		c.attempt.End()
+		end(c.attempt, at)
 		c.attempt = nil
 	}
 }
 
+func end(span trace.Span, at time.Time) {
+	if at.IsZero() {
+		span.End()
+		return
+	}
+	span.End(trace.WithTimestamp(at))
+}
+
 // end puts the call's outcome on its span, or on the caller's.
-func (c *call) end(attributes *attributes, errorType string, a steadyhttp.Attempt) {
-	switch {
-	case !c.own:
+func (c *call) end(attributes *attributes, errorType string, a *steadyhttp.Attempt, at time.Time) {
+	if !c.own {
 		c.giveUp(attributes, errorType, a)
 		return
-	case c.parent.IsRecording():
+	}
+	if c.parent.IsRecording() {
 		// Only the end counts here, not the failures that a retry made good
 		// (docs/general/recording-errors.md).
+		attributes.setFailure(c.parent, c.failure(errorType != ""), false)
 		c.parent.SetAttributes(attempts(a.N))
 		if a.Stop != "" { // a panic leaves it empty
 			c.parent.SetAttributes(stop(a.Stop))
@@ -123,13 +208,20 @@ func (c *call) end(attributes *attributes, errorType string, a steadyhttp.Attemp
 			fail(c.parent, errorType, a.Err)
 		}
 	}
-	c.parent.End()
+	end(c.parent, at)
 }
 
-// giveUp puts the event of a failed call on the caller's span. It is an event, since that span may
-// have many calls.
-func (c *call) giveUp(attributes *attributes, errorType string, a steadyhttp.Attempt) {
-	if !c.own && !c.gaveUp && errorType != "" && c.parent.IsRecording() {
+// giveUp puts on the caller's span what the service has said, and the event of a failed call. It is
+// an event, since that span may have many calls.
+func (c *call) giveUp(attributes *attributes, errorType string, a *steadyhttp.Attempt) {
+	if c.own || !c.parent.IsRecording() {
+		return
+	}
+	if !c.shown {
+		c.shown = true
+		attributes.setFailure(c.parent, c.failure(errorType != ""), true)
+	}
+	if !c.gaveUp && errorType != "" {
 		c.gaveUp = true
 		c.event("steadyhttp.giving_up", attributes.ofEnd(errorType, a)...)
 	}
@@ -149,7 +241,7 @@ const timeout = "timeout"
 // outcomeOf returns how a call failed, "" if it did not, and whether its caller cancelled it, which
 // is no error. ctx must be the call's: an attempt's own timeout ends the attempt's context.
 func outcomeOf(
-	ctx context.Context, attributes *attributes, a steadyhttp.Attempt,
+	ctx context.Context, attributes *attributes, a *steadyhttp.Attempt,
 ) (errorType string, cancelled bool) {
 	// StopCancelled alone proves nothing: it may be that of an inner Transport, with a context of
 	// its own.

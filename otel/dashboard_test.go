@@ -27,7 +27,8 @@ import (
 	"github.com/steadyhttp/steadyhttp/quota"
 )
 
-// The dashboard names what is emitted and nothing else, and all of it.
+// The dashboard names what is emitted and nothing else, and all of it; the alert rules name nothing
+// else either.
 func TestDashboardNamesOnlyOurMetrics(t *testing.T) {
 	emitted := dashboardEmitted(t)
 	d := dashboardRead(t)
@@ -60,6 +61,25 @@ func TestDashboardNamesOnlyOurMetrics(t *testing.T) {
 					t.Errorf("%s: %s has no label %s", e.where, s.metric, m.label)
 				} else if !m.meets(values) || m.label == "le" && !m.meets(dashboardFloats(values)) {
 					t.Errorf("%s: %s{%s%s%q} meets none of %q", e.where, s.metric, m.label, m.op, m.value, slices.Sorted(maps.Keys(values)))
+				}
+			}
+		}
+	}
+	for where, expr := range alertExprs(t) {
+		u, err := dashboardUse(expr)
+		if err != nil {
+			t.Errorf("%s: %v: %s", where, err, expr)
+		}
+		for _, s := range u.selectors {
+			name := emitted.series[s.metric]
+			for _, label := range u.grouped {
+				if _, known := name.labels[label]; !known {
+					t.Errorf("%s: %s has no label %s", where, s.metric, label)
+				}
+			}
+			for _, m := range s.matchers {
+				if values, known := name.labels[m.label]; !known || !m.meets(values) {
+					t.Errorf("%s: %s{%s%s%q} meets none of %q", where, s.metric, m.label, m.op, m.value, slices.Sorted(maps.Keys(values)))
 				}
 			}
 		}
@@ -355,7 +375,7 @@ func dashboardEmitted(t *testing.T) dashboardNames {
 				resp.Body.Close()
 			}
 		}
-		const no = `{"error":{"code":"NotFound","message":"no","target":"12345"}}`
+		const no = `{"error":{"code":"NotFound","message":"no","target":"43f4cb08-8fac-4b65-9db1-745c2ae65f3a"}}`
 		var policy steadyhttp.Policy
 		call(t.Context(), policy, answers(200, ""))
 		call(t.Context(), policy, answers(404, no))
@@ -365,6 +385,8 @@ func dashboardEmitted(t *testing.T) dashboardNames {
 		cancelled, cancel := context.WithCancel(t.Context())
 		cancel()
 		call(cancelled, policy, answers(200, ""))
+		call(t.Context(), steadyhttp.Policy{Budget: &steadyhttp.Budget{Max: 1, PerSecond: 1, Wait: true}},
+			answers(503, no), answers(503, no), answers(200, ""))
 
 		registration, err := steadyotel.ObserveQuotas(config, maps.All(map[string]quota.State{"machines": machines.State()}))
 		if err != nil {
@@ -431,10 +453,11 @@ func (n *dashboardNames) add(t *testing.T, m metricdata.Metrics) {
 	case metricdata.Histogram[int64]:
 		histogram(dashboardSets(data.DataPoints))
 	case metricdata.Sum[int64]:
-		if !data.IsMonotonic {
-			t.Fatalf("%s: a counter that goes down", m.Name)
+		suffix := "" // of what goes up and down: a gauge
+		if data.IsMonotonic {
+			suffix = "_total"
 		}
-		series("_total", dashboardPoints(data.DataPoints), nil)
+		series(suffix, dashboardPoints(data.DataPoints), nil)
 	case metricdata.Gauge[int64]:
 		series("", dashboardPoints(data.DataPoints), nil)
 	default:

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -24,7 +25,7 @@ import (
 	"github.com/steadyhttp/steadyhttp/quota"
 )
 
-// provoke makes calls that leave something in each of the five instruments.
+// provoke makes calls that leave something in each instrument.
 func provoke(t *testing.T, s *sdk, c steadyotel.Config) {
 	policy := every(time.Second)
 	policy.Budget = &steadyhttp.Budget{Max: 1, PerSuccess: -1, PerSecond: -1}
@@ -45,8 +46,9 @@ func TestInstruments(t *testing.T) {
 		provoke(t, s, steadyotel.Config{})
 		all := s.collect(t)
 		units := map[string]string{
-			"steadyhttp.call.duration": "s", "steadyhttp.call.attempts": "{attempt}", "steadyhttp.gate.wait.duration": "s",
-			"steadyhttp.retry.delay": "s", "steadyhttp.budget.refusals": "{refusal}",
+			"steadyhttp.call.duration": "s", "steadyhttp.call.attempts": "{attempt}", "steadyhttp.wait.duration": "s",
+			"steadyhttp.retry.delay": "s", "steadyhttp.budget.refusals": "{refusal}", "http.client.request.duration": "s",
+			"steadyhttp.call.active": "{call}", "steadyhttp.call.waiting": "{call}",
 			"steadyhttp.quota.used": "{request}", "steadyhttp.quota.free": "{request}", "steadyhttp.quota.limit": "{request}", "steadyhttp.quota.waiting": "{call}",
 		}
 		assertLines(t, "names", slices.Sorted(maps.Keys(all)), slices.Sorted(maps.Keys(units))...)
@@ -64,11 +66,13 @@ func TestInstruments(t *testing.T) {
 					t.Errorf("%s has the bounds %v", name, bounds)
 				}
 			case metricdata.Sum[int64]:
-				if !data.IsMonotonic {
-					t.Errorf("%s goes up and down", name)
+				if gauge := name == "steadyhttp.call.active" || name == "steadyhttp.call.waiting"; data.IsMonotonic == gauge {
+					t.Errorf("%s goes up and down: %v", name, !data.IsMonotonic)
 				}
 			}
-			if m.Unit == "s" && (len(bounds) == 0 || bounds[0] > 0.005 || bounds[len(bounds)-1] != 3600 || !slices.IsSorted(bounds)) {
+			if name == "http.client.request.duration" {
+				assertText(t, "the conventions' bounds", fmt.Sprint(bounds), "[0.005 0.01 0.025 0.05 0.075 0.1 0.25 0.5 0.75 1 2.5 5 7.5 10]")
+			} else if m.Unit == "s" && (len(bounds) == 0 || bounds[0] > 0.005 || bounds[len(bounds)-1] != 3600 || !slices.IsSorted(bounds)) {
 				t.Errorf("%s has the bounds %v, want some up to an hour", name, bounds)
 			}
 		}
@@ -92,7 +96,7 @@ func TestCallDuration(t *testing.T) {
 		assertLines(t, "before the body's end", points(t, s.collect(t)["steadyhttp.call.duration"]))
 		resp.Body.Close()
 		time.Sleep(time.Second)
-		assertLines(t, "duration", points(t, s.collect(t)["steadyhttp.call.duration"]), "http.request.method=GET steadyhttp.outcome=success n=1 sum=12")
+		assertLines(t, "duration", points(t, s.collect(t)["steadyhttp.call.duration"]), "http.request.method=GET server.address=api.example steadyhttp.outcome=success n=1 sum=12")
 	})
 }
 
@@ -143,7 +147,12 @@ func TestOutcomes(t *testing.T) {
 				tt.rt.Trace = s.trace(steadyotel.Config{Rules: &steadyhttp.Rules{ByCode: map[string]steadyhttp.Class{"Known": steadyhttp.Permanent}}})
 				call(t, ctx, tt.rt)
 				all := s.collect(t)
-				assertLines(t, "duration", points(t, all["steadyhttp.call.duration"]), "http.request.method=GET steadyhttp.outcome="+tt.duration)
+				want := "http.request.method=GET server.address=api.example steadyhttp.outcome=" + tt.duration
+				if failure, ok := strings.CutPrefix(tt.attempts, "error.type="); ok {
+					failure, _, _ = strings.Cut(failure, " ")
+					want = "error.type=" + failure + " " + want
+				}
+				assertLines(t, "duration", points(t, all["steadyhttp.call.duration"]), want)
 				assertLines(t, "attempts", points(t, all["steadyhttp.call.attempts"]), tt.attempts)
 			})
 		})
@@ -162,7 +171,7 @@ func timeoutAfter(d time.Duration) func(context.Context) (context.Context, conte
 	return func(ctx context.Context) (context.Context, context.CancelFunc) { return context.WithTimeout(ctx, d) }
 }
 
-// gate.wait.duration has each wait for a gate of a millisecond or more.
+// wait.duration has each wait for a gate of a millisecond or more.
 func TestGateWait(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
@@ -170,76 +179,83 @@ func TestGateWait(t *testing.T) {
 		want  []string
 	}{
 		{"not held up", []steadyhttp.Gate{delay(0), delay(time.Millisecond - 1)}, nil},
-		{"a little", []steadyhttp.Gate{delay(time.Millisecond)}, []string{"n=2 sum=0.002"}},
-		{"two gates", []steadyhttp.Gate{delay(time.Second), delay(2 * time.Second)}, []string{"n=4 sum=6"}},
+		{"a little", []steadyhttp.Gate{delay(time.Millisecond)}, []string{"steadyhttp.wait.cause=gate n=2 sum=0.002"}},
+		{"two gates", []steadyhttp.Gate{delay(time.Second), delay(2 * time.Second)}, []string{"steadyhttp.wait.cause=gate n=4 sum=6"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newSDK(t)
 				rt := &steadyhttp.Transport{Base: script(answers(503, ""), answers(200, "")), Gates: tt.gates, Policy: every(0), Trace: s.trace(steadyotel.Config{})}
 				call(t, t.Context(), rt)
-				assertLines(t, "gate wait", points(t, s.collect(t)["steadyhttp.gate.wait.duration"]), tt.want...)
+				assertLines(t, "gate wait", points(t, s.collect(t)["steadyhttp.wait.duration"]), tt.want...)
 			})
 		})
 	}
 }
 
-// A wait for anything but a gate is none of gate.wait.duration's, and has no event
-// steadyhttp.waited.
-func TestOnlyGateWaitsAreMeasured(t *testing.T) {
+// Each wait has its cause in the metric. For what only it can tell of, there is an event too: a wait
+// before a retry has steadyhttp.retrying.
+func TestEveryCauseOfAWait(t *testing.T) {
 	slowly := func(*http.Request, *steadyhttp.Attempt) error {
 		time.Sleep(2 * time.Second)
 		return nil
 	}
 	// The one retry that it can pay for at once leaves the next to wait.
 	waits := &steadyhttp.Budget{Max: 1, PerSecond: 0.1, Wait: true}
+	const event = "steadyhttp.waited http.request.resend_count=%d steadyhttp.wait.cause=%s steadyhttp.wait=%d"
 	for _, tt := range []struct {
-		cause steadyhttp.WaitCause // must be met
-		rt    *steadyhttp.Transport
-		want  []string // of the metric
+		cause  steadyhttp.WaitCause // must be met
+		rt     *steadyhttp.Transport
+		want   []string // of the metric
+		events []string
 	}{
-		{steadyhttp.WaitBackOff, &steadyhttp.Transport{Base: script(answers(503, ""), answers(200, ""))}, nil},
-		{steadyhttp.WaitServer, &steadyhttp.Transport{Base: script(answers(429, "", "Retry-After: 20"), answers(200, ""))}, nil},
-		{steadyhttp.WaitPrepare, &steadyhttp.Transport{Base: script(answers(200, "")), Prepare: slowly}, nil},
+		{steadyhttp.WaitBackOff, &steadyhttp.Transport{Base: script(answers(503, ""), answers(200, ""))},
+			[]string{"backoff n=1 sum=1"}, []string{"steadyhttp.retrying"}},
+		{steadyhttp.WaitServer, &steadyhttp.Transport{Base: script(answers(429, "", "Retry-After: 20"), answers(200, ""))},
+			[]string{"server n=1 sum=*"}, []string{"steadyhttp.retrying"}},
+		{steadyhttp.WaitPrepare, &steadyhttp.Transport{Base: script(answers(200, "")), Prepare: slowly},
+			[]string{"prepare n=1 sum=2"}, []string{fmt.Sprintf(event, 0, "prepare", 2)}},
 		{steadyhttp.WaitBudget, &steadyhttp.Transport{
 			Base:   script(answers(503, ""), answers(503, ""), answers(200, "")),
 			Policy: steadyhttp.Policy{Budget: waits},
-		}, nil},
+		}, []string{"backoff n=1 sum=1", "budget n=1 sum=9"}, []string{"steadyhttp.retrying", "steadyhttp.retrying", fmt.Sprintf(event, 1, "budget", 9)}},
 		{steadyhttp.WaitGate, &steadyhttp.Transport{
 			Base:    script(answers(503, ""), answers(429, "", "Retry-After: 20"), answers(200, "")),
 			Prepare: slowly, Gates: []steadyhttp.Gate{delay(3 * time.Second)},
-		}, []string{"n=3 sum=9"}},
+		}, []string{"backoff n=1 sum=1", "gate n=3 sum=9", "prepare n=3 sum=6", "server n=1 sum=*"}, []string{
+			fmt.Sprintf(event, 0, "gate", 3), fmt.Sprintf(event, 0, "prepare", 2), "steadyhttp.retrying",
+			fmt.Sprintf(event, 1, "gate", 3), fmt.Sprintf(event, 1, "prepare", 2), "steadyhttp.retrying",
+			fmt.Sprintf(event, 2, "gate", 3), fmt.Sprintf(event, 2, "prepare", 2),
+		}},
 	} {
 		t.Run(string(tt.cause), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newSDK(t)
 				tt.rt.Policy.NewBackOff = every(time.Second).NewBackOff
-				var met []steadyhttp.WaitCause
-				tt.rt.Trace = steadyhttp.Join(s.trace(steadyotel.Config{}), &steadyhttp.Trace{
-					Waited: func(_ context.Context, _ steadyhttp.Attempt, w steadyhttp.Wait) {
-						met = append(met, w.Cause)
-					},
-				})
+				tt.rt.Trace = s.trace(steadyotel.Config{})
 				if err := call(t, t.Context(), tt.rt); err != nil {
 					t.Fatal(err)
 				}
-				if !slices.Contains(met, tt.cause) {
-					t.Fatalf("the causes of waits were %q: the test tests nothing", met)
-				}
-				var got []string
-				if m, recorded := s.collect(t)["steadyhttp.gate.wait.duration"]; recorded {
-					got = points(t, m)
-				}
-				assertLines(t, "gate wait", got, tt.want...)
-				told := 0
-				for _, e := range s.parent(t).Events() {
-					if e.Name == "steadyhttp.waited" {
-						told++
+				got := points(t, s.collect(t)["steadyhttp.wait.duration"])
+				for i := range got {
+					got[i] = strings.TrimPrefix(got[i], "steadyhttp.wait.cause=")
+					if strings.HasPrefix(got[i], "server ") { // it is jittered
+						got[i] = "server n=1 sum=*"
 					}
 				}
-				if want := 3 * len(tt.want); told != want {
-					t.Errorf("%d events of waits, want %d", told, want)
+				assertLines(t, "waits", got, tt.want...)
+				for _, point := range points(t, s.collect(t)["steadyhttp.call.waiting"]) {
+					if !strings.HasSuffix(point, " 0") {
+						t.Errorf("%s still wait", point)
+					}
 				}
+				told := events(s.parent(t))
+				for i := range told {
+					if strings.HasPrefix(told[i], "steadyhttp.retrying ") {
+						told[i] = "steadyhttp.retrying"
+					}
+				}
+				assertLines(t, "events", told, tt.events...)
 			})
 		})
 	}
@@ -264,11 +280,11 @@ func TestEveryEndOfAGateWait(t *testing.T) {
 		end  func(context.Context) (context.Context, context.CancelFunc)
 		want []string
 	}{
-		{"passed", says(nil), nil, []string{"n=1 sum=5"}},
-		{"refused", says(&steadyhttp.Refusal{Wait: time.Hour}), nil, []string{"n=1 sum=5"}},
-		{"failed", says(errors.New("out of order")), nil, []string{"n=1 sum=5"}},
-		{"cancelled", blocks(1), cancelAfter(wait), []string{"n=1 sum=5"}},
-		{"deadline", blocks(1), timeoutAfter(wait), []string{"n=1 sum=5"}},
+		{"passed", says(nil), nil, []string{"steadyhttp.wait.cause=gate n=1 sum=5"}},
+		{"refused", says(&steadyhttp.Refusal{Wait: time.Hour}), nil, []string{"steadyhttp.wait.cause=gate n=1 sum=5"}},
+		{"failed", says(errors.New("out of order")), nil, []string{"steadyhttp.wait.cause=gate n=1 sum=5"}},
+		{"cancelled", blocks(1), cancelAfter(wait), []string{"steadyhttp.wait.cause=gate n=1 sum=5"}},
+		{"deadline", blocks(1), timeoutAfter(wait), []string{"steadyhttp.wait.cause=gate n=1 sum=5"}},
 		{"none at all", announces, nil, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -284,10 +300,13 @@ func TestEveryEndOfAGateWait(t *testing.T) {
 					Base: answers(200, ""), Gates: []steadyhttp.Gate{tt.gate}, Trace: s.trace(steadyotel.Config{}),
 				})
 				var got []string
-				if m, recorded := s.collect(t)["steadyhttp.gate.wait.duration"]; recorded {
+				if m, recorded := s.collect(t)["steadyhttp.wait.duration"]; recorded {
 					got = points(t, m)
 				}
 				assertLines(t, "gate wait", got, tt.want...)
+				if left := points(t, s.collect(t)["steadyhttp.call.waiting"]); !slices.Contains(left, "steadyhttp.wait.cause=gate 0") {
+					t.Errorf("still waiting: %q", left)
+				}
 			})
 		})
 	}
@@ -320,17 +339,16 @@ func TestRetryDelay(t *testing.T) {
 }
 
 // budget.refusals counts the retries that the Budget refused, and not the calls that ended
-// otherwise.
+// otherwise. It is there from the start, or the first refusal would be no increase to Prometheus.
 func TestBudgetRefusals(t *testing.T) {
 	s := newSDK(t)
 	policy := every(0)
 	policy.Budget = &steadyhttp.Budget{Max: 2, PerSuccess: -1, PerSecond: -1}
 	rt := &steadyhttp.Transport{Base: answers(503, ""), Policy: policy, Trace: s.trace(steadyotel.Config{})}
 	other := &steadyhttp.Transport{Base: answers(404, ""), Policy: policy, Trace: rt.Trace}
+	assertLines(t, "before a call", points(t, s.collect(t)["steadyhttp.budget.refusals"]), "0")
 	call(t, t.Context(), other)
-	if m, recorded := s.collect(t)["steadyhttp.budget.refusals"]; recorded {
-		t.Errorf("without a refusal: %v", points(t, m))
-	}
+	assertLines(t, "without a refusal", points(t, s.collect(t)["steadyhttp.budget.refusals"]), "0")
 	for range 3 {
 		call(t, t.Context(), rt)
 	}
@@ -370,27 +388,45 @@ func TestLabelsAreClosed(t *testing.T) {
 			"http.request.method":     func(v string) bool { return v != "" && (v == "_OTHER" || slices.Contains(methods, v)) },
 			"steadyhttp.outcome":      func(v string) bool { return v == "success" || v == "failure" },
 			"steadyhttp.delay.source": func(v string) bool { return v == "backoff" || v == "server" },
+			"server.address":          func(v string) bool { return v == "_OTHER" || strings.HasSuffix(v, ".example") },
+			"url.template":            func(v string) bool { return v == "_OTHER" || strings.HasPrefix(v, "/") },
+			"server.port":             func(v string) bool { return v == "80" },
+			"http.response.status_code": func(v string) bool {
+				n, _ := strconv.Atoi(v)
+				return http.StatusText(n) != ""
+			},
+			"network.protocol.version": func(v string) bool { return v == "1.1" },
+			"steadyhttp.wait.cause":    func(v string) bool { return slices.Contains(strings.Fields("gate budget backoff server prepare"), v) },
 			"error.type": func(v string) bool {
 				return v == "_OTHER" || v == "4xx" || v == "5xx" || len(v) == 3 && http.StatusText(int(v[0]-'0')*100+int(v[1]-'0')*10+int(v[2]-'0')) != ""
 			},
 		}
 		labels := map[string][]attribute.Key{
-			"steadyhttp.call.duration": {"http.request.method", "steadyhttp.outcome"}, "steadyhttp.call.attempts": {"error.type"},
-			"steadyhttp.gate.wait.duration": nil, "steadyhttp.retry.delay": {"steadyhttp.delay.source"}, "steadyhttp.budget.refusals": nil,
+			"steadyhttp.call.duration": {"http.request.method", "steadyhttp.outcome", "error.type", "server.address", "url.template"},
+			"http.client.request.duration": {
+				"http.request.method", "error.type", "server.address", "server.port", "http.response.status_code", "network.protocol.version",
+			},
+			"steadyhttp.call.attempts": {"error.type"}, "steadyhttp.wait.duration": {"steadyhttp.wait.cause"},
+			"steadyhttp.retry.delay": {"steadyhttp.delay.source"}, "steadyhttp.budget.refusals": nil,
+			"steadyhttp.call.active": nil, "steadyhttp.call.waiting": {"steadyhttp.wait.cause"},
 		}
+		total := 0
 		all := s.collect(t)
 		for name, keys := range labels {
 			series := seriesOf(t, all[name])
-			if len(series) == 0 {
+			if total += len(series); len(series) == 0 {
 				t.Errorf("nothing of %s", name)
 			}
 			for _, labels := range series {
 				for _, label := range labels.ToSlice() {
-					if check := allowed[label.Key]; !slices.Contains(keys, label.Key) || !check(label.Value.AsString()) {
+					if check := allowed[label.Key]; !slices.Contains(keys, label.Key) || !check(label.Value.String()) {
 						t.Errorf("%s has the label %s", name, show([]attribute.KeyValue{label}))
 					}
 				}
 			}
+		}
+		if total > 200 {
+			t.Errorf("%d series", total)
 		}
 		assertText(t, "methods", methodsOf(seriesOf(t, all["steadyhttp.call.duration"])), "CONNECT DELETE GET HEAD OPTIONS PATCH POST PUT QUERY TRACE _OTHER")
 	})
@@ -436,7 +472,7 @@ func TestMetricsWithoutSpans(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		assertLines(t, "duration", points(t, s.collect(t)["steadyhttp.call.duration"]), "http.request.method=GET steadyhttp.outcome=success n=2 sum=2")
+		assertLines(t, "duration", points(t, s.collect(t)["steadyhttp.call.duration"]), "http.request.method=GET server.address=api.example steadyhttp.outcome=success n=2 sum=2")
 		assertLines(t, "attempts", points(t, s.collect(t)["steadyhttp.call.attempts"]), "n=2 sum=4")
 	})
 }

@@ -53,13 +53,13 @@ func TestAttributesOnTheWire(t *testing.T) {
 			rt := &steadyhttp.Transport{Base: server.Client().Transport, Policy: every(0), Trace: s.trace(steadyotel.Config{})}
 
 			u, _ := url.Parse(server.URL)
-			full := "https://user:secret@" + u.Host + "/api/machines/1?$top=secret&token#secret"
+			full := "https://user:secret@" + u.Host + "/api/machines/1?$top=10&key=secret&token#secret"
 			if err := finish(rt.RoundTrip(newRequest(t, t.Context(), "GET", full))); err != nil {
 				t.Fatal(err)
 			}
 
 			request := "http.request.method=GET %s server.address=127.0.0.1 server.port=" + u.Port() +
-				"%s url.full=https://REDACTED:REDACTED@" + u.Host + "/api/machines/1?$top=REDACTED&REDACTED"
+				"%s url.full=https://REDACTED:REDACTED@" + u.Host + "/api/machines/1?$top=10&key=REDACTED&REDACTED"
 			attempts := s.attempts()
 			if len(attempts) != 2 {
 				t.Fatalf("%d attempts, want 2", len(attempts))
@@ -91,13 +91,13 @@ func TestAttributeTypes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, end := s.caller(t.Context())
 		defer end()
-		rt := &steadyhttp.Transport{Base: script(answers(503, envelope("C", "T")), answers(404, "")), Gates: []steadyhttp.Gate{delay(time.Second)}, Trace: s.trace(steadyotel.Config{})}
+		rt := &steadyhttp.Transport{Base: script(answers(503, envelope("C", "T")), answers(404, envelope("C", "T"))), Gates: []steadyhttp.Gate{delay(time.Second)}, Trace: s.trace(steadyotel.Config{})}
 		call(t, ctx, rt)
 		call(t, t.Context(), rt)
 	})
 	want := map[attribute.Key]attribute.Type{
 		"server.port": attribute.INT64, "http.response.status_code": attribute.INT64, "http.request.resend_count": attribute.INT64,
-		"steadyhttp.attempts": attribute.INT64, "steadyhttp.wait": attribute.FLOAT64,
+		"steadyhttp.attempts": attribute.INT64, "steadyhttp.wait": attribute.FLOAT64, "steadyhttp.error.attempt": attribute.INT64,
 	}
 	seen := make(map[attribute.Key]bool)
 	check := func(attrs []attribute.KeyValue) {
@@ -296,7 +296,7 @@ func TestUnsampled(t *testing.T) {
 		sent = req.Header.Get("Traceparent")
 		return answers(404, envelope("C", "T"))(req)
 	})
-	call(t, t.Context(), &steadyhttp.Transport{Base: base, Trace: s.trace(steadyotel.Config{})})
+	call(t, t.Context(), &steadyhttp.Transport{Base: base, Trace: s.trace(steadyotel.Config{Propagator: propagation.TraceContext{}})})
 	if n := len(s.spans()); n != 0 {
 		t.Errorf("%d spans", n)
 	}
@@ -484,14 +484,10 @@ func (h *headers) call(t *testing.T, ctx context.Context, hooks *steadyhttp.Trac
 	}
 }
 
-// Each attempt's header carries that attempt's own span, by W3C Trace Context where no propagator
-// is set.
+// Each attempt's header carries that attempt's own span.
 func TestPropagation(t *testing.T) {
-	if !alone(t) {
-		return // "where no propagator is set" is of the whole process
-	}
 	h, s := newHeaders(t, 3), newSDK(t)
-	h.call(t, t.Context(), s.trace(steadyotel.Config{}))
+	h.call(t, t.Context(), s.trace(steadyotel.Config{Propagator: propagation.TraceContext{}}))
 	attempts := s.attempts()
 	if len(attempts) != 3 || len(h.sent) != 3 {
 		t.Fatalf("%d attempts, %d requests, want 3", len(attempts), len(h.sent))
@@ -499,6 +495,36 @@ func TestPropagation(t *testing.T) {
 	for i, span := range attempts {
 		want := fmt.Sprintf("00-%s-%s-01", span.SpanContext().TraceID(), span.SpanContext().SpanID())
 		assertText(t, fmt.Sprintf("traceparent %d", i+1), strings.Join(h.sent[i]["Traceparent"], ","), want)
+	}
+}
+
+// Where nobody has set a propagator, no context goes out: neither an attempt's own, nor one that
+// came from elsewhere, nor baggage. It is the API's default, and otelhttp's: whoever is called may
+// be a stranger.
+func TestNoContextToStrangers(t *testing.T) {
+	if !alone(t) {
+		return // "nobody" is of the whole process
+	}
+	member, _ := baggage.NewMember("tenant", "1")
+	bag, _ := baggage.New(member)
+	for name, ctx := range map[string]context.Context{
+		"nothing": t.Context(), "remote parent": remoteContext(t.Context()), "baggage": baggage.ContextWithBaggage(t.Context(), bag),
+	} {
+		h, s := newHeaders(t, 2), newSDK(t)
+		h.call(t, ctx, s.trace(steadyotel.Config{}))
+		for _, sent := range h.sent {
+			assertText(t, name, sent.Get("Traceparent")+sent.Get("Tracestate")+sent.Get("Baggage"), "the caller's own")
+		}
+		if len(s.attempts()) != 2 {
+			t.Errorf("%s: %d attempts' spans", name, len(s.attempts()))
+		}
+	}
+	// It is what otelhttp would do.
+	otel.SetTextMapPropagator(propagation.TraceContext{})
+	h, s := newHeaders(t, 1), newSDK(t)
+	h.call(t, t.Context(), s.trace(steadyotel.Config{}))
+	if got := h.sent[0].Get("Traceparent"); !strings.HasPrefix(got, "00-") {
+		t.Errorf("with a global propagator, the traceparent is %q", got)
 	}
 }
 
@@ -534,7 +560,7 @@ func TestPropagator(t *testing.T) {
 }
 
 // With nothing set up, nothing is sent and no hook wants to be called; but a context that came from
-// elsewhere goes on.
+// elsewhere goes on where there is a propagator.
 func TestNothingSetUp(t *testing.T) {
 	if !alone(t) {
 		return
@@ -549,7 +575,7 @@ func TestNothingSetUp(t *testing.T) {
 		assertText(t, "traceparent", sent.Get("Traceparent"), "the caller's own")
 	}
 	h = newHeaders(t, 2)
-	h.call(t, remoteContext(t.Context()), hooks)
+	h.call(t, remoteContext(t.Context()), steadyotel.New(steadyotel.Config{Propagator: propagation.TraceContext{}}))
 	for _, sent := range h.sent {
 		assertText(t, "traceparent, with a remote parent", sent.Get("Traceparent"), remoteParent)
 	}
@@ -583,6 +609,7 @@ func TestGlobalsSetLater(t *testing.T) {
 
 	otel.SetTracerProvider(s.tracers)
 	otel.SetMeterProvider(s.meters)
+	otel.SetTextMapPropagator(propagation.TraceContext{})
 	h = newHeaders(t, 1)
 	h.call(t, t.Context(), hooks)
 	assertText(t, "outcomes", s.outcomes(), "call GET: unset; GET: unset")
@@ -597,7 +624,8 @@ func TestGlobalsSetLater(t *testing.T) {
 	assertText(t, "traceparent, with the global propagator empty", h.sent[0].Get("Traceparent"), "the caller's own")
 }
 
-// A span ends with its response's body, and not before; with it the call's.
+// A success' span ends with its response's body, and not before; with it the call's. That of any
+// other answer ends as it is delivered.
 func TestSpansEndWithTheBody(t *testing.T) {
 	noBody := func(*http.Request) io.ReadCloser { return http.NoBody }
 	nilBody := func(*http.Request) io.ReadCloser { return nil }
@@ -613,8 +641,8 @@ func TestSpansEndWithTheBody(t *testing.T) {
 		{"close", answers(200, "body"), false, nil, func(b io.ReadCloser) { b.Close() }},
 		{"close half-way", answers(200, "body"), false, func(b io.ReadCloser) { b.Read(make([]byte, 2)) }, func(b io.ReadCloser) { b.Close() }},
 		{"failure", withBody(200, brokenBody(syscall.ECONNRESET)), false, func(b io.ReadCloser) { b.Read(make([]byte, 1)) }, readAll},
-		{"failed answer, end", answers(404, "body"), false, func(b io.ReadCloser) { b.Read(make([]byte, 4)) }, readAll},
-		{"failed answer, close", answers(404, "body"), false, nil, func(b io.ReadCloser) { b.Close() }},
+		{"failed answer, end", answers(404, "body"), true, func(b io.ReadCloser) { b.Read(make([]byte, 4)) }, readAll},
+		{"failed answer, close", answers(404, "body"), true, nil, func(b io.ReadCloser) { b.Close() }},
 		{"NoBody", withBody(204, noBody), true, nil, nil},
 		{"nil body", withBody(204, nilBody), true, nil, nil},
 		{"failed answer with NoBody", withBody(404, noBody), true, nil, nil},
@@ -1099,7 +1127,7 @@ func TestCallersSpanStaysHis(t *testing.T) {
 	}
 	end()
 	assertText(t, "outcomes", s.outcomes(), "caller: unset; GET: error 404")
-	assertText(t, "attributes", show(caller.Attributes()), "steadyhttp.error.code=C steadyhttp.error.target=T")
+	assertText(t, "attributes", show(caller.Attributes()), "steadyhttp.error.attempt=1 steadyhttp.error.code=C steadyhttp.error.target=T")
 }
 
 // net/http's own sendings within an attempt are told, where there was more than one.
@@ -1125,7 +1153,7 @@ func TestSends(t *testing.T) {
 // other's.
 func TestJoined(t *testing.T) {
 	first, second := newSDK(t), newSDK(t)
-	always := steadyotel.Config{CallSpan: steadyotel.CallSpanAlways}
+	always := steadyotel.Config{CallSpan: steadyotel.CallSpanAlways, Propagator: propagation.TraceContext{}}
 	h := newHeaders(t, 2)
 	h.call(t, t.Context(), steadyhttp.Join(first.trace(always), second.trace(always)))
 	for i, s := range []*sdk{first, second} {

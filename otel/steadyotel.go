@@ -3,15 +3,23 @@
 //
 //	&steadyhttp.Transport{Trace: steadyotel.New(steadyotel.Config{})}
 //
+// docs/telemetry.md has the recipes: a 404 that is no error, views, redaction in the Collector.
+//
 // # Spans
 //
-// Each attempt has a span of kind CLIENT with the stable HTTP attributes. Its context goes out with
-// the request. It ends when the response's body has ended, failed or been closed. Around the
-// attempts of a call there is a span of kind INTERNAL, unless the caller has a span already.
+// Each attempt has a span of kind CLIENT with the stable HTTP attributes. Around the attempts of a
+// call there is a span of kind INTERNAL, unless the caller has a span already. An attempt's context
+// goes out with its request where a propagator is set, and only there.
+//
+// Both end with the body of a success: when it has ended, failed or been closed. Those of any other
+// answer end as it is delivered, and so do their metrics: many programs return at once where the
+// status is not 200, and close nothing. Of a success whose body nobody ever closes, both end once
+// it is collected, at the time of its headers.
 //
 // An attempt's span has the service's tracking ID and code, as steadyhttp.error.target and
-// steadyhttp.error.code. The call's span, or the caller's, has those of the last failure that had
-// any.
+// steadyhttp.error.code. The call's span has those of one failure, and in steadyhttp.error.attempt
+// which attempt's they are: of the last answer if the call failed, as steadyhttp.Error has, else
+// those of the last failure that had any. So has the caller's span, of the last such call.
 //
 // A failed attempt's span has the status error, also if a retry made it good. The call's has it
 // only if the call failed. A call that its caller cancelled is no error; a deadline that passed is
@@ -20,35 +28,46 @@
 //
 // A call's span also has steadyhttp.attempts, and steadyhttp.stop: why there was no further
 // attempt, a Stop. An attempt's has steadyhttp.sends where it is 2 or more: net/http has replayed
-// the request on its own.
+// the request on its own. server.address and server.port are those of the Host header. url.full has
+// no secrets: see Config.RedactQuery.
 //
 // # Events
 //
 // On the call's span, or the caller's:
 //
 //	steadyhttp.retrying   before each wait for a retry
-//	steadyhttp.waited     after each wait for a gate of more than 100 ms
+//	steadyhttp.waited     after each other wait of more than 100 ms, with its steadyhttp.wait.cause:
+//	                      gate, budget (its queue) or prepare
 //	steadyhttp.giving_up  when a call has failed; on a caller's span only
 //
 // The names are messages of steadyhttp.Log, and the attributes' last parts are its fields. Log's
-// "waiting" and "cancelled" have no event.
+// "waiting", "cancelled" and "body not closed" have no event. OpenTelemetry moves events from spans
+// to log records; these stay on spans within this major version.
 //
 // # Metrics
 //
-// They tell what nobody else knows; otelhttp has the duration of each attempt. The labels are
-// closed sets, so that neither a server nor a caller can make new series.
+// The labels are closed sets, or bounded: the first ten hosts, and so many sets for all News of a
+// MeterProvider as Config.MaxSeries says. Neither a server nor a caller can make any number of
+// series.
 //
-//	steadyhttp.call.duration       s          of a call to the end of its body, waits included; by
-//	                                          http.request.method and steadyhttp.outcome
-//	steadyhttp.call.attempts       {attempt}  of each call; of a failed one by error.type
-//	steadyhttp.gate.wait.duration  s          each wait for a gate of a millisecond or more, also one
-//	                                          that was refused or cancelled in the end
-//	steadyhttp.retry.delay         s          before each retry, by steadyhttp.delay.source: backoff,
-//	                                          server (it named the time), credentials (a 401: none)
-//	steadyhttp.budget.refusals     {refusal}  retries that the Budget refused
-//	steadyhttp.quota.used          {request}  by steadyhttp.quota.name and steadyhttp.quota.window,
-//	                                          as .free and .limit; see ObserveQuotas
-//	steadyhttp.quota.waiting       {call}     in line; by steadyhttp.quota.name
+//	steadyhttp.call.duration      s          of a call to its end, waits included; by
+//	                                         http.request.method, server.address, steadyhttp.outcome,
+//	                                         error.type, and url.template where there is a Route
+//	http.client.request.duration  s          of an attempt, as its span; with the conventions'
+//	                                         attributes. Not with NoAttemptSpans
+//	steadyhttp.call.attempts      {attempt}  of each call; of a failed one by error.type
+//	steadyhttp.call.active        {call}     under way, waiting or not
+//	steadyhttp.call.waiting       {call}     those that wait, by steadyhttp.wait.cause
+//	steadyhttp.wait.duration      s          each wait of a millisecond or more, however it ended, by
+//	                                         steadyhttp.wait.cause: gate, budget, backoff, server
+//	                                         (it named the time), prepare
+//	steadyhttp.retry.delay        s          before each retry as it was decided on, by
+//	                                         steadyhttp.delay.source: backoff, server, credentials
+//	                                         (a 401: none)
+//	steadyhttp.budget.refusals    {refusal}  retries that the Budget refused
+//	steadyhttp.quota.used         {request}  by steadyhttp.quota.name and steadyhttp.quota.window,
+//	                                         as .free and .limit; see ObserveQuotas
+//	steadyhttp.quota.waiting      {call}     in line; by steadyhttp.quota.name
 //
 // # Beside otelhttp
 //
@@ -61,6 +80,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"reflect"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -71,10 +91,11 @@ import (
 
 	"github.com/steadyhttp/steadyhttp"
 	"github.com/steadyhttp/steadyhttp/internal/durations"
+	"github.com/steadyhttp/steadyhttp/internal/ended"
 )
 
 // scope is the name of the instrumentation.
-const scope = "github.com/steadyhttp/steadyhttp/otel"
+const scope = module + "/otel"
 
 // Config says where the spans and metrics go, and what is on them. The zero value is good.
 type Config struct {
@@ -85,26 +106,40 @@ type Config struct {
 	// MeterProvider makes the metrics. nil: the global one.
 	MeterProvider metric.MeterProvider
 
-	// Propagator puts the attempt's context into its header. nil: the global one, or W3C Trace
-	// Context as long as nobody has set that. To send no context, set
-	// propagation.NewCompositeTextMapPropagator(), which does nothing.
+	// Propagator puts the attempt's context into its header. nil: the global one, which sends
+	// nothing as long as nobody has set it, as in otelhttp: a traceparent goes to whoever is
+	// called, and tells a stranger which requests belong together.
 	Propagator propagation.TextMapPropagator
 
 	// CallSpan says when a call has a span around its attempts. "": CallSpanAuto.
 	CallSpan CallSpan
 
-	// NoAttemptSpans leaves the attempts' spans, and their propagation, to an otelhttp.Transport
-	// below the steadyhttp.Transport. false: steadyotel makes them.
+	// NoAttemptSpans leaves the attempts' spans, their propagation and their metric
+	// http.client.request.duration to an otelhttp.Transport below the steadyhttp.Transport. false:
+	// steadyotel makes them.
 	NoAttemptSpans bool
 
 	// Route returns the template of a request's path, such as /api/machines/{id}, for the spans'
-	// names and url.template; "" if it knows none. It must not return the path itself: there would
-	// be as many names as machines. nil: no template is known.
+	// names and url.template, there and on call.duration; "" if it knows none. It must not return
+	// the path itself: there would be as many names as machines. nil: no template is known.
 	Route func(req *http.Request) string
 
+	// RedactQuery leaves no value of a query in url.full, as steadyhttp.RedactURL does in logs and
+	// errors. false: those are redacted that are secret by name (the conventions' list, and
+	// whatever is called a signature, a token, a key, a password and the like) or by their looks,
+	// and the others, such as $filter and $top, are shown. Set it where queries have what is
+	// nobody's business: people's names, or mail addresses.
+	RedactQuery bool
+
+	// MaxSeries bounds the sets of labels that each of call.duration, call.attempts and
+	// http.client.request.duration may have, but for a handful. What comes later is counted without
+	// host, method and template, and in the end without error.type too: as _OTHER. Raise it for
+	// many templates. 0: 50, with which all instruments together stay below 200.
+	MaxSeries int
+
 	// Rules lists, in ByCode, the service's error codes that may be an error.type; for any other
-	// code it is the status. Set what the Transport classifies by, such as defender.Rules(). nil:
-	// none may.
+	// code it is the status. Annotate finds code and ID by them. Set what the Transport classifies
+	// by, such as defender.Rules(). nil: no code may, and Annotate uses the default.
 	Rules *steadyhttp.Rules
 
 	// TargetKey and CodeKey name the attributes for the service's tracking ID and error code.
@@ -128,6 +163,7 @@ func New(c Config) *steadyhttp.Trace {
 	return &steadyhttp.Trace{
 		Enabled:      t.enabled,
 		Start:        t.start,
+		Waiting:      t.waiting,
 		Waited:       t.waited,
 		AttemptStart: t.attemptStart,
 		AttemptDone:  t.attemptDone,
@@ -142,29 +178,42 @@ type telemetry struct {
 	tracers    tracers
 	metrics    *metrics
 	attributes attributes
+	silent     bool                  // its own providers will never record
+	none       reflect.Type          // of the span that a context without one has
+	baggage    bool                  // the propagator may have a use for it
 	internal   trace.SpanStartOption // the kind of a call's span
 	client     trace.SpanStartOption // the kind of an attempt's span
 }
 
 func newTelemetry(c Config) *telemetry {
 	t := &telemetry{
-		config: c, attributes: newAttributes(c),
+		config: c, attributes: newAttributes(c), metrics: newMetrics(c),
 		internal: trace.WithSpanKind(trace.SpanKindInternal),
 		client:   trace.WithSpanKind(trace.SpanKindClient),
 	}
+	t.none = reflect.TypeOf(trace.SpanFromContext(context.Background()))
+	_, alone := c.Propagator.(propagation.TraceContext)
+	t.baggage = !alone
 	t.tracers.provider = c.TracerProvider
-	t.metrics = newMetrics(meterOf(c))
+	if c.TracerProvider != nil && !placeholder(c.TracerProvider) {
+		_, recording := t.tracers.get()
+		t.silent = !recording && t.metrics.silent
+	}
 	return t
 }
 
 // enabled reports whether anybody would see what the hooks do. Even where nothing is recorded here,
 // a caller's span must get its events, and a context from elsewhere must travel on.
 func (t *telemetry) enabled(ctx context.Context) bool {
-	if _, recording := t.tracers.get(); recording {
-		return true
+	if !t.silent {
+		if _, recording := t.tracers.get(); recording || t.metrics.enabled(ctx) {
+			return true
+		}
 	}
-	return trace.SpanContextFromContext(ctx).IsValid() || baggage.FromContext(ctx).Len() > 0 ||
-		t.metrics.enabled(ctx)
+	// Most contexts have no span, and to ask that for its own context would take longer than all
+	// else.
+	span := trace.SpanFromContext(ctx)
+	return reflect.TypeOf(span) != t.none && span.SpanContext().IsValid() || t.baggage && baggage.FromContext(ctx).Len() > 0
 }
 
 func (t *telemetry) start(ctx context.Context, req *http.Request) context.Context {
@@ -174,14 +223,20 @@ func (t *telemetry) start(ctx context.Context, req *http.Request) context.Contex
 	}
 	c := &call{
 		Context: ctx, telemetry: t, request: req, hooks: 1,
-		parent: trace.SpanFromContext(ctx), hops: hops(req),
+		caller: trace.SpanFromContext(ctx), hops: hops(req),
 	}
+	if first, ok := ctx.Value(callKey{}).(*call); ok && first.request == req {
+		// Joined: the span that is there is the other one's, of the same call.
+		first.joined, c.joined, c.caller = true, true, first.caller
+	}
+	c.parent = c.caller
+	t.metrics.begun(ctx)
 	switch t.config.CallSpan {
 	case CallSpanNever:
 		return c
 	case CallSpanAlways:
 	default:
-		if c.parent.IsRecording() {
+		if c.caller.IsRecording() {
 			return c
 		}
 	}
@@ -189,8 +244,9 @@ func (t *telemetry) start(ctx context.Context, req *http.Request) context.Contex
 	if !recording {
 		return c
 	}
-	ctx, c.parent = tracer.Start(c, t.attributes.callName(req), t.internal,
-		trace.WithAttributes(t.attributes.ofRequest(req, 0)...))
+	address, port := server(req)
+	ctx, c.parent = tracer.Start(c.within(c), t.attributes.callName(req), t.internal,
+		trace.WithAttributes(t.attributes.ofRequest(nil, req, address, port, 0)...))
 	c.own = true
 	return ctx
 }
@@ -201,23 +257,30 @@ func (t *telemetry) callOf(ctx context.Context) *call {
 	return c
 }
 
-func (t *telemetry) waited(ctx context.Context, a steadyhttp.Attempt, w steadyhttp.Wait) {
+func (t *telemetry) waiting(ctx context.Context, _ steadyhttp.Attempt, w steadyhttp.Wait) {
 	c := t.callOf(ctx)
-	if c == nil || w.Cause != steadyhttp.WaitGate || w.For < leastWait {
+	if c == nil {
 		return
 	}
-	if c.gates++; c.gates%c.hooks != 0 {
-		return
-	}
-	t.metrics.gateWait(ctx, w.For)
-	if w.For > durations.Noticed {
-		c.event("steadyhttp.waited", resendCount(c.hops+a.N-1), wait(w.For))
+	if c.waits++; c.waits%c.hooks == 0 {
+		t.metrics.begins(w)
 	}
 }
 
-// leastWait is what a gate must take to be in the metric: a gate may announce a wait that then is
-// none.
-const leastWait = time.Millisecond
+func (t *telemetry) waited(ctx context.Context, a steadyhttp.Attempt, w steadyhttp.Wait) {
+	c := t.callOf(ctx)
+	if c == nil {
+		return
+	}
+	if c.waited++; c.waited%c.hooks != 0 {
+		return
+	}
+	t.metrics.waited(ctx, w)
+	// Of a wait before a retry, the event steadyhttp.retrying has told.
+	if w.For > durations.Noticed && w.Cause != steadyhttp.WaitBackOff && w.Cause != steadyhttp.WaitServer {
+		c.event("steadyhttp.waited", resendCount(c.hops+max(0, a.N-1)), wait(w.For), waitCause(w.Cause))
+	}
+}
 
 func (t *telemetry) attemptStart(ctx context.Context, a steadyhttp.Attempt) context.Context {
 	c := t.callOf(ctx)
@@ -227,12 +290,24 @@ func (t *telemetry) attemptStart(ctx context.Context, a steadyhttp.Attempt) cont
 	c.began = a.N
 	resends := c.hops + a.N - 1
 	if t.config.NoAttemptSpans {
-		return context.WithValue(ctx, sendingKey{}, sending{resends, trace.SpanContextFromContext(ctx)})
+		return context.WithValue(ctx, sendingKey{}, &sending{resends: resends, parent: trace.SpanContextFromContext(ctx)})
+	}
+	c.labels = requestLabels{method: method(a.Request.Method)}
+	c.labels.address, c.labels.port = server(a.Request)
+	if t.metrics.times(ctx) {
+		c.sent = time.Now()
 	}
 	if tracer, recording := t.tracers.get(); recording {
-		ctx, c.attempt = tracer.Start(ctx, t.attributes.attemptName(a.Request),
-			t.client, trace.WithAttributes(t.attributes.ofRequest(a.Request, resends)...))
+		var attrs []attribute.KeyValue
+		var options []trace.SpanStartOption
+		if a.N == 1 { // the others are few, and what keeps theirs must not find a later one's there
+			attrs, options = c.room.request[:0], c.room.options[:0]
+		}
+		attrs = t.attributes.ofRequest(attrs, a.Request, c.labels.address, c.labels.port, resends)
+		options = append(options, t.client, trace.WithAttributes(attrs...))
+		ctx, c.attempt = tracer.Start(c.within(ctx), t.attributes.attemptName(a.Request), options...)
 	}
+	c.running = ctx
 	t.propagator().Inject(ctx, carrier{propagation.HeaderCarrier(a.Request.Header)})
 	return ctx
 }
@@ -243,28 +318,29 @@ func (t *telemetry) attemptDone(ctx context.Context, a steadyhttp.Attempt) {
 		return
 	}
 	c.answers = a.N
-	if failed := a.Err != nil || a.Verdict.Class != steadyhttp.Success; failed {
-		t.attributes.replaceVerdict(c.parent, a.Verdict)
+	c.note(&a)
+	if s, ok := ctx.Value(sendingKey{}).(*sending); ok {
+		s.answered(&t.attributes, a.Verdict)
 	}
-	c.answered(&t.attributes, a)
+	c.answered(&t.attributes, &a)
 	if a.Stop != "" {
-		if a.Stop == steadyhttp.StopBudget && !inherited(a) {
+		if a.Stop == steadyhttp.StopBudget && !inherited(&a) {
 			t.metrics.budgetRefusal(ctx)
 		}
 		// At once: the caller may end its span before it closes the body.
-		errorType, _ := outcomeOf(c.Context, &t.attributes, a)
-		c.giveUp(&t.attributes, errorType, a)
+		errorType, _ := outcomeOf(c.Context, &t.attributes, &a)
+		c.giveUp(&t.attributes, errorType, &a)
 		return // the body goes on
 	}
-	c.endAttempt()
-	t.metrics.retry(ctx, a)
+	c.endAttempt(time.Time{})
+	t.metrics.retry(ctx, &a)
 	if c.parent.IsRecording() {
-		c.event("steadyhttp.retrying", t.attributes.ofRetry(c.hops+a.N-1, a)...)
+		c.event("steadyhttp.retrying", t.attributes.ofRetry(c.hops+a.N-1, &a)...)
 	}
 }
 
 // inherited reports whether the Stop is that of an inner Transport.
-func inherited(a steadyhttp.Attempt) bool {
+func inherited(a *steadyhttp.Attempt) bool {
 	if _, ok := errors.AsType[*steadyhttp.Error](a.Err); ok {
 		return true
 	}
@@ -278,8 +354,38 @@ func (t *telemetry) done(ctx context.Context, a steadyhttp.Attempt) {
 		return
 	}
 	c.over = true
-	errorType, cancelled := outcomeOf(ctx, &t.attributes, a)
-	c.bodyEnded(errorType, a)
-	c.end(&t.attributes, errorType, a)
-	t.metrics.done(ctx, a, errorType, cancelled)
+	var at time.Time // zero: now
+	if a.Err == ended.ErrUnclosed {
+		// It is long over, and has not failed.
+		a.Err, at = nil, a.Answered
+	}
+	errorType, cancelled := outcomeOf(ctx, &t.attributes, &a)
+	c.bodyEnded(errorType, &a, at)
+	c.end(&t.attributes, errorType, &a, at)
+
+	t.metrics.active.Add(-1)
+	labels := callLabels{
+		method: method(a.Request.Method), template: t.attributes.template(c.request),
+		outcome: outcomeSuccess, errorType: errorType,
+	}
+	labels.address, _ = server(c.request)
+	switch {
+	case cancelled:
+		labels.outcome = outcomeCancelled
+	case errorType != "":
+		labels.outcome = outcomeFailure
+	}
+	duration := time.Duration(-1)
+	if !a.Began.IsZero() {
+		duration = between(a.Began, at)
+	}
+	t.metrics.done(ctx, labels, a.N, duration)
+}
+
+// between returns how long it was from one time to another; zero stands for now.
+func between(from, to time.Time) time.Duration {
+	if to.IsZero() {
+		return time.Since(from)
+	}
+	return to.Sub(from)
 }

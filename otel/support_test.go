@@ -17,6 +17,7 @@ import (
 
 	"github.com/cenkalti/backoff/v4"
 	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/sdk/instrumentation"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
@@ -340,6 +341,16 @@ func (s *sdk) collect(t testing.TB) map[string]metricdata.Metrics {
 		}
 	}
 	return found
+}
+
+// scope returns the scope of all metrics.
+func (s *sdk) scope(t testing.TB) instrumentation.Scope {
+	t.Helper()
+	var all metricdata.ResourceMetrics
+	if err := s.reader.Collect(t.Context(), &all); err != nil || len(all.ScopeMetrics) != 1 {
+		t.Fatalf("%d scopes, %v", len(all.ScopeMetrics), err)
+	}
+	return all.ScopeMetrics[0].Scope
 }
 
 // points tells the data points of a metric: their labels, and their count and sum, or their value.

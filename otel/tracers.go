@@ -2,12 +2,14 @@ package steadyotel
 
 import (
 	"reflect"
+	"runtime/debug"
 	"strings"
 	"sync/atomic"
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/propagation"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
 )
@@ -33,7 +35,7 @@ func (t *tracers) get() (trace.Tracer, bool) {
 		// not tell whether there is one.
 		return nil, false
 	}
-	tracer := provider.Tracer(scope)
+	tracer := provider.Tracer(scope, trace.WithInstrumentationVersion(version()), trace.WithSchemaURL(semconv.SchemaURL))
 	t.found.Store(&tracer)
 	return tracer, !silent(tracer)
 }
@@ -53,16 +55,14 @@ func placeholder(x any) bool {
 	return t.Kind() == reflect.Pointer && strings.HasSuffix(t.Elem().PkgPath(), "otel/internal/global")
 }
 
-// propagator looks the global one up at each use: a program may set it at any time.
+// propagator looks the global one up at each use: a program may set it at any time. As long as
+// nobody has, that does nothing: a context is sent only where somebody has asked for it. It goes to
+// whoever is called, and tells a stranger that requests belong together.
 func (t *telemetry) propagator() propagation.TextMapPropagator {
 	if t.config.Propagator != nil {
 		return t.config.Propagator
 	}
-	global := otel.GetTextMapPropagator()
-	if placeholder(global) && len(global.Fields()) == 0 {
-		return propagation.TraceContext{}
-	}
-	return global
+	return otel.GetTextMapPropagator()
 }
 
 // carrier is a header that spares an allocation: W3C's names are in lower case, and net/http would
@@ -83,9 +83,39 @@ func (c carrier) Set(key, value string) {
 
 // meterOf needs no tracers' care: the placeholder's instruments do tell whether anybody collects.
 func meterOf(c Config) metric.Meter {
-	provider := c.MeterProvider
-	if provider == nil {
-		provider = otel.GetMeterProvider()
-	}
-	return provider.Meter(scope)
+	return providerOf(c).Meter(scope, metric.WithInstrumentationVersion(version()), metric.WithSchemaURL(semconv.SchemaURL))
 }
+
+func providerOf(c Config) metric.MeterProvider {
+	if c.MeterProvider != nil {
+		return c.MeterProvider
+	}
+	return otel.GetMeterProvider()
+}
+
+// module is the path of the module that this package is in.
+const module = "github.com/steadyhttp/steadyhttp"
+
+// version is that of the module in this program, as the go command has recorded it: a number in the
+// source would be forgotten at the next release.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return unreleased
+	}
+	for _, m := range append(info.Deps, &info.Main) {
+		if m.Path != module {
+			continue
+		}
+		if m.Replace != nil {
+			m = m.Replace
+		}
+		if m.Version != "" {
+			return m.Version
+		}
+	}
+	return unreleased
+}
+
+// unreleased is what the go command calls a module that has no version.
+const unreleased = "(devel)"

@@ -153,7 +153,8 @@ func number(t *testing.T, out, label string) int {
 // documented are the metrics that package steadyotel promises.
 func documented() []string {
 	return []string{
-		"steadyhttp.call.duration", "steadyhttp.call.attempts", "steadyhttp.gate.wait.duration", "steadyhttp.retry.delay",
+		"steadyhttp.call.duration", "steadyhttp.call.attempts", "steadyhttp.wait.duration", "steadyhttp.retry.delay",
+		"steadyhttp.call.active", "steadyhttp.call.waiting", "http.client.request.duration",
 		"steadyhttp.budget.refusals", "steadyhttp.quota.used", "steadyhttp.quota.free", "steadyhttp.quota.limit", "steadyhttp.quota.waiting",
 	}
 }

@@ -3,9 +3,14 @@ package ended
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 )
+
+// ErrUnclosed is the Err of a call's last attempt where nobody can close the answer's body any more.
+// The call itself has not failed.
+var ErrUnclosed = errors.New("the response's body was never closed")
 
 // Overdue reports whether ctx's deadline has passed, also if that has not ended ctx yet:
 // http.Client's Timeout may close Request.Cancel an instant before.
