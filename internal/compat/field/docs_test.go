@@ -3,6 +3,8 @@ package field
 import (
 	"fmt"
 	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -92,4 +94,65 @@ func markdown(list []field, all []client, results [][]string) string {
 		row(append([]string{f.name, f.rule, "`" + f.source + "`"}, results[i]...)...)
 	}
 	return b.String()
+}
+
+// TestPageNamesTestsThatExist keeps docs/reliability.md from naming a test that is gone, and from
+// leaving a line of the acceptance list out.
+func TestPageNamesTestsThatExist(t *testing.T) {
+	b, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := regexp.MustCompile("(?:([a-z]+(?:/[a-z]+)*) )?`((?:Test|Fuzz|Benchmark)\\w+)`")
+	n, known := 0, make(map[string]map[string]bool)
+	has := func(dir, name string) bool {
+		if known[dir] == nil {
+			known[dir] = tests(t, dir)
+		}
+		return known[dir][name]
+	}
+	for line := range strings.Lines(string(b)) {
+		in := "" // the root, until the line names a package
+		for _, found := range named.FindAllStringSubmatch(line, -1) {
+			if dir, err := os.Stat(root + found[1]); found[1] != "" && err == nil && dir.IsDir() {
+				in = found[1]
+			}
+			n++
+			if !has(in, found[2]) && !has("", found[2]) {
+				t.Errorf("%s: neither %q nor the root has %s", strings.TrimSpace(line), in, found[2])
+			}
+		}
+	}
+	if n < 150 {
+		t.Errorf("%d tests are named", n)
+	}
+	for letter, last := range map[string]int{"C": 20, "D": 8, "L": 8, "E": 12, "Q": 12, "V": 10, "G": 6} {
+		for i := 1; i <= last; i++ {
+			if row := fmt.Sprintf("\n| %s%02d | ", letter, i); !strings.Contains(string(b), row) {
+				t.Errorf("no row %q", row)
+			}
+		}
+	}
+}
+
+const root = "../../../"
+
+// tests are the names of a directory's tests.
+func tests(t *testing.T, dir string) map[string]bool {
+	files, err := filepath.Glob(filepath.Join(root, dir, "*_test.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := make(map[string]bool)
+	declared := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz|Benchmark)\w+)\(`)
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, found := range declared.FindAllSubmatch(b, -1) {
+			names[string(found[1])] = true
+		}
+	}
+	return names
 }
