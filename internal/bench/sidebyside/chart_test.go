@@ -69,10 +69,10 @@ func (s *svg) end() string { return s.String() + "</svg>\n" }
 // batchChart has a bar for each client and server: how many of the calls were lost, and how many
 // 429s it took, on a logarithmic scale, since they differ by orders of magnitude.
 func batchChart(list []client, results [][]batchResult) string {
-	const top, left, rowHeight, gap = 64.0, 150.0, 15.0, 22.0
+	const top, left, rowHeight, gap = 66.0, 170.0, 15.0, 22.0
 	group := float64(len(list))*rowHeight + gap
 	height := top + group*float64(len(results)) + 30
-	s := newSVG(int(height), fmt.Sprintf("The batch of %d calls: 429s (bar), and calls lost (in words)", batchCalls))
+	s := newSVG(int(height), fmt.Sprintf("The batch of %d calls: 429s (bars, logarithmic), and calls lost", batchCalls))
 	most := 1.0
 	for _, row := range results {
 		for _, r := range row {
@@ -118,7 +118,7 @@ func short(n float64) string {
 func stormChart(list []client, results []stormResult) string {
 	const top, left, bottom, right = 50.0, 56.0, 470.0, 700.0
 	s := newSVG(510, "The storm: requests a second that reach the service")
-	seconds, most := len(results[0].sent)-30, 0.0
+	seconds, most := len(results[0].sent)-32, 0.0
 	for _, r := range results {
 		for _, n := range smooth(r.sent) {
 			most = max(most, n)

@@ -146,20 +146,13 @@ func bodies() []field {
 		rule: "it ends with the failure, and sends nothing else", needs: "transport",
 		check: func(t *trial) error {
 			s := serve(times(2, full, ok)...)
-			req, err := http.NewRequestWithContext(t.ctx, "PUT", "http://api.test/", io.NopCloser(strings.NewReader(form1)))
+			body := io.NopCloser(strings.NewReader(form1))
+			req, err := http.NewRequestWithContext(t.ctx, "PUT", "http://api.test/", body)
 			if err != nil {
 				return err
 			}
-			// A length that nobody would keep.
 			req.ContentLength = int64(len(form1))
-			made := false
-			req.GetBody = func() (io.ReadCloser, error) {
-				if made {
-					return nil, errors.New("disk gone")
-				}
-				made = true
-				return nil, errors.New("disk gone")
-			}
+			req.GetBody = func() (io.ReadCloser, error) { return nil, errors.New("disk gone") }
 			resp, err := (&http.Client{Transport: t.client.transport(s, call{})}).Do(req)
 			for i, sent := range s.sends {
 				if sent.body != form1 {
@@ -184,10 +177,7 @@ func bodies() []field {
 				return fmt.Errorf("status %d, error %v", r.status, r.err)
 			}
 			return s.each(func(r *http.Request) error {
-				if r.ContentLength != 0 || len(r.TransferEncoding) > 0 {
-					return fmt.Errorf("Content-Length %d, Transfer-Encoding %v", r.ContentLength, r.TransferEncoding)
-				}
-				return nil
+				return framed(r, 0)
 			})
 		},
 	}, {
@@ -212,10 +202,7 @@ func bodies() []field {
 				return fmt.Errorf("status %d", resp.StatusCode)
 			}
 			return s.each(func(r *http.Request) error {
-				if r.ContentLength != 0 || len(r.TransferEncoding) > 0 {
-					return fmt.Errorf("Content-Length %d, Transfer-Encoding %v", r.ContentLength, r.TransferEncoding)
-				}
-				return nil
+				return framed(r, 0)
 			})
 		},
 	}, {
@@ -233,17 +220,15 @@ func bodies() []field {
 				return fmt.Errorf("status %d, error %v", r.status, r.err)
 			}
 			return s.each(func(r *http.Request) error {
-				if r.ContentLength != int64(len(form1)) || len(r.TransferEncoding) > 0 {
-					return fmt.Errorf("Content-Length %d, Transfer-Encoding %v", r.ContentLength, r.TransferEncoding)
-				}
-				return nil
+				return framed(r, int64(len(form1)))
 			})
 		},
 	}, {
 		name: "307, then 503", source: "go-retryablehttp #121; PuerkitoBio/rehttp TestRedirects",
 		rule: "a redirect that keeps the method keeps the body, and so does its retry",
 		check: func(t *trial) error {
-			s := serve(answer{status: 307, header: fields("Location", "http://api.test/elsewhere")}, down, ok)
+			moved := answer{status: 307, header: fields("Location", "http://api.test/elsewhere")}
+			s := serve(moved, down, ok)
 			c := call{method: "PUT", body: form1}
 			return s.came(t.do(s, c), c, want{3, 200, fine})
 		},
@@ -253,6 +238,14 @@ func bodies() []field {
 		check: canaries,
 	}}
 	return list
+}
+
+// framed wants a request's length to be known, and to be length.
+func framed(r *http.Request, length int64) error {
+	if r.ContentLength != length || len(r.TransferEncoding) > 0 {
+		return fmt.Errorf("Content-Length %d, Transfer-Encoding %v", r.ContentLength, r.TransferEncoding)
+	}
+	return nil
 }
 
 type transportFunc func(*http.Request) (*http.Response, error)
@@ -310,7 +303,8 @@ func canaries(t *trial) error {
 	for i := range 100 {
 		host := []string{"a.test", "b.test"}[i%2]
 		group.Go(func() {
-			r := t.do(base, call{method: "PUT", url: "http://" + host + "/", body: host + strings.Repeat(" x", i)})
+			body := host + strings.Repeat(" x", i)
+			r := t.do(base, call{method: "PUT", url: "http://" + host + "/", body: body})
 			readAll(r.resp)
 			if r.status != 200 {
 				mu.Lock()

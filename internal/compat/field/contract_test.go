@@ -375,11 +375,13 @@ func contract() []field {
 					return
 				}
 				defer conn.Close()
-				io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+				io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\n"+
+					"Connection: Upgrade\r\nUpgrade: echo\r\n\r\n")
 				line, _ := buffered.ReadString('\n')
 				io.WriteString(conn, line)
 			})
-			r := t.do(s.base, call{url: s.url, fast: true, header: fields("Connection", "Upgrade", "Upgrade", "echo")})
+			upgrade := fields("Connection", "Upgrade", "Upgrade", "echo")
+			r := t.do(s.base, call{url: s.url, fast: true, header: upgrade})
 			if r.err != nil {
 				return r.err
 			}

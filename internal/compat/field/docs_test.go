@@ -114,7 +114,7 @@ func TestPageNamesTestsThatExist(t *testing.T) {
 	for line := range strings.Lines(string(b)) {
 		in := "" // the root, until the line names a package
 		for _, found := range named.FindAllStringSubmatch(line, -1) {
-			if dir, err := os.Stat(root + found[1]); found[1] != "" && err == nil && dir.IsDir() {
+			if dir, err := os.Stat(root + found[1]); err == nil && found[1] != "" && dir.IsDir() {
 				in = found[1]
 			}
 			n++
@@ -126,7 +126,8 @@ func TestPageNamesTestsThatExist(t *testing.T) {
 	if n < 150 {
 		t.Errorf("%d tests are named", n)
 	}
-	for letter, last := range map[string]int{"C": 20, "D": 8, "L": 8, "E": 12, "Q": 12, "V": 10, "G": 6} {
+	lines := map[string]int{"C": 20, "D": 8, "L": 8, "E": 12, "Q": 12, "V": 10, "G": 6}
+	for letter, last := range lines {
 		for i := 1; i <= last; i++ {
 			if row := fmt.Sprintf("\n| %s%02d | ", letter, i); !strings.Contains(string(b), row) {
 				t.Errorf("no row %q", row)

@@ -167,14 +167,15 @@ func retried() []field {
 		{"200 with nothing left", "draft-ietf-httpapi-ratelimit-headers",
 			answer{status: 200, text: fine, header: fields("Ratelimit", `"default";r=0;t=30`)}},
 	} {
-		list = append(list, field{name: c.name, source: c.source, rule: asIs, check: func(t *trial) error {
+		check := func(t *trial) error {
 			s := serve(c.a, ok)
 			r := t.do(s, call{})
 			if r.took > time.Second {
 				return fmt.Errorf("took %v", r.took)
 			}
 			return s.came(r, call{}, want{1, c.a.status, c.a.text})
-		}})
+		}
+		list = append(list, field{name: c.name, source: c.source, rule: asIs, check: check})
 	}
 
 	list = append(list, field{
@@ -207,7 +208,8 @@ func retried() []field {
 		name: "fields on each attempt", source: "PuerkitoBio/rehttp TestClientRetryWithHeaders",
 		rule: "every attempt has the same fields, none twice",
 		check: func(t *trial) error {
-			c := call{method: "PUT", body: "x", header: fields("Accept", "text/plain", "X-Many", "1", "X-Many", "2")}
+			c := call{method: "PUT", body: "x",
+				header: fields("Accept", "text/plain", "X-Many", "1", "X-Many", "2")}
 			s := serve(times(2, down(503), ok)...)
 			if err := s.came(t.do(s, c), c, want{3, 200, fine}); err != nil {
 				return err

@@ -104,8 +104,9 @@ func (s *service) RoundTrip(req *http.Request) (*http.Response, error) {
 	s.bodies = append(s.bodies, b)
 	s.mu.Unlock()
 	resp := &http.Response{
-		Status: http.StatusText(a.status), StatusCode: a.status, Header: http.Header{}, Body: b, Request: req,
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, ContentLength: int64(len(a.text)),
+		Status: http.StatusText(a.status), StatusCode: a.status, Header: http.Header{}, Body: b,
+		Request: req,
+		Proto:   "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, ContentLength: int64(len(a.text)),
 	}
 	if a.body != nil {
 		resp.ContentLength = -1

@@ -62,7 +62,8 @@ func deadlines() []field {
 		source: "golang/go http.Client.Timeout: one deadline for all", needs: "transport",
 		rule: "a wait that can't be waited is not begun: the answer comes back at once",
 		check: func(t *trial) error {
-			client := &http.Client{Transport: t.client.transport(serve(slow), call{}), Timeout: 10 * time.Second}
+			transport := t.client.transport(serve(slow), call{})
+			client := &http.Client{Transport: transport, Timeout: 10 * time.Second}
 			began := time.Now()
 			resp, err := client.Get("http://api.test/")
 			t.keep(resp)
@@ -108,7 +109,8 @@ func deadlines() []field {
 			defer cancel()
 			s := serve(answer{hang: true})
 			r := t.doWith(ctx, s, call{})
-			if s.count() != 1 || !errors.Is(r.err, context.DeadlineExceeded) || r.took > 10*time.Second+atOnce {
+			if s.count() != 1 || r.took > 10*time.Second+atOnce ||
+				!errors.Is(r.err, context.DeadlineExceeded) {
 				return fmt.Errorf("sent %d times in %v, error %v", s.count(), r.took, r.err)
 			}
 			return nil
@@ -197,7 +199,8 @@ func deadlines() []field {
 		source: "kubevuln #754; openai-java #853; bike4mind #2118",
 		rule:   "no hot loop: 100 ms between attempts at least",
 		check: func(t *trial) error {
-			return calm(t, answer{status: 429, header: fields("Retry-After", "Thu, 26 Nov 2026 11:00:00 GMT")})
+			past := fields("Retry-After", "Thu, 26 Nov 2026 11:00:00 GMT")
+			return calm(t, answer{status: 429, header: past})
 		},
 	}, {
 		name: "resets for ever", source: "sethvargo/go-retry #9",
@@ -228,19 +231,22 @@ func deadlines() []field {
 		name: "a 500 that names a wait", source: "Kubernetes apiserver: 500 with Retry-After",
 		rule: "Retry-After holds on a fault too",
 		check: func(t *trial) error {
-			return form{wait: 7 * time.Second}.heard(t, answer{status: 500, header: fields("Retry-After", "7")})
+			seven := answer{status: 500, header: fields("Retry-After", "7")}
+			return form{wait: 7 * time.Second}.heard(t, seven)
 		},
 	}, {
 		name: "a 503 that names a wait", source: "RFC 9110 10.2.3",
 		rule: "Retry-After holds on a fault too",
 		check: func(t *trial) error {
-			return form{wait: 7 * time.Second}.heard(t, answer{status: 503, header: fields("Retry-After", "7")})
+			seven := answer{status: 503, header: fields("Retry-After", "7")}
+			return form{wait: 7 * time.Second}.heard(t, seven)
 		},
 	}, {
 		name: "a 301 that names a wait", source: "RFC 9110 10.2.3 and 15.4",
 		rule: "a redirect is followed at once, and once",
 		check: func(t *trial) error {
-			s := serve(answer{status: 301, header: fields("Location", "http://api.test/new", "Retry-After", "30")}, ok)
+			moved := fields("Location", "http://api.test/new", "Retry-After", "30")
+			s := serve(answer{status: 301, header: moved}, ok)
 			r := t.do(s, call{})
 			if r.took > atOnce {
 				return fmt.Errorf("took %v", r.took)
@@ -255,7 +261,7 @@ func deadlines() []field {
 	}, {
 		name:   "a hundred calls told the same time",
 		source: "draft-ietf-httpapi-ratelimit-headers 6; retryhttp (probe)",
-		rule:   "jitter comes on top of what the server named: none is early, and they do not come together",
+		rule:   "jitter comes on top of what the server named: none is early, nor all together",
 		check: func(t *trial) error {
 			return spread(t, answer{status: 429, header: fields("Retry-After", "10")}, 10*time.Second)
 		},

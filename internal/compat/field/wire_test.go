@@ -89,7 +89,8 @@ func lost(name, source string, end func(net.Conn)) []field {
 		name: name + ", GET", source: source, wire: true, rule: "a lost answer is fetched again",
 		check: func(t *trial) error {
 			url, _ := broken(t, 2, end)
-			return t.do(&http.Transport{DisableKeepAlives: true}, call{url: url, fast: true}).answered(200, fine)
+			base := &http.Transport{DisableKeepAlives: true}
+			return t.do(base, call{url: url, fast: true}).answered(200, fine)
 		},
 	}, {
 		name: name + ", POST", source: source, wire: true,
@@ -108,7 +109,9 @@ func lost(name, source string, end func(net.Conn)) []field {
 }
 
 // final is a case that ends with the first connection.
-func final(name, source, rule string, set func(*httptest.Server, *http.Transport), kind func(error) bool) field {
+func final(
+	name, source, rule string, set func(*httptest.Server, *http.Transport), kind func(error) bool,
+) field {
 	return field{
 		name: name, source: source, rule: rule, wire: true,
 		check: func(t *trial) error {
@@ -153,7 +156,8 @@ func wire() []field {
 			rule: certificate,
 			check: func(t *trial) error {
 				base := &http.Transport{}
-				dials := dialFaults(base, 9, &net.DNSError{Err: "no such host", Name: "api.test", IsNotFound: true})
+				unknown := &net.DNSError{Err: "no such host", Name: "api.test", IsNotFound: true}
+				dials := dialFaults(base, 9, unknown)
 				r := t.do(base, call{fast: true})
 				if dials.Load() != 1 || !is[*net.DNSError](r.err) {
 					return fmt.Errorf("%d dials, error %v", dials.Load(), r.err)
@@ -165,7 +169,9 @@ func wire() []field {
 			func(_ *httptest.Server, base *http.Transport) { base.TLSClientConfig = &tls.Config{} },
 			is[x509.UnknownAuthorityError]),
 		final("another host's certificate", "googleapis/gax-go PR 73", certificate,
-			func(_ *httptest.Server, base *http.Transport) { base.TLSClientConfig.ServerName = "other.test" },
+			func(_ *httptest.Server, base *http.Transport) {
+				base.TLSClientConfig.ServerName = "other.test"
+			},
 			is[x509.HostnameError]),
 		final("an expired certificate", "acceptance D06", certificate,
 			func(h *httptest.Server, base *http.Transport) {
@@ -176,7 +182,8 @@ func wire() []field {
 				h.TLS.MinVersion = tls.VersionTLS13
 				base.TLSClientConfig.MaxVersion = tls.VersionTLS12
 			}, func(err error) bool { return strings.Contains(err.Error(), "protocol version") }),
-		final("a client's certificate that is asked for", "RFC 8446 6.2: certificate_required is fatal", certificate,
+		final("a client's certificate that is asked for", "RFC 8446 6.2: certificate_required is fatal",
+			certificate,
 			func(h *httptest.Server, _ *http.Transport) { h.TLS.ClientAuth = tls.RequireAnyClientCert },
 			func(err error) bool { return strings.Contains(err.Error(), "certificate required") }),
 		{
@@ -201,7 +208,8 @@ func wire() []field {
 		proxied("a proxy that asks for a password", "407 Proxy Authentication Required", false),
 		proxied("a proxy that is busy, POST", "503 Service Unavailable", true),
 	}
-	list = append(list, lost("reset before the answer", "node-request-retry #145; axios-retry #66", reset)...)
+	list = append(list,
+		lost("reset before the answer", "node-request-retry #145; axios-retry #66", reset)...)
 	list = append(list, lost("closed in the answer's head", "keycloak #52978",
 		func(conn net.Conn) { io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Le") })...)
 	list = append(list, lost("closed before the answer", "golang/go #22158", func(net.Conn) {})...)
@@ -209,7 +217,9 @@ func wire() []field {
 		name: "an answer that is no HTTP, POST", source: "keycloak #52978; RFC 9112 4", wire: true,
 		rule: "what may have been carried out is not sent again",
 		check: func(t *trial) error {
-			url, orders := broken(t, 2, func(conn net.Conn) { io.WriteString(conn, "SSH-2.0-OpenSSH_9.9\r\n") })
+			url, orders := broken(t, 2, func(conn net.Conn) {
+				io.WriteString(conn, "SSH-2.0-OpenSSH_9.9\r\n")
+			})
 			c := order
 			c.url = url
 			if r := t.do(&http.Transport{DisableKeepAlives: true}, c); orders.Load() != 1 || r.err == nil {
@@ -236,14 +246,18 @@ func wire() []field {
 		source: "oci-go-sdk #105; beego #3081", wire: true,
 		rule: "what the caller has got wrong is final", needs: "transport",
 		check: func(t *trial) error {
-			s := newServer(t, func(_ int, w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
+			s := newServer(t, func(_ int, _ http.ResponseWriter, r *http.Request) {
+				io.Copy(io.Discard, r.Body)
+			})
 			return ownFault(t, s, strings.NewReader("short"), "ContentLength=100")
 		},
 	}, field{
 		name: "a body that can't be read", source: "RFC 9110 9.2.2; acceptance C08", wire: true,
 		rule: "what the caller has got wrong is final", needs: "transport",
 		check: func(t *trial) error {
-			s := newServer(t, func(_ int, w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
+			s := newServer(t, func(_ int, _ http.ResponseWriter, r *http.Request) {
+				io.Copy(io.Discard, r.Body)
+			})
 			return ownFault(t, s, io.MultiReader(strings.NewReader("short"), failing{}), "disk gone")
 		},
 	}, field{
@@ -475,7 +489,8 @@ func overH2(name, source, rule string, carried int64, serve func(s *stream, n in
 			c.url = url
 			r := t.do(base, c)
 			if n := answered.Load(); n != carried || carried == 1 && r.status != 200 {
-				return fmt.Errorf("answered %d of %d streams, status %d, error %v", n, streams.Load(), r.status, r.err)
+				return fmt.Errorf("answered %d of %d streams, status %d, error %v",
+					n, streams.Load(), r.status, r.err)
 			}
 			return nil
 		},
