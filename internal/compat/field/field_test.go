@@ -173,12 +173,12 @@ func cases() []field {
 		name  string
 		cases []field
 	}{
-		{"what is retried", retried()},
+		{"what is retried", append(retried(), overMany()...)},
 		{"how long it waits", waits()},
 		{"the request's body", bodies()},
-		{"time and deadlines", deadlines()},
+		{"time and deadlines", append(deadlines(), moreTime()...)},
 		{"the contract of net/http", contract()},
-		{"faults on the wire", wire()},
+		{"faults on the wire", append(wire(), moreWire()...)},
 		{"errors and secrets", errorsAndSecrets()},
 	} {
 		for _, c := range kind.cases {
