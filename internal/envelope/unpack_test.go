@@ -84,7 +84,7 @@ func TestUnpack(t *testing.T) {
 func TestUnpackTheBeginning(t *testing.T) {
 	var json strings.Builder
 	json.WriteString(`{"error":{"code":"Busy","message":"m","details":"`)
-	for i := range 4000 {
+	for i := range int64(4000) {
 		json.WriteByte(byte('a' + i*i*i%23))
 	}
 	json.WriteString(`"}}`)
