@@ -19,6 +19,7 @@ import (
 //	Ambiguous                                          yes           yes
 //	Wait, ServerAsked                                  yes
 //	Stop                                               yes           yes
+//	PrevStatus              yes             yes        yes           yes
 //	Began                   watched         yes        watched       watched
 //	Sent, Answered, Sends                              watched       watched
 //
@@ -46,6 +47,10 @@ type Attempt struct {
 
 	// Verdict is what Classify made of the answer.
 	Verdict Verdict
+
+	// PrevStatus is the status that the attempt before was answered with, 0 if it was not, or there
+	// was none.
+	PrevStatus int
 
 	// Began is when the call began; Sent and Answered are when this attempt's request headers went
 	// out and its response headers came in. In a watched call a zero Sent says that provably
@@ -108,13 +113,14 @@ const (
 
 // AttemptOf returns the last attempt of the call that resp answers, if resp comes from a Transport.
 // It is a best effort: a RoundTripper that wraps the body again hides it. It reports false for a
-// call that succeeded at the first try, of which there is nothing to tell.
+// call that succeeded at the first try, of which there is nothing to tell but for a Message that
+// Classify gave its Verdict.
 func AttemptOf(resp *http.Response) (Attempt, bool) {
 	b := standInOf(resp)
 	if b == nil || b.attempt.N == 0 {
 		return Attempt{}, false
 	}
-	firstTry := b.attempt.N == 1 && b.attempt.Stop == StopDone
+	firstTry := b.attempt.N == 1 && b.attempt.Stop == StopDone && b.attempt.Verdict.Message == ""
 	return b.attempt, !firstTry
 }
 

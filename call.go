@@ -97,6 +97,11 @@ func (c *call) begin() error {
 			return err
 		}
 	}
+	if c.policy.Idempotent == nil && c.transport.Idempotent != nil {
+		known := *c.policy
+		known.Idempotent = c.transport.Idempotent
+		c.policy = &known
+	}
 	if c.watched() || c.policy.MaxElapsed > 0 {
 		c.attempt.Began = time.Now()
 	}
@@ -165,7 +170,10 @@ func (c *call) chooseBase() error {
 func (c *call) watched() bool { return c.trace != nil || len(c.transport.Gates) > 0 }
 
 func (c *call) enterGates() error {
-	c.attempt = Attempt{N: c.attempt.N + 1, Began: c.attempt.Began, Request: c.original, foreign: c.foreign}
+	c.attempt = Attempt{
+		N: c.attempt.N + 1, Began: c.attempt.Began, Request: c.original, PrevStatus: c.prevStatus(),
+		foreign: c.foreign,
+	}
 	c.sends = c.first.sends
 	c.first.sends = nil
 	if c.watched() {
@@ -181,6 +189,14 @@ func (c *call) enterGates() error {
 		}
 	}
 	return nil
+}
+
+// prevStatus returns the status of the attempt before, 0 if it had no answer, or there was none.
+func (c *call) prevStatus() int {
+	if c.last.Response == nil {
+		return 0
+	}
+	return c.last.Response.StatusCode
 }
 
 func (c *call) enter(gate Gate, index int) error {
@@ -392,10 +408,10 @@ func replaced(body, given io.ReadCloser) bool {
 
 // touches reports whether anybody may set header fields on the attempt's request.
 func (c *call) touches() bool {
-	return c.key != "" || c.transport.Prepare != nil || c.trace != nil && c.trace.AttemptStart != nil
+	return c.key != "" || c.transport.prepares() || c.trace != nil && c.trace.AttemptStart != nil
 }
 
-func (c *call) authorizes() bool { return c.transport.Prepare != nil && !c.foreign }
+func (c *call) authorizes() bool { return c.transport.prepares() && !c.foreign }
 
 func (c *call) authorize() error {
 	var prev *Attempt
@@ -418,6 +434,14 @@ func (c *call) authorize() error {
 func (c *call) callPrepare(prev *Attempt) error {
 	if watch := c.watch(WaitPrepare, -1); watch != nil {
 		defer watch.end()
+	}
+	if authorize := c.transport.Authorize; authorize != nil {
+		if err := authorize(c.out, prev); err != nil {
+			return err
+		}
+	}
+	if c.transport.Prepare == nil {
+		return nil
 	}
 	return c.transport.Prepare(c.out, prev)
 }
