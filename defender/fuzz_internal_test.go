@@ -220,14 +220,16 @@ func FuzzFind(f *testing.F) {
 			}
 		}
 
-		// An id may be anything that does not look like a name of the table, and is no dots.
+		// An id may be anything that does not look like a name of the table, nor like that of a method,
+		// and is no dots.
 		e := all[int(n)%len(all)]
-		if id == "" || strings.Trim(id, ".") == "" || strings.ContainsAny(id, "/()") || inTable(all, id) {
+		if id == "" || strings.Trim(id, ".") == "" || strings.ContainsAny(id, "/()") || inTable(all, id) ||
+			!identifies(id, true) || strings.HasPrefix(strings.ToLower(id), "microsoft.graph.") {
 			return
 		}
 		path := strings.NewReplacer("{id}", id, "{rest...}", id, "{ip}", id, "{time}", id, "{index}", id).Replace(e.Path)
 		prefix := "/api/"
-		if onGraph(e.Path) {
+		if e.Service == Graph {
 			prefix = "/v1.0/"
 		}
 		u := &url.URL{Path: prefix + path}
@@ -281,9 +283,9 @@ func fitsRow(e Endpoint, method string, u *url.URL) bool {
 		segments[i] = segment
 	}
 	switch {
-	case onGraph(e.Path) && (equalFold(segments[0], "v1.0") || equalFold(segments[0], "beta")):
+	case e.Service == Graph && (equalFold(segments[0], "v1.0") || equalFold(segments[0], "beta")):
 		segments = segments[1:]
-	case onGraph(e.Path) || !equalFold(segments[0], "api"):
+	case e.Service == Graph || !equalFold(segments[0], "api"):
 		return false
 	case len(segments) > 1 && (equalFold(segments[1], "v1.0") || equalFold(segments[1], "beta")):
 		segments = segments[2:]

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"net/http"
 	"net/url"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -19,7 +21,8 @@ import (
 // return one again that the service has refused.
 //
 // ctx is not that of a call, since the token is for all of them. It ends after a minute: the fetch
-// has then failed, and the next may begin although the function has not returned.
+// has then failed, and the next may begin although the function has not returned. It has what the
+// service wants of the token, after a 401 that says so: see Claims.
 //
 // # Errors
 //
@@ -82,8 +85,14 @@ type tokens struct {
 	renew    time.Time  // from then on somebody should fetch the next; zero: nobody
 	fetching *fetch     // nil: nobody is
 	refused  bool       // there is no token because the service has refused it
+	claims   string     // that the next one is to have; "": none
 	failures int        // fetches in a row
 	earliest time.Time  // of the next fetch
+	given    recent     // values of Authorization that were set here
+	brought  recent     // and by callers
+
+	seeded sync.Once // for seedOf, which hashes those
+	seedOf maphash.Seed
 }
 
 // fetch is a token under way, or one that will be once the pause is over.
@@ -91,6 +100,7 @@ type fetch struct {
 	done chan struct{} // closed when there is a result
 	fetched
 
+	claims  string        // that the token is to have
 	begun   bool          // guarded by tokens.mu, as is waiting
 	waiting int           // callers
 	left    chan struct{} // closed if all of them have gone before it has begun
@@ -104,35 +114,88 @@ type fetched struct {
 	panicked *panicError // for one caller to take; err is not nil then
 }
 
-// prepare is Transport.Prepare. own comes after, and has the last word.
-func (t *tokens) prepare(own func(*http.Request, *steadyhttp.Attempt) error) func(*http.Request, *steadyhttp.Attempt) error {
-	return func(req *http.Request, prev *steadyhttp.Attempt) error {
-		if err := t.authorize(req, prev); err != nil {
-			return fmt.Errorf("defender: Config.Token: %w", err)
-		}
-		if own != nil {
-			return own(req, prev)
-		}
-		return nil
-	}
-}
-
-// authorize sets the field unless the caller has, even to nothing. It is asked at each attempt and not once for a call: a call
-// may have waited for its quota for longer than a token lives.
+// authorize sets the field unless the caller has, even to nothing. It is asked at each attempt and
+// not once for a call: a call may have waited for its quota for longer than a token lives.
 func (t *tokens) authorize(req *http.Request, prev *steadyhttp.Attempt) error {
-	if _, own := req.Header["Authorization"]; own || !t.areFor(req.URL) {
+	if !t.areFor(req.URL) {
 		return nil
 	}
-	if prev != nil && prev.Verdict.Class == steadyhttp.Unauthorized {
+	if values, own := authorization(req.Header); own {
+		t.remember(&t.brought, first(values))
+		return nil
+	}
+	if prev != nil && prev.Verdict.Class == steadyhttp.Unauthorized && prev.Response != nil {
 		refused, _ := strings.CutPrefix(prev.Request.Header.Get("Authorization"), bearer)
-		t.refuse(refused)
+		t.refuse(refused, claimsOf(prev.Response.Header))
 	}
 	token, err := t.current(req.Context())
 	if err != nil {
-		return err
+		return fmt.Errorf("defender: Config.Token: %w", err)
 	}
-	req.Header.Set("Authorization", bearer+token)
+	value := bearer + token
+	t.remember(&t.given, value)
+	req.Header.Set("Authorization", value)
 	return nil
+}
+
+// authorization finds the field however its name is spelled: net/http sends the header's keys as
+// they are.
+func authorization(h http.Header) ([]string, bool) {
+	const name = "Authorization"
+	if values, ok := h[name]; ok {
+		return values, true
+	}
+	for key, values := range h {
+		if len(key) == len(name) && equalFold(key, "authorization") {
+			return values, true
+		}
+	}
+	return nil, false
+}
+
+func first(values []string) string {
+	if len(values) == 0 {
+		return ""
+	}
+	return values[0]
+}
+
+// recent remembers the last values of Authorization by their hashes.
+type recent struct {
+	hashes [32]uint64
+	n      int
+}
+
+func (r *recent) have(hash uint64) bool {
+	return slices.Contains(r.hashes[:min(r.n, len(r.hashes))], hash)
+}
+
+func (t *tokens) remember(r *recent, value string) {
+	hash := maphash.String(t.seed(), value)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !r.have(hash) {
+		r.hashes[r.n%len(r.hashes)] = hash
+		r.n++
+	}
+}
+
+func (t *tokens) seed() maphash.Seed {
+	t.seeded.Do(func() { t.seedOf = maphash.MakeSeed() })
+	return t.seedOf
+}
+
+// notOurs reports whether the Authorization of a request that was refused is none of the tokens,
+// nor one that Config.Prepare, if there is one, may have brought.
+func (t *tokens) notOurs(h http.Header, prepared bool) bool {
+	values, _ := authorization(h)
+	hash := maphash.String(t.seed(), first(values))
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if prepared {
+		return len(values) > 0 && t.brought.have(hash)
+	}
+	return !t.given.have(hash)
 }
 
 const bearer = "Bearer "
@@ -141,30 +204,20 @@ const bearer = "Bearer "
 // that comes with a token as well.
 func (t *tokens) areFor(u *url.URL) bool { return t.hosts.have(u) && private(u) && !signed(u) }
 
-// final changes a verdict so that a 401 ends the call where no token of ours was refused, and a retry would be refused
-// like the first.
-func (t *tokens) final(classify func(steadyhttp.Attempt) steadyhttp.Verdict) func(steadyhttp.Attempt) steadyhttp.Verdict {
-	return func(a steadyhttp.Attempt) steadyhttp.Verdict {
-		v := classify(a)
-		if v.Class == steadyhttp.Unauthorized && !t.areFor(a.Request.URL) {
-			v.Class = steadyhttp.Permanent
-		}
-		return v
-	}
-}
-
-// refuse drops a token that the service did not take. Of the many calls that it was refused to, the first does it: the
-// others find the next token there, or on its way.
-func (t *tokens) refuse(token string) {
+// refuse drops a token that the service did not take, and keeps the claims that the next one is to
+// have. Of the many calls that it was refused to, the first does it: the others find the next token
+// there, or on its way.
+func (t *tokens) refuse(token, claims string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if token != "" && token == t.token {
-		t.token, t.refused = "", true
+		t.token, t.refused, t.claims = "", true, claims
 	}
 }
 
-// current returns the token, and waits for one if it must. Near the end of the token's life one caller fetches the next,
-// and waits for it, while the others go on with the old: no goroutine need be there to do it for them.
+// current returns the token, and waits for one if there is none. Near the end of the token's life the
+// next is fetched beside the calls, which go on with the old: an authority that hangs then takes
+// nobody's time.
 func (t *tokens) current(ctx context.Context) (string, error) {
 	token, f := t.look()
 	if f == nil {
@@ -183,7 +236,8 @@ func (t *tokens) current(ctx context.Context) (string, error) {
 	defer t.mu.Unlock()
 	switch p := f.panicked; {
 	case p != nil:
-		// It goes on in one of those who waited, as it would have without the goroutine. The others get an error.
+		// It goes on in one of those who waited, as it would have without the goroutine. The others get
+		// an error. A renewal that nobody waits for is tried again, and fails in a call once it must.
 		f.panicked = nil
 		panic(p)
 	case t.valid(time.Now()):
@@ -197,13 +251,16 @@ func (t *tokens) look() (string, *fetch) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
-	if t.valid(now) && (t.fetching != nil || !t.due(now)) {
-		return t.token, nil
-	}
-	if t.fetching == nil {
+	valid := t.valid(now)
+	if t.fetching == nil && (!valid || t.due(now)) {
 		wait := t.earliest.Sub(now)
-		t.fetching = &fetch{done: make(chan struct{}), left: make(chan struct{}), begun: wait <= 0}
+		t.fetching = &fetch{
+			done: make(chan struct{}), left: make(chan struct{}), begun: wait <= 0, claims: t.claims,
+		}
 		go t.run(t.fetching, wait)
+	}
+	if valid {
+		return t.token, nil
 	}
 	t.fetching.waiting++
 	return "", t.fetching
@@ -250,7 +307,7 @@ func (t *tokens) run(f *fetch, wait time.Duration) {
 	if wait > 0 && !t.sitOut(f, wait) {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), fetchTimeout)
+	ctx, cancel := context.WithTimeout(context.WithValue(context.Background(), claimsKey{}, f.claims), fetchTimeout)
 	defer cancel()
 	// Sources without a context may hang for longer: they are given up on, and what they bring then is too late.
 	stop := context.AfterFunc(ctx, func() { t.end(f, fetched{err: errFetchTimeout}) })
@@ -287,6 +344,9 @@ func (t *tokens) end(f *fetch, o fetched) {
 	}
 	if o.err == nil {
 		t.failures = 0
+		if t.claims == f.claims {
+			t.claims = ""
+		}
 		t.keep(o.token, o.expires, now)
 	}
 	f.fetched = o
