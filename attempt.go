@@ -168,3 +168,11 @@ func (a Attempt) Observe(o Observer) bool {
 	a.log.observers = append(a.log.observers, observer{o, a.foreign})
 	return true
 }
+
+// SendingOnly returns a copy to enter a Gate with that only counts: its Observer is told of the
+// sending, and not of the answer, which the Gate might take for its own. What the Gate is told on
+// leaving is up to whoever entered it.
+func (a Attempt) SendingOnly() Attempt {
+	a.foreign = true
+	return a
+}

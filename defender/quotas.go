@@ -38,6 +38,10 @@ type limit struct {
 	pauseOnly  bool
 	units      bool
 	concurrent int
+
+	mu   sync.Mutex // guards what follows
+	made bool
+	gate steadyhttp.Gate
 }
 
 // kept is the gate that holds a Transport's quotas. It remembers those that were made; none is ever
@@ -128,7 +132,7 @@ func (c *Config) quotas(known hosts) ([]steadyhttp.Gate, error) {
 	if l.graph {
 		for i := range further {
 			key := func(req *http.Request) string { return l.furtherKey(req, i) }
-			gates = append(gates, &steadyhttp.PerKey{Key: key, New: l.newGate(c), Max: most})
+			gates = append(gates, counting{&steadyhttp.PerKey{Key: key, New: l.newGate(c), Max: most}})
 		}
 	}
 	return gates, nil
@@ -255,33 +259,61 @@ func pauses(key string) steadyhttp.Gate {
 	return steadyhttp.Limit(nil)
 }
 
-// newGate returns what makes the gate of a key.
+// counting is a gate that learns nothing from an answer: of all the limits that a call is under, its
+// family's is the one that a 429 most likely tells of, and it alone pauses.
+type counting struct{ steadyhttp.Gate }
+
+func (c counting) Enter(ctx context.Context, a steadyhttp.Attempt) (steadyhttp.Pass, error) {
+	pass, err := c.Gate.Enter(ctx, a.SendingOnly())
+	if err != nil || pass == nil {
+		return nil, err
+	}
+	return steadyhttp.PassFunc(func(a steadyhttp.Attempt) {
+		a.Response, a.Err, a.Body, a.Verdict = nil, nil, nil, steadyhttp.Verdict{}
+		pass.Leave(a)
+	}), nil
+}
+
+// newGate returns what finds the gate of a key, or makes it: the calls that share it may have come
+// to it as different ones of their limits.
 func (l *limits) newGate(c *Config) func(key string) steadyhttp.Gate {
-	custom, reserve, maxWait := c.NewGate, c.Reserve, c.MaxWait
 	return func(key string) steadyhttp.Gate {
 		of := l.of[key]
-		switch {
-		case of == nil:
+		if of == nil {
 			return nil
-		case of.concurrent > 0:
-			return make(atOnce, of.concurrent)
-		case len(of.windows) == 0:
-			// No limit is known. Still, after a 429 the others wait with the call that met it.
-			return steadyhttp.Limit(nil)
 		}
-		q := &quota.Quota{
-			Windows: slices.Clone(of.windows), Reserve: reserve, MaxWait: maxWait, PauseOnly: of.pauseOnly,
+		of.mu.Lock()
+		defer of.mu.Unlock()
+		if !of.made {
+			of.gate = l.gateOf(c.NewGate, c.Reserve, c.MaxWait, key, of)
+			of.made = true
 		}
-		if of.units {
-			q.Weight = units
-		}
-		var gate steadyhttp.Gate = q
-		if custom != nil {
-			gate = custom(key, q)
-		}
-		l.kept.remember(of.name, gate)
-		return gate
+		return of.gate
 	}
+}
+
+func (l *limits) gateOf(
+	custom func(string, *quota.Quota) steadyhttp.Gate, reserve float64, maxWait time.Duration, key string, of *limit,
+) steadyhttp.Gate {
+	switch {
+	case of.concurrent > 0:
+		return make(atOnce, of.concurrent)
+	case len(of.windows) == 0:
+		// No limit is known. Still, after a 429 the others wait with the call that met it.
+		return steadyhttp.Limit(nil)
+	}
+	q := &quota.Quota{
+		Windows: slices.Clone(of.windows), Reserve: reserve, MaxWait: maxWait, PauseOnly: of.pauseOnly,
+	}
+	if of.units {
+		q.Weight = units
+	}
+	var gate steadyhttp.Gate = q
+	if custom != nil {
+		gate = custom(key, q)
+	}
+	l.kept.remember(of.name, gate)
+	return gate
 }
 
 // atOnce is a gate for so many calls under way as it has room for. A call is, until its answer's
