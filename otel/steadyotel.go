@@ -20,7 +20,8 @@
 //
 // A call's span also has steadyhttp.attempts, and steadyhttp.stop: why there was no further
 // attempt, a Stop. An attempt's has steadyhttp.sends where it is 2 or more: net/http has replayed
-// the request on its own.
+// the request on its own; and steadyhttp.warning where Classify has a Message for a success, as
+// package defender has for a 206.
 //
 // # Events
 //
