@@ -202,8 +202,7 @@ func New(c Config) (*steadyhttp.Transport, error) {
 		base = newBase()
 	}
 	s := &service{
-		classify: Rules().Classify, known: known, graph: c.API == Graph, prepared: c.Prepare != nil,
-		warner: warner{c.Log}, base: base,
+		classify: Rules().Classify, known: known, prepared: c.Prepare != nil, warner: warner{c.Log}, base: base,
 	}
 	t := &steadyhttp.Transport{
 		Base: base, Policy: p, Classify: s.verdict, Prepare: c.Prepare, Idempotent: Idempotent,
@@ -211,9 +210,10 @@ func New(c Config) (*steadyhttp.Transport, error) {
 	}
 	if c.Token != nil {
 		s.tokens = &tokens{get: c.Token, hosts: known}
-	}
-	if s.tokens != nil || s.graph {
 		t.Authorize = s.authorize
+	}
+	if c.API == Graph {
+		t.Gates = append(t.Gates, s)
 	}
 	return t, nil
 }

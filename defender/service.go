@@ -16,7 +16,6 @@ import (
 type service struct {
 	classify func(steadyhttp.Attempt) steadyhttp.Verdict
 	known    hosts
-	graph    bool
 	prepared bool    // Config.Prepare is set, and may bring credentials of its own
 	tokens   *tokens // nil: none
 	base     http.RoundTripper
@@ -29,16 +28,18 @@ type service struct {
 
 // authorize is Transport.Authorize.
 func (s *service) authorize(req *http.Request, prev *steadyhttp.Attempt) error {
-	if prev != nil && prev.Response != nil && prev.Response.StatusCode == http.StatusServiceUnavailable {
-		s.leaveConnections()
-	}
-	if s.tokens == nil {
-		return nil
-	}
 	if !s.begun.Swap(true) {
 		s.lookAtFirst(req)
 	}
 	return s.tokens.authorize(req, prev)
+}
+
+// Enter is that of a gate which lets everything pass, and sees that an attempt comes after a 503.
+func (s *service) Enter(_ context.Context, a steadyhttp.Attempt) (steadyhttp.Pass, error) {
+	if a.PrevStatus == http.StatusServiceUnavailable {
+		s.leaveConnections()
+	}
+	return nil, nil
 }
 
 // leaveConnections makes the next request open a connection of its own. After a 503 of Graph that
@@ -47,7 +48,7 @@ func (s *service) authorize(req *http.Request, prev *steadyhttp.Attempt) error {
 func (s *service) leaveConnections() {
 	now := time.Now().UnixNano()
 	last := s.renewed.Load()
-	if !s.graph || last != 0 && now-last < int64(time.Second) || !s.renewed.CompareAndSwap(last, now) {
+	if last != 0 && now-last < int64(time.Second) || !s.renewed.CompareAndSwap(last, now) {
 		return
 	}
 	if base, ok := s.base.(interface{ CloseIdleConnections() }); ok {
@@ -93,16 +94,17 @@ func (s *service) verdict(a steadyhttp.Attempt) steadyhttp.Verdict {
 
 const sameQuery = "the same query came to nothing twice: narrow it, or its time span"
 
-// final reports whether new credentials can't help after a 401: no token of ours was refused, or
-// the caller brought his own, which an authority may lock out for asking twice.
+// final reports whether new credentials can't help after a 401: the caller brought his own, which
+// an authority may lock out for asking twice, or there were none, and nobody is known to have any.
 func (s *service) final(a steadyhttp.Attempt) bool {
 	if s.tokens == nil {
+		return false // it is up to Transport.Prepare
+	}
+	values, ok := authorization(a.Request.Header)
+	if !ok {
 		return !s.prepared
 	}
-	if !s.tokens.areFor(a.Request.URL) {
-		return !s.prepared
-	}
-	return s.tokens.notOurs(a.Request.Header, s.prepared)
+	return s.tokens.isCallers(first(values))
 }
 
 // tellRetired warns once of each method that ends or has ended.

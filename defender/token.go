@@ -88,11 +88,8 @@ type tokens struct {
 	claims   string     // that the next one is to have; "": none
 	failures int        // fetches in a row
 	earliest time.Time  // of the next fetch
-	given    recent     // values of Authorization that were set here
-	brought  recent     // and by callers
 
-	seeded sync.Once // for seedOf, which hashes those
-	seedOf maphash.Seed
+	brought brought
 }
 
 // fetch is a token under way, or one that will be once the pause is over.
@@ -117,11 +114,11 @@ type fetched struct {
 // authorize sets the field unless the caller has, even to nothing. It is asked at each attempt and
 // not once for a call: a call may have waited for its quota for longer than a token lives.
 func (t *tokens) authorize(req *http.Request, prev *steadyhttp.Attempt) error {
-	if !t.areFor(req.URL) {
+	if values, own := authorization(req.Header); own {
+		t.remember(first(values))
 		return nil
 	}
-	if values, own := authorization(req.Header); own {
-		t.remember(&t.brought, first(values))
+	if !t.areFor(req.URL) {
 		return nil
 	}
 	if prev != nil && prev.Verdict.Class == steadyhttp.Unauthorized && prev.Response != nil {
@@ -132,9 +129,7 @@ func (t *tokens) authorize(req *http.Request, prev *steadyhttp.Attempt) error {
 	if err != nil {
 		return fmt.Errorf("defender: Config.Token: %w", err)
 	}
-	value := bearer + token
-	t.remember(&t.given, value)
-	req.Header.Set("Authorization", value)
+	req.Header.Set("Authorization", bearer+token)
 	return nil
 }
 
@@ -160,42 +155,43 @@ func first(values []string) string {
 	return values[0]
 }
 
-// recent remembers the last values of Authorization by their hashes.
-type recent struct {
-	hashes [32]uint64
+// brought is what callers have set Authorization to themselves, the last values of it, as hashes.
+type brought struct {
+	once   sync.Once
+	seed   maphash.Seed
+	mu     sync.Mutex // guards what follows
+	hashes [128]uint64
 	n      int
 }
 
-func (r *recent) have(hash uint64) bool {
-	return slices.Contains(r.hashes[:min(r.n, len(r.hashes))], hash)
+func (b *brought) hash(value string) uint64 {
+	b.once.Do(func() { b.seed = maphash.MakeSeed() })
+	return maphash.String(b.seed, value)
 }
 
-func (t *tokens) remember(r *recent, value string) {
-	hash := maphash.String(t.seed(), value)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if !r.have(hash) {
-		r.hashes[r.n%len(r.hashes)] = hash
-		r.n++
+// have requires that b.mu is held.
+func (b *brought) have(hash uint64) bool {
+	return slices.Contains(b.hashes[:min(b.n, len(b.hashes))], hash)
+}
+
+func (t *tokens) remember(value string) {
+	b := &t.brought
+	hash := b.hash(value)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.have(hash) {
+		b.hashes[b.n%len(b.hashes)] = hash
+		b.n++
 	}
 }
 
-func (t *tokens) seed() maphash.Seed {
-	t.seeded.Do(func() { t.seedOf = maphash.MakeSeed() })
-	return t.seedOf
-}
-
-// notOurs reports whether the Authorization of a request that was refused is none of the tokens,
-// nor one that Config.Prepare, if there is one, may have brought.
-func (t *tokens) notOurs(h http.Header, prepared bool) bool {
-	values, _ := authorization(h)
-	hash := maphash.String(t.seed(), first(values))
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if prepared {
-		return len(values) > 0 && t.brought.have(hash)
-	}
-	return !t.given.have(hash)
+// isCallers reports whether a caller has brought this value.
+func (t *tokens) isCallers(value string) bool {
+	b := &t.brought
+	hash := b.hash(value)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.have(hash)
 }
 
 const bearer = "Bearer "
@@ -343,10 +339,7 @@ func (t *tokens) end(f *fetch, o fetched) {
 		t.earliest = now.Add(fetchPause)
 	}
 	if o.err == nil {
-		t.failures = 0
-		if t.claims == f.claims {
-			t.claims = ""
-		}
+		t.failures, t.claims = 0, "" // if they are still missed, the next refusal says so
 		t.keep(o.token, o.expires, now)
 	}
 	f.fetched = o

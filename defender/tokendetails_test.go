@@ -371,3 +371,42 @@ func TestReserveReachesNewGate(t *testing.T) {
 		t.Errorf("%d gates, want that of the family and five more", seen)
 	}
 }
+
+// A Prepare that is set after New and brings credentials of its own is asked for new ones after a
+// 401, as one of Config is.
+func TestPrepareOfLaterRenewsItsOwnCredentials(t *testing.T) {
+	for _, token := range []defender.TokenFunc{nil, (&mint{}).token} {
+		for _, api := range []defender.Service{"", defender.Graph} {
+			for _, target := range []string{machines, graphBase + "/v1.0/users"} {
+				synctest.Test(t, func(t *testing.T) {
+					g := &guard{takes: func(a string) bool { return a == "mine 2" }}
+					config := unlimited(g, token)
+					config.API = api
+					transport := newTransport(t, config)
+					prepared := 0
+					transport.Prepare = func(req *http.Request, prev *steadyhttp.Attempt) error {
+						prepared++
+						req.Header.Set("Authorization", fmt.Sprint("mine ", prepared))
+						return nil
+					}
+					if got, err := status(t, transport, t.Context(), target); got != 200 || len(g.requests()) != 2 {
+						t.Errorf("%q, %s: %d, %v after %q", api, target, got, err, g.requests())
+					}
+				})
+			}
+		}
+	}
+}
+
+// Where nobody has new credentials, a 401 is not asked twice: neither for the token that nobody
+// configured nor for the key that Graph is asked with.
+func TestA401WithoutATokenIsFinal(t *testing.T) {
+	for _, api := range []defender.Service{"", defender.Graph} {
+		g := &guard{takes: func(string) bool { return false }}
+		config := unlimited(g, nil)
+		config.API = api
+		if got, err := status(t, newTransport(t, config), t.Context(), machines); got != 401 || len(g.requests()) != 1 {
+			t.Errorf("%q: %d, %v after %d requests", api, got, err, len(g.requests()))
+		}
+	}
+}
