@@ -568,3 +568,42 @@ func TestLostAnswersOfGraphsActions(t *testing.T) {
 		server.Close()
 	}
 }
+
+// The quotas of Graph that have been used can be looked at by their names, the further ones too.
+func TestQuotasOfGraph(t *testing.T) {
+	transport := newTransport(t, defender.Config{API: defender.Graph, Base: &fine{}, Tenant: "t", App: "a"})
+	send(t, transport, "POST", graphBase+"/v1.0/subscriptions")
+	send(t, transport, "GET", graphBase+"/v1.0/sites")
+	var names []string
+	for name, state := range defender.Quotas(transport) {
+		names = append(names, fmt.Sprint(name, " ", state.Windows[0].Used))
+	}
+	if want := []string{"graph 2", "subscriptions 1", "subscriptions of the application 1"}; !slices.Equal(names, want) {
+		t.Errorf("quotas %q, want %q", names, want)
+	}
+}
+
+// Quotas are shared by whom the page says: applications of a tenant, tenants of an application.
+func TestKeysOfGraph(t *testing.T) {
+	keys := make(map[string][]string) // by who is asked
+	for _, who := range []string{"t1 a1", "t1 a2", "t2 a1"} {
+		tenant, app, _ := strings.Cut(who, " ")
+		transport := newTransport(t, defender.Config{
+			API: defender.Graph, Base: &fine{}, Tenant: tenant, App: app,
+			NewGate: func(key string, q *quota.Quota) steadyhttp.Gate {
+				keys[key] = append(keys[key], who)
+				return q
+			},
+		})
+		send(t, transport, "PATCH", graphBase+"/v1.0/users/1")
+		send(t, transport, "POST", graphBase+"/v1.0/security/runHuntingQuery")
+	}
+	for key, want := range map[string]int{
+		"graph++a1": 2, "graph++a2": 1, "directory+t1+a1": 1, "directory+t2+a1": 1, "directory writes of the tenant+t1": 2,
+		"directory writes of the tenant+t2": 1, "directory writes of the application++a1": 2, "security/runHuntingQuery+t1": 2,
+	} {
+		if len(keys[key]) != want {
+			t.Errorf("%s was asked for by %q, want %d", key, keys[key], want)
+		}
+	}
+}
