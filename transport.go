@@ -188,8 +188,8 @@ func (t *Transport) WrappedRoundTripper() http.RoundTripper { return t.base() }
 // variant of a preset's, which spends the same quota. t may be in use.
 func (t *Transport) Clone() *Transport {
 	clone := &Transport{
-		Base: t.Base, Policy: t.Policy, Classify: t.Classify, Prepare: t.Prepare, Authorize: t.Authorize,
-		Idempotent: t.Idempotent, Gates: slices.Clone(t.Gates), Trace: t.Trace,
+		Base: t.Base, Policy: t.Policy, Classify: t.Classify, Prepare: t.Prepare,
+		Authorize: t.Authorize, Idempotent: t.Idempotent, Gates: slices.Clone(t.Gates), Trace: t.Trace,
 	}
 	clone.Policy.Budget = t.budgetOf(&t.Policy)
 	return clone
@@ -216,7 +216,8 @@ func (t *Transport) prepares() bool { return t.Prepare != nil || t.Authorize != 
 // context, and a success of it the caller's answer.
 func (t *Transport) untouched(req *http.Request) bool {
 	p := &t.Policy
-	if len(t.Gates) != 0 || t.prepares() || t.Classify != nil || t.Idempotent != nil || p.Idempotent != nil || p.IdempotencyKey ||
+	if len(t.Gates) != 0 || t.prepares() || t.Classify != nil || t.Idempotent != nil ||
+		p.Idempotent != nil || p.IdempotencyKey ||
 		p.AttemptTimeout > 0 || p.IdleTimeout > 0 || p.MaxElapsed > 0 || p.MaxRead > 0 {
 		return false
 	}

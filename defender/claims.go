@@ -57,7 +57,8 @@ func claimsOf(h http.Header) string {
 func decoded(text string) string {
 	text = strings.TrimRight(text, "=")
 	for _, encoding := range [...]*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
-		if raw, err := encoding.DecodeString(text); err == nil && len(raw) > 0 && raw[0] == '{' && json.Valid(raw) {
+		raw, err := encoding.DecodeString(text)
+		if err == nil && len(raw) > 0 && raw[0] == '{' && json.Valid(raw) {
 			return string(raw)
 		}
 	}

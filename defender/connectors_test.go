@@ -233,12 +233,12 @@ func newGraph(seed uint64, incidents int) *graphServer {
 		fault := int(s.rand >> 33 % 30)
 		if r.Header.Get("Authorization") != "Bearer token-2" {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="", error="invalid_token"`)
-			http.Error(w, `{"error":{"code":"InvalidAuthenticationToken","message":"Lifetime validation failed."}}`, 401)
+			http.Error(w, `{"error":{"code":"InvalidAuthenticationToken","message":"Lifetime validation failed."}}`, http.StatusUnauthorized)
 			return
 		}
 		if fault == 0 {
 			s.faults++
-			http.Error(w, `{"error":{"code":"ServiceUnavailable","message":"","innerError":{"request-id":"r-1"}}}`, 503)
+			http.Error(w, `{"error":{"code":"ServiceUnavailable","message":"","innerError":{"request-id":"r-1"}}}`, http.StatusServiceUnavailable)
 			return
 		}
 		answer := any(map[string]any{})

@@ -133,8 +133,8 @@ type Config struct {
 	Tenant, App string
 
 	// Quotas replaces the limits of whole families: those of Endpoints, their Limits by name, and
-	// "other" for the paths below /api that are not in the table. No window at all lifts a family's limit; after a 429 its calls
-	// then still wait together. nil: the documented limits.
+	// "other" for the paths below /api that are not in the table. No window at all lifts a family's
+	// limit; after a 429 its calls then still wait together. nil: the documented limits.
 	Quotas map[string][]quota.Window
 
 	// NoQuotas lifts all limits, for instance where Gates has others. false: the limits hold.
@@ -202,7 +202,8 @@ func New(c Config) (*steadyhttp.Transport, error) {
 		base = newBase()
 	}
 	s := &service{
-		classify: Rules().Classify, known: known, prepared: c.Prepare != nil, warner: warner{c.Log}, base: base,
+		classify: Rules().Classify, known: known, prepared: c.Prepare != nil, warner: warner{c.Log},
+		base: base,
 	}
 	t := &steadyhttp.Transport{
 		Base: base, Policy: p, Classify: s.verdict, Prepare: c.Prepare, Idempotent: Idempotent,

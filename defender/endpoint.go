@@ -170,7 +170,8 @@ func families() []family {
 		for i := range f.endpoints {
 			e := &f.endpoints[i]
 			e.Service, e.Limits = Graph, cloneLimits(append([]Limit{graphWide()}, e.Limits...))
-			e.beside = !strings.HasPrefix(e.Path, "security/") && !strings.HasPrefix(e.Path, "identityProtection/")
+			e.beside = !strings.HasPrefix(e.Path, "security/") &&
+				!strings.HasPrefix(e.Path, "identityProtection/")
 		}
 	}
 	all := append(defender, graph...)

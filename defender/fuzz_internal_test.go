@@ -392,12 +392,17 @@ func FuzzQuotaKeys(f *testing.F) {
 	f.Fuzz(func(t *testing.T, method, target string) {
 		path, query, _ := strings.Cut(target, "?")
 		req := &http.Request{Method: method, URL: &url.URL{Scheme: "https", Host: "h", Path: path, RawQuery: query}}
-		area := l.unlisted(req)
-		if len(area) > 70 || signed(req.URL) && area != "" {
-			t.Fatalf("%q is of the area %q", target, area)
+		key, e := l.key(req), find(req)
+		switch {
+		case signed(req.URL):
+			if key != "" {
+				t.Fatalf("%q has the key %q", target, key)
+			}
+		case e != nil && key != l.keys[e.Family], e == nil && (key == "" || key[0] != '/' || len(key) > 70):
+			t.Fatalf("%s %q has the key %q", method, target, key)
 		}
-		if listed := find(req) != nil; !signed(req.URL) && listed == (area != "") {
-			t.Fatalf("%s %q is listed: %v, and of the area %q", method, target, listed, area)
+		if len(l.areas) > maxAreas {
+			t.Fatalf("%d areas", len(l.areas))
 		}
 		for i := range 8 {
 			if key := l.furtherKey(req, i); key != "" && l.of[key] == nil {

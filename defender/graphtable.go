@@ -39,7 +39,10 @@ func graphFamilies() []family {
 			}},
 		// There are two rows for secureScore, and both hold.
 		{name: "security", page: limits, windows: perMinutes(150, 1), endpoints: []Endpoint{
-			{Path: "security/alerts/{rest...}", MaxPage: 1000, Retired: "ended on 2026-10-15; use security/alerts_v2"},
+			{
+				Path: "security/alerts/{rest...}", MaxPage: 1000,
+				Retired: "ended on 2026-10-15; use security/alerts_v2",
+			},
 			{Path: "security/securityActions/{rest...}"},
 			{Path: "security/secureScores/{rest...}", Limits: []Limit{
 				{Name: "security/secureScores", Windows: perMinutes(10_000, 10)}, fourAtOnce(),
@@ -47,7 +50,10 @@ func graphFamilies() []family {
 		}},
 		{name: "security/tiIndicators", page: limits,
 			windows: perMinutes(1000, 1), endpoints: []Endpoint{
-				{Path: "security/tiIndicators/{rest...}", Retired: "was removed in April 2026; use Defender's /api/indicators"},
+				{
+					Path:    "security/tiIndicators/{rest...}",
+					Retired: "was removed in April 2026; use Defender's /api/indicators",
+				},
 			}},
 		{name: "security/secureScoreControlProfiles", page: limits,
 			windows: perMinutes(10_000, 10), endpoints: []Endpoint{
@@ -59,7 +65,8 @@ func graphFamilies() []family {
 				{Path: "security/cases/ediscoveryCases/{rest...}"},
 				{Path: "security/eDiscoveryCases/{rest...}"},
 			}},
-		// Submissions in a rolling day. The answer comes while the query runs: how many do, no client knows.
+		// Submissions in a rolling day. The answer comes while the query runs: how many do, no client
+		// knows.
 		{name: "security/auditLog/queries", page: limits,
 			windows: []quota.Window{{N: 200, Per: 24 * time.Hour}}, perTenant: true, endpoints: []Endpoint{
 				{Method: post, Path: "security/auditLog/queries", Retry: RetryNever, Limits: []Limit{
@@ -124,9 +131,11 @@ func graphFamilies() []family {
 			}},
 		}},
 		{name: "informationProtection/threatAssessmentRequests", page: limits,
-			windows: []quota.Window{{N: 150, Per: 15 * time.Minute}, {N: 10_000, Per: 24 * time.Hour}}, perTenant: true, endpoints: []Endpoint{
+			windows:   []quota.Window{{N: 150, Per: 15 * time.Minute}, {N: 10_000, Per: 24 * time.Hour}},
+			perTenant: true, endpoints: []Endpoint{
 				{Method: post, Path: "informationProtection/threatAssessmentRequests", Retry: RetryNever, Limits: []Limit{{
-					Name: "informationProtection/threatAssessmentRequests of the mail, URL or file", Scope: PerResource, Unkept: true,
+					Name:  "informationProtection/threatAssessmentRequests of the mail, URL or file",
+					Scope: PerResource, Unkept: true,
 					Windows: []quota.Window{{N: 1, Per: 15 * time.Minute}, {N: 3, Per: 24 * time.Hour}},
 				}}},
 			}},
@@ -245,12 +254,16 @@ func directory(page string) family {
 	ask(5, "directoryObjects/getByIds")
 	for i := range f.endpoints {
 		e := &f.endpoints[i]
-		e.Limits = append([]Limit{{Name: "directory of the application", Scope: PerApp, Windows: seconds(150_000, 20), units: true}}, e.Limits...)
+		e.Limits = append([]Limit{{
+			Name: "directory of the application", Scope: PerApp, Windows: seconds(150_000, 20), units: true,
+		}}, e.Limits...)
 		if e.Path == "users" && e.Method == get {
 			e.MaxPage = 999
 		}
 		if e.Method == get && (e.Path == "users" || e.Path == "users/{id}") {
-			e.Limits = append(e.Limits, Limit{Name: "users with signInActivity", Windows: perMinutes(10, 1), when: asksForSignIns})
+			e.Limits = append(e.Limits, Limit{
+				Name: "users with signInActivity", Windows: perMinutes(10, 1), when: asksForSignIns,
+			})
 		}
 	}
 	return f

@@ -607,3 +607,21 @@ func TestKeysOfGraph(t *testing.T) {
 		}
 	}
 }
+
+// However many paths there are that nobody documents, no quota is forgotten for them.
+func TestUnknownPathsForgetNoQuota(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		transport := newTransport(t, defender.Config{API: defender.Graph, Base: &fine{}})
+		for range 5 {
+			send(t, transport, "GET", graphBase+"/v1.0/auditLogs/signIns")
+		}
+		for i := range 2000 {
+			send(t, transport, "GET", fmt.Sprint(graphBase, "/v1.0/x", i))
+		}
+		began := time.Now()
+		send(t, transport, "GET", graphBase+"/v1.0/auditLogs/signIns")
+		if took := time.Since(began); took < 10*time.Second || took > 11*time.Second {
+			t.Errorf("call 6 of 5 in 10 s went after %v", took)
+		}
+	})
+}

@@ -99,7 +99,10 @@ func nearby() []Cloud {
 	}
 }
 
-const publicLogin, governmentLogin = "https://login.microsoftonline.com", "https://login.microsoftonline.us"
+const (
+	publicLogin     = "https://login.microsoftonline.com"
+	governmentLogin = "https://login.microsoftonline.us"
+)
 
 // site returns what is documented of the cloud: exposed-apis-list, exposed-apis-create-app-webapp,
 // run-advanced-query-api, and api-supported; for the governments gov and usgov. All of them are
@@ -182,9 +185,13 @@ func (s site) hostsOf(api Service) []string {
 	case Graph:
 		return []string{strings.TrimPrefix(s.graph.Base, "https://")}
 	case XDR:
-		return slices.DeleteFunc(names, func(name string) bool { return strings.Contains(name, ".securitycenter.") })
+		return slices.DeleteFunc(names, func(name string) bool {
+			return strings.Contains(name, ".securitycenter.")
+		})
 	case MDE:
-		return slices.DeleteFunc(names, func(name string) bool { return strings.HasSuffix(name, ".security.microsoft.us") })
+		return slices.DeleteFunc(names, func(name string) bool {
+			return strings.HasSuffix(name, ".security.microsoft.us")
+		})
 	}
 	return names
 }

@@ -29,6 +29,9 @@ type limits struct {
 	keys  map[string]string // by name: a family's or a Limit's
 	of    map[string]*limit // by key
 	kept  *kept
+
+	mu    sync.Mutex      // guards areas
+	areas map[string]bool // of what is not in the table: see area
 }
 
 // limit is what is kept for one key.
@@ -94,7 +97,8 @@ const maxPer = 10 * 365 * 24 * time.Hour
 // documented limit would stay in force without a word.
 func (c *Config) quotas(known hosts) ([]steadyhttp.Gate, error) {
 	l := limits{
-		hosts: known, graph: c.API == Graph, keys: make(map[string]string), of: make(map[string]*limit),
+		hosts: known, graph: c.API == Graph,
+		keys: make(map[string]string), of: make(map[string]*limit),
 		kept: &kept{state: make(map[string]stateReader)},
 	}
 	further := l.addAll(c)
@@ -102,7 +106,8 @@ func (c *Config) quotas(known hosts) ([]steadyhttp.Gate, error) {
 		key, ok := l.keys[name]
 		if !ok {
 			return nil, fmt.Errorf("defender: Config.Quotas has the family %q, "+
-				"which does not exist; use a Family of Endpoints, the Name of one of its Limits, or %q", name, other)
+				"which does not exist; use a Family of Endpoints, the Name of one of its Limits, or %q",
+				name, other)
 		}
 		for i, w := range c.Quotas[name] {
 			if w.N < 1 || w.Per <= 0 || w.Per > maxPer {
@@ -125,14 +130,16 @@ func (c *Config) quotas(known hosts) ([]steadyhttp.Gate, error) {
 	if c.NoQuotas {
 		return nil, nil
 	}
-	// One more for "". A dropped gate would forget what it has counted.
-	most := len(l.keys) + 1
+	// One more for "", and one for the areas beyond the last. A dropped gate would forget what it has
+	// counted.
+	most := len(l.keys) + maxAreas + 2
 	l.kept.Gate = &steadyhttp.PerKey{Key: l.key, New: l.newGate(c), Max: most}
-	gates := []steadyhttp.Gate{l.kept, &steadyhttp.PerKey{Key: l.unlisted, New: pauses, Max: maxAreas}}
+	gates := []steadyhttp.Gate{l.kept}
 	if l.graph {
 		for i := range further {
 			key := func(req *http.Request) string { return l.furtherKey(req, i) }
-			gates = append(gates, counting{&steadyhttp.PerKey{Key: key, New: l.newGate(c), Max: most}})
+			further := &steadyhttp.PerKey{Key: key, New: l.newGate(c), Max: most}
+			gates = append(gates, counting{further})
 		}
 	}
 	return gates, nil
@@ -147,13 +154,16 @@ func (l *limits) addAll(c *Config) (further int) {
 		if f.perTenant {
 			scope = PerTenant
 		}
-		l.add(c.key(f.name, scope), &limit{name: f.name, windows: f.windows, pauseOnly: f.pauseOnly, units: f.units})
+		l.add(c.key(f.name, scope), &limit{
+			name: f.name, windows: f.windows, pauseOnly: f.pauseOnly, units: f.units,
+		})
 		for _, e := range f.endpoints {
 			further = max(further, len(e.Limits))
 			for _, more := range e.Limits {
 				if !more.Unkept {
 					l.add(c.key(more.Name, more.Scope), &limit{
-						name: more.Name, windows: more.Windows, units: more.units, concurrent: more.Concurrent,
+						name: more.Name, windows: more.Windows, units: more.units,
+						concurrent: more.Concurrent,
 					})
 				}
 			}
@@ -194,7 +204,7 @@ func (l *limits) key(req *http.Request) string {
 	if !l.graph && belowAPI(req.URL) {
 		return l.keys[other]
 	}
-	return ""
+	return l.unlisted(req.URL.Path)
 }
 
 func (l *limits) mine(req *http.Request) bool { return l.hosts.have(req.URL) && !signed(req.URL) }
@@ -222,20 +232,31 @@ func (l *limits) furtherKey(req *http.Request, i int) string {
 // maxAreas bounds the pauses of what is not in the table.
 const maxAreas = 256
 
-// unlisted returns what of the service a request is for that is not in the table, and has no limit
-// that is known: after a 429 the others wait with it, and nobody else.
-func (l *limits) unlisted(req *http.Request) string {
-	if !l.mine(req) || find(req) != nil || !l.graph && belowAPI(req.URL) {
-		return ""
+// unlisted returns the key of what is not in the table, and has no limit that is known: after a 429
+// the others of its area wait with it, and nobody else. Who calls ever new ones gets one for all.
+func (l *limits) unlisted(path string) string {
+	name := area(path)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.areas[name]:
+	case len(l.areas) == maxAreas:
+		return "/"
+	default:
+		if l.areas == nil {
+			l.areas = make(map[string]bool)
+		}
+		l.areas[name] = true
 	}
-	return area(req.URL.Path)
+	return name
 }
 
 // area returns the part of a path that tells workloads apart, as Graph limits each by itself:
 // /v1.0/sites, and below what is somebody's the third segment too, as in /v1.0/users/{id}/messages.
 func area(path string) string {
 	const longest = 64
-	segments := strings.SplitN(strings.ToLower(strings.Trim(path[:min(len(path), 1024)], "/")), "/", 5)
+	path = strings.ToLower(strings.Trim(path[:min(len(path), 1024)], "/"))
+	segments := strings.SplitN(path, "/", 5)
 	name := segments[0]
 	if len(segments) > 1 {
 		name += "/" + segments[1]
@@ -250,13 +271,6 @@ func area(path string) string {
 func belowAPI(u *url.URL) bool {
 	first, _, _ := strings.Cut(strings.TrimLeft(u.Path, "/"), "/")
 	return equalFold(first, "api")
-}
-
-func pauses(key string) steadyhttp.Gate {
-	if key == "" {
-		return nil
-	}
-	return steadyhttp.Limit(nil)
 }
 
 // counting is a gate that learns nothing from an answer: of all the limits that a call is under, its
@@ -279,8 +293,11 @@ func (c counting) Enter(ctx context.Context, a steadyhttp.Attempt) (steadyhttp.P
 func (l *limits) newGate(c *Config) func(key string) steadyhttp.Gate {
 	return func(key string) steadyhttp.Gate {
 		of := l.of[key]
-		if of == nil {
+		switch {
+		case key == "":
 			return nil
+		case of == nil:
+			return steadyhttp.Limit(nil) // an area
 		}
 		of.mu.Lock()
 		defer of.mu.Unlock()
@@ -293,7 +310,8 @@ func (l *limits) newGate(c *Config) func(key string) steadyhttp.Gate {
 }
 
 func (l *limits) gateOf(
-	custom func(string, *quota.Quota) steadyhttp.Gate, reserve float64, maxWait time.Duration, key string, of *limit,
+	custom func(string, *quota.Quota) steadyhttp.Gate, reserve float64, maxWait time.Duration,
+	key string, of *limit,
 ) steadyhttp.Gate {
 	switch {
 	case of.concurrent > 0:
@@ -303,7 +321,8 @@ func (l *limits) gateOf(
 		return steadyhttp.Limit(nil)
 	}
 	q := &quota.Quota{
-		Windows: slices.Clone(of.windows), Reserve: reserve, MaxWait: maxWait, PauseOnly: of.pauseOnly,
+		Windows: slices.Clone(of.windows), Reserve: reserve, MaxWait: maxWait,
+		PauseOnly: of.pauseOnly,
 	}
 	if of.units {
 		q.Weight = units

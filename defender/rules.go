@@ -27,8 +27,10 @@ func Rules() *steadyhttp.Rules {
 	return &steadyhttp.Rules{
 		ByCode: codes,
 		// Graph's: the bandwidth is used up, and the storage (concepts/errors).
-		ByStatus: map[int]steadyhttp.Class{509: steadyhttp.Throttled, http.StatusInsufficientStorage: steadyhttp.Permanent},
-		Parse:    func(a steadyhttp.Attempt) steadyhttp.Verdict { return parse(a, codes) },
+		ByStatus: map[int]steadyhttp.Class{
+			509: steadyhttp.Throttled, http.StatusInsufficientStorage: steadyhttp.Permanent,
+		},
+		Parse: func(a steadyhttp.Attempt) steadyhttp.Verdict { return parse(a, codes) },
 	}
 }
 
@@ -106,7 +108,9 @@ func parse(a steadyhttp.Attempt, codes map[string]steadyhttp.Class) steadyhttp.V
 	if a.Response == nil {
 		return steadyhttp.Verdict{}
 	}
-	answer := envelope.Answer{Body: a.Body, Header: a.Response.Header, TargetIsID: !ofGraph(a.Request)}
+	answer := envelope.Answer{
+		Body: a.Body, Header: a.Response.Header, TargetIsID: !ofGraph(a.Request),
+	}
 	if a.Request != nil {
 		answer.Sent = a.Request.Header
 	}
@@ -120,11 +124,13 @@ func parse(a steadyhttp.Attempt, codes map[string]steadyhttp.Class) steadyhttp.V
 		}
 	case v.Code == "InvalidRequestBody" || v.Code == "MissingRequiredParameter":
 		v.Message = withHint(v.Message, caseHint)
-	case a.Response.StatusCode == http.StatusUnauthorized && (licence(v.Message) || indexFold(v.Message, "invalid audience") >= 0):
+	case a.Response.StatusCode == http.StatusUnauthorized &&
+		(licence(v.Message) || indexFold(v.Message, "invalid audience") >= 0):
 		v.Class = steadyhttp.Permanent
 	case a.Response.StatusCode == http.StatusBadRequest && a.Request != nil:
 		if most := tooLong(a.Request); most > 0 {
-			v.Message = withHint(v.Message, "a page of this list has at most "+strconv.Itoa(most)+" items")
+			hint := "a page of this list has at most " + strconv.Itoa(most) + " items"
+			v.Message = withHint(v.Message, hint)
 		}
 	}
 	return v

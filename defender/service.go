@@ -61,11 +61,12 @@ func (s *service) lookAtFirst(req *http.Request) {
 	switch {
 	case signed(req.URL):
 	case !s.known.have(req.URL):
-		s.warner.warn(req, "defender: the first request is for a host that gets neither Config.Token nor a quota; "+
-			"set Config.Hosts, or Config.Cloud and Config.API", slog.String("host", req.URL.Host))
-	case !private(req.URL):
-		s.warner.warn(req, "defender: the first request is not encrypted, and gets no Config.Token; use https",
+		s.warner.warn(req, "defender: the first request is for a host that gets neither Config.Token "+
+			"nor a quota; set Config.Hosts, or Config.Cloud and Config.API",
 			slog.String("host", req.URL.Host))
+	case !private(req.URL):
+		s.warner.warn(req, "defender: the first request is not encrypted, and gets no Config.Token; "+
+			"use https", slog.String("host", req.URL.Host))
 	}
 }
 
@@ -82,8 +83,8 @@ func (s *service) verdict(a steadyhttp.Attempt) steadyhttp.Verdict {
 	case v.Class == steadyhttp.Unauthorized && s.final(a):
 		v.Class = steadyhttp.Permanent
 	case a.Response == nil:
-	case a.Response.StatusCode == http.StatusGatewayTimeout && a.PrevStatus == http.StatusGatewayTimeout &&
-		hunts(a.Request):
+	case a.Response.StatusCode == http.StatusGatewayTimeout &&
+		a.PrevStatus == http.StatusGatewayTimeout && hunts(a.Request):
 		// A query that takes too long does so each time (microsoftgraph/microsoft-graph-docs#19954).
 		v.Class, v.Message = steadyhttp.Permanent, withHint(v.Message, sameQuery)
 	case a.Response.StatusCode == http.StatusPartialContent:
@@ -115,7 +116,8 @@ func (s *service) tellRetired(req *http.Request) {
 	}
 	if _, told := s.retired.LoadOrStore(e, true); !told {
 		s.warner.warn(req, "defender: a retired method is called",
-			slog.String("method", req.Method), slog.String("path", Route(req)), slog.String("it", e.Retired))
+			slog.String("method", req.Method), slog.String("path", Route(req)),
+			slog.String("it", e.Retired))
 	}
 }
 

@@ -251,7 +251,8 @@ func (t *tokens) look() (string, *fetch) {
 	if t.fetching == nil && (!valid || t.due(now)) {
 		wait := t.earliest.Sub(now)
 		t.fetching = &fetch{
-			done: make(chan struct{}), left: make(chan struct{}), begun: wait <= 0, claims: t.claims,
+			done: make(chan struct{}), left: make(chan struct{}), begun: wait <= 0,
+			claims: t.claims,
 		}
 		go t.run(t.fetching, wait)
 	}
@@ -303,7 +304,8 @@ func (t *tokens) run(f *fetch, wait time.Duration) {
 	if wait > 0 && !t.sitOut(f, wait) {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithValue(context.Background(), claimsKey{}, f.claims), fetchTimeout)
+	ctx := context.WithValue(context.Background(), claimsKey{}, f.claims)
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
 	// Sources without a context may hang for longer: they are given up on, and what they bring then is too late.
 	stop := context.AfterFunc(ctx, func() { t.end(f, fetched{err: errFetchTimeout}) })
