@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -27,9 +28,10 @@ func TestRenewalTakesNobodysTime(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel() // what hangs must end with the bubble
-			g, fetched := &guard{}, 0
+			g, fetched := &guard{}, new(atomic.Int64)
 			transport := newTransport(t, unlimited(g, func(fetching context.Context) (string, time.Time, error) {
-				if fetched++; fetched > 1 {
+				n := fetched.Add(1)
+				if n > 1 {
 					select {
 					case <-time.After(hang):
 					case <-fetching.Done():
@@ -37,7 +39,7 @@ func TestRenewalTakesNobodysTime(t *testing.T) {
 					case <-ctx.Done():
 					}
 				}
-				return fmt.Sprint("token-", fetched), time.Now().Add(time.Hour), nil
+				return fmt.Sprint("token-", n), time.Now().Add(time.Hour), nil
 			}))
 			send(t, transport, "GET", machines)
 			time.Sleep(56 * time.Minute)
@@ -50,8 +52,8 @@ func TestRenewalTakesNobodysTime(t *testing.T) {
 				stop()
 				time.Sleep(time.Second)
 			}
-			if fetched < 2 || fetched > 6 {
-				t.Errorf("hangs %v: fetched %d times", hang, fetched)
+			if n := fetched.Load(); n < 2 || n > 6 {
+				t.Errorf("hangs %v: fetched %d times", hang, n)
 			}
 			if shown := g.requests(); hang < time.Minute && !strings.HasSuffix(shown[len(shown)-1], "token-2") {
 				t.Errorf("hangs %v: the last request had %q", hang, shown[len(shown)-1])
