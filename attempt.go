@@ -26,6 +26,7 @@ import (
 //	Ambiguous                                          yes           yes
 //	Wait, ServerAsked                                  yes
 //	Stop                                               yes           yes
+//	PrevStatus              yes             yes        yes           yes
 //	Began                   watched         yes        watched       watched
 //	Sent, Answered, Sends                              watched       watched
 //
@@ -53,6 +54,10 @@ type Attempt struct {
 
 	// Verdict is what Classify made of the answer.
 	Verdict Verdict
+
+	// PrevStatus is the status that the attempt before was answered with, 0 if it was not, or there
+	// was none.
+	PrevStatus int
 
 	// Began is when the call began; Sent and Answered are when this attempt's request headers went
 	// out and its response headers came in. In a watched call a zero Sent says that provably
@@ -151,6 +156,14 @@ func (a Attempt) Observe(o Observer) bool {
 	}
 	a.log.Add(o, a.foreign, a.gate)
 	return true
+}
+
+// SendingOnly returns a copy to enter a Gate with that only counts: its Observer is told of the
+// sending, and not of the answer, which the Gate might take for its own. What the Gate is told on
+// leaving is up to whoever entered it.
+func (a Attempt) SendingOnly() Attempt {
+	a.foreign = true
+	return a
 }
 
 // Class is what an answer means for the question whether to try again.

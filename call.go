@@ -61,6 +61,11 @@ func (c *call) begin() error {
 			return err
 		}
 	}
+	if c.policy.Idempotent == nil && c.transport.Idempotent != nil {
+		known := *c.policy
+		known.Idempotent = c.transport.Idempotent
+		c.policy = &known
+	}
 	if c.watched() || c.policy.MaxElapsed > 0 {
 		c.attempt.Began = time.Now()
 	}
@@ -147,7 +152,8 @@ func (c *call) enterGates() error {
 	foreign := c.original.Response != nil && origin.Left(c.original)
 	c.try = try{
 		attempt: Attempt{
-			N: c.attempt.N + 1, Began: c.attempt.Began, Request: c.original, foreign: foreign, renewed: c.authorized,
+			N: c.attempt.N + 1, Began: c.attempt.Began, Request: c.original, PrevStatus: c.prevStatus(),
+			foreign: foreign, renewed: c.authorized,
 		},
 		first: c.first, sends: c.first.sends, passes: c.passes,
 	}
@@ -169,6 +175,14 @@ func (c *call) enterGates() error {
 		}
 	}
 	return nil
+}
+
+// prevStatus returns the status of the attempt before, 0 if it had no answer, or there was none.
+func (c *call) prevStatus() int {
+	if c.last.Response == nil {
+		return 0
+	}
+	return c.last.Response.StatusCode
 }
 
 func (c *call) enter(gate Gate, index int) error {

@@ -46,9 +46,10 @@ type Policy struct {
 	// Idempotent reports whether doing req twice does no harm. It is asked before the request is
 	// sent, since what it denies net/http must not replay either, and again after a failure whose
 	// fate is unknown. What was refused (429) or was provably never sent is retried whatever it
-	// says. It may read the body from req.GetBody. nil: GET, HEAD, OPTIONS, TRACE, PUT and DELETE
-	// (RFC 9110 section 9.2.2), PROPFIND, REPORT, SEARCH and QUERY, and whatever has an
-	// Idempotency-Key or X-Idempotency-Key field, as net/http has it.
+	// says. It may read the body from req.GetBody. nil: Transport.Idempotent, or where that is nil
+	// too GET, HEAD, OPTIONS, TRACE, PUT and DELETE (RFC 9110 section 9.2.2), PROPFIND, REPORT,
+	// SEARCH and QUERY, and whatever has an Idempotency-Key or X-Idempotency-Key field, as net/http
+	// has it.
 	Idempotent func(req *http.Request) bool
 
 	// IdempotencyKey gives each call that has no key and is not idempotent by method one of its

@@ -68,6 +68,14 @@ type Transport struct {
 	// error, or a method HTTPStatusCode), ends the call. nil: none.
 	Prepare func(req *http.Request, prev *Attempt) error
 
+	// Authorize and Idempotent are for presets, whose users may replace Prepare and Policy.
+	// Authorize is called as Prepare is, and before it. nil: none.
+	Authorize func(req *http.Request, prev *Attempt) error
+
+	// Idempotent is what a nil Policy.Idempotent stands for, also after an edit of WithPolicy. nil:
+	// the method decides, or an Idempotency-Key.
+	Idempotent func(req *http.Request) bool
+
 	// Gates are entered in order before every attempt, and left in reverse. Put the one with the
 	// longest wait first: a place in a gate is held while the next is waited for. nil ones are
 	// passed over.
@@ -186,7 +194,8 @@ func (t *Transport) WrappedRoundTripper() http.RoundTripper { return t.base() }
 // variant of a preset's, which spends the same quota. t may be in use.
 func (t *Transport) Clone() *Transport {
 	clone := &Transport{
-		Base: t.Base, Policy: t.Policy, Classify: t.Classify, Prepare: t.Prepare, Gates: slices.Clone(t.Gates), Trace: t.Trace,
+		Base: t.Base, Policy: t.Policy, Classify: t.Classify, Prepare: t.Prepare,
+		Authorize: t.Authorize, Idempotent: t.Idempotent, Gates: slices.Clone(t.Gates), Trace: t.Trace,
 	}
 	clone.Policy.Budget = t.budgetOf(&t.Policy)
 	return clone
@@ -206,11 +215,15 @@ func (t *Transport) base() http.RoundTripper {
 // standard is http.DefaultTransport as it is before a program puts something else there.
 var standard = http.DefaultTransport
 
+// prepares reports whether an attempt's request is changed before it is sent.
+func (t *Transport) prepares() bool { return t.Prepare != nil || t.Authorize != nil }
+
 // untouched reports whether the first attempt is the caller's request as it is, but for its
 // context, and a success of it the caller's answer.
 func (t *Transport) untouched(req *http.Request) bool {
 	p := &t.Policy
-	if len(t.Gates) != 0 || t.Prepare != nil || t.Classify != nil || p.Idempotent != nil || p.IdempotencyKey ||
+	if len(t.Gates) != 0 || t.prepares() || t.Classify != nil || t.Idempotent != nil ||
+		p.Idempotent != nil || p.IdempotencyKey ||
 		p.AttemptTimeout > 0 || p.IdleTimeout > 0 || p.MaxElapsed > 0 || p.MaxRead > 0 {
 		return false
 	}

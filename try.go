@@ -270,10 +270,10 @@ func same(a, b any) bool {
 
 // touches reports whether anybody may set header fields on the attempt's request.
 func (c *call) touches() bool {
-	return c.key != "" || c.transport.Prepare != nil || c.trace != nil && c.trace.AttemptStart != nil
+	return c.key != "" || c.transport.prepares() || c.trace != nil && c.trace.AttemptStart != nil
 }
 
-func (c *call) authorizes() bool { return c.transport.Prepare != nil && !c.attempt.foreign }
+func (c *call) authorizes() bool { return c.transport.prepares() && !c.attempt.foreign }
 
 func (c *call) authorize() error {
 	var prev *Attempt
@@ -296,6 +296,14 @@ func (c *call) authorize() error {
 func (c *call) callPrepare(prev *Attempt) error {
 	if watch := c.watch(WaitPrepare, -1); watch != nil {
 		defer watch.end()
+	}
+	if authorize := c.transport.Authorize; authorize != nil {
+		if err := authorize(c.out, prev); err != nil {
+			return err
+		}
+	}
+	if c.transport.Prepare == nil {
+		return nil
 	}
 	return c.transport.Prepare(c.out, prev)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -239,6 +240,9 @@ func answer(req *http.Request, status int, body string) (*http.Response, error) 
 // newTransport makes a Transport of a Config that makes sense.
 func newTransport(t testing.TB, c defender.Config) *steadyhttp.Transport {
 	t.Helper()
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
 	transport, err := defender.New(c)
 	if err != nil {
 		t.Fatal(err)

@@ -1,6 +1,8 @@
 package defender
 
 import (
+	"bytes"
+	"cmp"
 	"net/http"
 	"net/url"
 	"slices"
@@ -14,12 +16,16 @@ import (
 // Endpoint is one row of the table of documented methods: which requests it is for, which quota
 // they use, and whether they are idempotent.
 type Endpoint struct {
+	// Service is the API that has it.
+	Service Service
+
 	// Method is the HTTP method. "": any.
 	Method string
 
-	// Path is what follows /api or /api/v1.0, or Graph's /v1.0 if it begins with "security" or
-	// "identityProtection". {id} stands for any one segment, {rest...} at the end for any number of
-	// them, and a segment that ends in ")" for a function with any arguments.
+	// Path is what follows /api or /api/v1.0, or Graph's /v1.0 or /beta. {id} stands for one segment
+	// that can be an ID or a name, {rest...} at the end for any number of segments, and a segment
+	// that ends in ")" for a function with any arguments. Graph's segments may be spelled with
+	// their namespace (microsoft.graph.security.runHuntingQuery).
 	Path string
 
 	// Family names the quota. Endpoints of one family share it.
@@ -30,6 +36,10 @@ type Endpoint struct {
 
 	// PerTenant says that all applications of a tenant share the quota. false: each has its own.
 	PerTenant bool
+
+	// Limits are those beside the family's own: with another key, or shared with other families. All
+	// hold at once. nil: there are none.
+	Limits []Limit
 
 	// PauseOnly says that a 429 may tell of a limit that is no rate: live response sessions at once, or
 	// the processor time of queries. One then only pauses the family.
@@ -45,7 +55,47 @@ type Endpoint struct {
 	// first attempt was carried out. A request that was refused (429), or provably never sent, may
 	// always be retried.
 	Retry Retry
+
+	// Retired says when the method ended or will, and what takes its place. A Transport's first call
+	// of one is told at Warn (Config.Log). "": it is there to stay.
+	Retired string
+
+	units  int  // of the directory's resource units; 0: one
+	beside bool // of Graph, and neither below /security nor below /identityProtection
 }
+
+// Limit is one more limit of an endpoint.
+type Limit struct {
+	// Name is its key in Config.Quotas and Quotas, and begins the key of Config.NewGate.
+	Name string
+
+	// Scope says which calls count together.
+	Scope Scope
+
+	// Windows hold all at once. nil: the limit is no rate.
+	Windows []quota.Window
+
+	// Concurrent is how many calls may be under way at once. 0: any number.
+	Concurrent int
+
+	// Unkept says that a Transport does not keep the limit, since what it counts by can't be seen in
+	// a request or its answer: the mail that is assessed, the user who is signed in, the query that
+	// still runs. A 429 tells.
+	Unkept bool
+
+	units bool                     // counts resource units
+	when  func(*http.Request) bool // nil: all requests of the endpoint
+}
+
+// Scope says which calls a limit counts together.
+type Scope uint8
+
+const (
+	PerAppAndTenant Scope = iota // those of one application in one tenant
+	PerTenant                    // those of all applications in one tenant
+	PerApp                       // those of one application in all its tenants
+	PerResource                  // those about one object, or by one user, of a tenant
+)
 
 // Retry says when a request is idempotent: doing it twice has the same effect as doing it once.
 type Retry uint8
@@ -61,16 +111,13 @@ const (
 func Endpoints() []Endpoint {
 	var all []Endpoint
 	for _, f := range families() {
-		for _, e := range f.endpoints {
-			e.Family, e.Windows, e.PerTenant = f.name, slices.Clone(f.windows), f.perTenant
-			e.PauseOnly = pauseOnly(f.name)
-			all = append(all, e)
-		}
+		all = append(all, f.endpoints...)
 	}
 	return all
 }
 
-// Match finds the row for req by its method and path, whatever its host. Letter case, a slash at
+// Match finds the row for req by its method and path, whatever its host, but that Graph's paths
+// beside /security and /identityProtection are none of Defender's hosts'. Letter case, a slash at
 // the end and the API's version make no difference.
 func Match(req *http.Request) (Endpoint, bool) {
 	found := find(req)
@@ -78,7 +125,7 @@ func Match(req *http.Request) (Endpoint, bool) {
 		return Endpoint{}, false
 	}
 	e := *found
-	e.Windows = slices.Clone(e.Windows)
+	e.Windows, e.Limits = slices.Clone(e.Windows), cloneLimits(e.Limits)
 	return e, true
 }
 
@@ -90,28 +137,53 @@ func Route(req *http.Request) string {
 	switch {
 	case e == nil:
 		return ""
-	case onGraph(e.Path):
+	case e.Service == Graph:
 		return "/v1.0/" + e.Path
 	}
 	return "/api/" + e.Path
 }
 
+// cloneLimits copies what a caller could change.
+func cloneLimits(limits []Limit) []Limit {
+	own := slices.Clone(limits)
+	for i := range own {
+		own[i].Windows = slices.Clone(own[i].Windows)
+	}
+	return own
+}
+
 // family is the endpoints that share one quota: a row of the documentation's limits.
 type family struct {
 	name      string
+	page      string // that says so
 	windows   []quota.Window
 	perTenant bool
+	pauseOnly bool // there are limits that are no rate
+	units     bool // the windows count resource units
 	endpoints []Endpoint
 }
 
-// pauseOnly says which families have limits that are no rate: 25 live response sessions at once in a
-// tenant, and the processor time of hunting queries.
-func pauseOnly(family string) bool {
-	switch family {
-	case "machines/{id}/runliveresponse", "advancedhunting/run", "security/runHuntingQuery":
-		return true
+// families is the whole table, its rows filled in from their families.
+func families() []family {
+	defender, graph := defenderFamilies(), graphFamilies()
+	for _, f := range graph {
+		for i := range f.endpoints {
+			e := &f.endpoints[i]
+			e.Service, e.Limits = Graph, cloneLimits(append([]Limit{graphWide()}, e.Limits...))
+			e.beside = !strings.HasPrefix(e.Path, "security/") &&
+				!strings.HasPrefix(e.Path, "identityProtection/")
+		}
 	}
-	return false
+	all := append(defender, graph...)
+	for _, f := range all {
+		for i := range f.endpoints {
+			e := &f.endpoints[i]
+			e.Service = cmp.Or(e.Service, MDE)
+			e.Family, e.Windows = f.name, slices.Clone(f.windows)
+			e.PerTenant, e.PauseOnly = f.perTenant, f.pauseOnly
+		}
+	}
+	return all
 }
 
 // per returns the limits for a minute and for an hour; 0 is none.
@@ -124,226 +196,6 @@ func per(minute, hour int) []quota.Window {
 		windows = append(windows, quota.Window{N: hour, Per: time.Hour})
 	}
 	return windows
-}
-
-// families is the table. The pages that it names are those of MicrosoftDocs/defender-docs: defender-endpoint/api, and for
-// incidents and advancedhunting defender-xdr. Rows that name none have kept the numbers of the edition of 2021-07.
-//
-// Limits that a window can't express are not in it: 25 live response sessions at once in a tenant, 15,000 indicators, and
-// the processor time of hunting queries, which no client can know beforehand. A 429 tells of them.
-func families() []family {
-	const get, post, patch, del = http.MethodGet, http.MethodPost, http.MethodPatch, http.MethodDelete
-	return []family{
-		// get-alerts
-		{"alerts", per(100, 1500), false, []Endpoint{
-			{Method: get, Path: "alerts", MaxPage: 10_000},
-		}},
-		{"alerts/{id}", per(100, 1500), false, []Endpoint{
-			{Method: get, Path: "alerts/{id}"},
-			{Method: patch, Path: "alerts/{id}", Retry: RetryUncommented},
-			{Method: get, Path: "alerts/{id}/domains"},
-			{Method: get, Path: "alerts/{id}/files"},
-			{Method: get, Path: "alerts/{id}/ips"},
-			{Method: get, Path: "alerts/{id}/machine"},
-			{Method: get, Path: "alerts/{id}/user"},
-		}},
-		// batch-update-alerts
-		{"alerts/batchUpdate", per(10, 500), false, []Endpoint{
-			{Method: post, Path: "alerts/batchUpdate", Retry: RetryUncommented},
-		}},
-		// create-alert-by-reference: it also starts an investigation. No hourly limit is documented.
-		{"alerts/CreateAlertByReference", per(15, 0), false, []Endpoint{
-			{Method: post, Path: "alerts/CreateAlertByReference", Retry: RetryNever},
-		}},
-		// get-machines: an empty list is a 404.
-		{"machines", per(100, 1500), false, []Endpoint{
-			{Method: get, Path: "machines", MaxPage: 10_000},
-		}},
-		{"machines/{id}", per(100, 1500), false, []Endpoint{
-			{Method: get, Path: "machines/{id}"},
-			// update-machine-method contradicts itself on whether tags are replaced or appended.
-			{Method: patch, Path: "machines/{id}", Retry: RetryNever},
-			{Method: get, Path: "machines/{id}/logonusers"},
-			{Method: get, Path: "machines/{id}/alerts"},
-			{Method: get, Path: "machines/findbyip(ip={ip},timestamp={time})"},
-			{Method: get, Path: "machines/findbytag"},
-			// add-or-remove-machine-tags: tags are a set.
-			{Method: post, Path: "machines/{id}/tags", Retry: RetryAlways},
-			{Method: post, Path: "machines/{id}/setDeviceValue", Retry: RetryNever},
-		}},
-		// add-or-remove-multiple-machine-tags
-		{"machines/AddOrRemoveTagForMultipleMachines", per(100, 1500), false, []Endpoint{
-			{Method: post, Path: "machines/AddOrRemoveTagForMultipleMachines", MaxBatch: 500, Retry: RetryAlways},
-		}},
-		{"machines/{id}/vulnerabilities", per(50, 1500), false, []Endpoint{
-			{Method: get, Path: "machines/{id}/vulnerabilities"},
-		}},
-		// get-domain-statistics, get-file-information and their neighbours: a page for each method, all with these numbers.
-		{"domains/{id}", per(100, 1500), false, []Endpoint{
-			{Method: get, Path: "domains/{id}/alerts"},
-			{Method: get, Path: "domains/{id}/machines"},
-			{Method: get, Path: "domains/{id}/stats"},
-		}},
-		{"files/{id}", per(100, 1500), false, []Endpoint{
-			{Method: get, Path: "files/{id}"},
-			{Method: get, Path: "files/{id}/alerts"},
-			{Method: get, Path: "files/{id}/machines"},
-			{Method: get, Path: "files/{id}/stats"},
-		}},
-		{"ips/{id}", per(100, 1500), false, []Endpoint{
-			{Method: get, Path: "ips/{id}/alerts"},
-			{Method: get, Path: "ips/{id}/stats"},
-		}},
-		{"users/{id}", per(100, 1500), false, []Endpoint{
-			{Method: get, Path: "users/{id}/alerts"},
-			{Method: get, Path: "users/{id}/machines"},
-		}},
-		{"investigations", per(100, 1500), false, []Endpoint{
-			{Method: get, Path: "investigations", MaxPage: 10_000},
-			{Method: get, Path: "investigations/{id}"},
-		}},
-		// Limited by the hour alone.
-		{"machines/{id}/startInvestigation", per(0, 50), false, []Endpoint{
-			{Method: post, Path: "machines/{id}/startInvestigation", Retry: RetryNever},
-		}},
-		// isolate-machine, run-av-scan, stop-and-quarantine-file, offboard-machine-api, collect-investigation-package:
-		// whether these share their 1500 an hour is not said either.
-		{"machines/{id}/action", per(100, 1500), false, []Endpoint{
-			{Method: post, Path: "machines/{id}/isolate", Retry: RetryNever},
-			{Method: post, Path: "machines/{id}/unisolate", Retry: RetryNever},
-			{Method: post, Path: "machines/{id}/restrictCodeExecution", Retry: RetryNever},
-			{Method: post, Path: "machines/{id}/unrestrictCodeExecution", Retry: RetryNever},
-			{Method: post, Path: "machines/{id}/runAntiVirusScan", Retry: RetryNever},
-			{Method: post, Path: "machines/{id}/StopAndQuarantineFile", Retry: RetryNever},
-			{Method: post, Path: "machines/{id}/offboard", Retry: RetryNever},
-			{Method: post, Path: "machines/{id}/collectInvestigationPackage", Retry: RetryNever},
-		}},
-		// get-machineactions-collection: 1500 polls an hour are one in 2.4 s, for all actions together.
-		{"machineactions", per(100, 1500), false, []Endpoint{
-			{Method: get, Path: "machineactions", MaxPage: 10_000},
-			{Method: get, Path: "machineactions/{id}"},
-		}},
-		// cancel-machine-action
-		{"machineactions/{id}/cancel", per(100, 1500), false, []Endpoint{
-			{Method: post, Path: "machineactions/{id}/cancel", Retry: RetryNever},
-		}},
-		// get-package-sas-uri, the edition of 2024; that of 2021 stated no limit.
-		{"machineactions/{id}/getPackageUri", per(2, 120), false, []Endpoint{
-			{Method: get, Path: "machineactions/{id}/getPackageUri"},
-		}},
-		// run-live-response: scripts run on hosts.
-		{"machines/{id}/runliveresponse", per(10, 0), false, []Endpoint{
-			{Method: post, Path: "machines/{id}/runliveresponse", Retry: RetryNever},
-		}},
-		// get-live-response-result
-		{"machineactions/{id}/GetLiveResponseResultDownloadLink", per(100, 1500), false, []Endpoint{
-			{Method: get, Path: "machineactions/{id}/GetLiveResponseResultDownloadLink(index={index})"},
-		}},
-		// upload-library: 20 MB a file. Harmless twice only with OverrideIfExists, which is somewhere in a form.
-		{"libraryfiles", per(100, 1500), false, []Endpoint{
-			{Method: post, Path: "libraryfiles", Retry: RetryNever},
-		}},
-		// post-ti-indicator, "submit or update": an indicator is known by its value.
-		{"indicators", per(100, 1500), false, []Endpoint{
-			{Method: get, Path: "indicators"},
-			{Method: post, Path: "indicators", Retry: RetryAlways},
-		}},
-		// delete-ti-indicator-by-id
-		{"indicators/{id}", per(100, 1500), false, []Endpoint{
-			{Method: del, Path: "indicators/{id}"},
-		}},
-		// import-ti-indicators, likewise by value
-		{"indicators/import", per(30, 0), false, []Endpoint{
-			{Method: post, Path: "indicators/import", MaxBatch: 500, Retry: RetryAlways},
-		}},
-		// batch-delete-ti-indicators: an id that is gone fails the whole batch, so that a retry would hide a success.
-		{"indicators/BatchDelete", per(30, 1500), false, []Endpoint{
-			{Method: post, Path: "indicators/BatchDelete", MaxBatch: 500, Retry: RetryNever},
-		}},
-		// run-advanced-query-api. Queries change nothing, though they spend the tenant's processor time.
-		{"advancedqueries/run", per(45, 1500), true, []Endpoint{
-			{Method: post, Path: "advancedqueries/run", Retry: RetryAlways},
-		}},
-		// get-assessment-software-inventory, get-assessment-software-vulnerabilities, get-assessment-secure-config: each page has
-		// limits "for this API".
-		{"machines/SoftwareInventoryByMachine", per(30, 1000), false, []Endpoint{
-			{Method: get, Path: "machines/SoftwareInventoryByMachine", MaxPage: 200_000},
-		}},
-		{"machines/SoftwareVulnerabilitiesByMachine", per(30, 1000), false, []Endpoint{
-			{Method: get, Path: "machines/SoftwareVulnerabilitiesByMachine", MaxPage: 200_000},
-		}},
-		{"machines/SecureConfigurationsAssessmentByMachine", per(30, 1000), false, []Endpoint{
-			{Method: get, Path: "machines/SecureConfigurationsAssessmentByMachine", MaxPage: 200_000},
-		}},
-		// The same "via files": the answer is a list of SAS URLs, whose downloads spend no quota.
-		{"machines/SoftwareInventoryExport", per(5, 20), false, []Endpoint{
-			{Method: get, Path: "machines/SoftwareInventoryExport"},
-		}},
-		{"machines/SoftwareVulnerabilitiesExport", per(5, 20), false, []Endpoint{
-			{Method: get, Path: "machines/SoftwareVulnerabilitiesExport"},
-		}},
-		{"machines/SecureConfigurationsAssessmentExport", per(5, 20), false, []Endpoint{
-			{Method: get, Path: "machines/SecureConfigurationsAssessmentExport"},
-		}},
-		// And what has changed since a time, of the last 14 days.
-		{"machines/SoftwareVulnerabilityChangesByMachine", per(30, 1000), false, []Endpoint{
-			{Method: get, Path: "machines/SoftwareVulnerabilityChangesByMachine", MaxPage: 200_000},
-		}},
-
-		// api-advanced-hunting (2023-02): "at least 45", more for large tenants. Older pages say 15 (2021) and 45, none an
-		// hourly number; the newest stands, since a tenant that is allowed less says so in its 429.
-		{"advancedhunting/run", per(45, 0), true, []Endpoint{
-			{Method: post, Path: "advancedhunting/run", Retry: RetryAlways},
-		}},
-		// api-incident: 50 a minute and 1500 an hour for the three, and "each method also has its own quotas": list and
-		// update the same ones, the single one 100 in 2021. One quota for all satisfies every reading.
-		{"incidents", per(50, 1500), false, []Endpoint{
-			{Method: get, Path: "incidents", MaxPage: 100},
-			{Method: patch, Path: "incidents/{id}", Retry: RetryUncommented},
-			{Method: get, Path: "incidents/{id}"},
-		}},
-
-		// Graph, security-api-overview (2024-09): the same words as api-advanced-hunting.
-		{"security/runHuntingQuery", per(45, 0), true, []Endpoint{
-			{Method: post, Path: "security/runHuntingQuery", Retry: RetryAlways},
-			{Method: post, Path: "security/microsoft.graph.security.runHuntingQuery", Retry: RetryAlways},
-		}},
-		// Graph, throttling-security-detections-incidents. It has two rows for secureScore: the stricter stands.
-		{"security", perMinutes(150, 1), false, []Endpoint{
-			{Path: "security/alerts/{rest...}"},
-			{Path: "security/securityActions/{rest...}"},
-			{Path: "security/secureScores/{rest...}"},
-		}},
-		{"security/tiIndicators", perMinutes(1000, 1), false, []Endpoint{
-			{Path: "security/tiIndicators/{rest...}"},
-		}},
-		{"security/secureScoreControlProfiles", perMinutes(10_000, 10), false, []Endpoint{
-			{Path: "security/secureScoreControlProfiles/{rest...}"},
-		}},
-		// Seen in public code, and on no page.
-		{"security/cases/ediscoveryCases", perMinutes(5, 1), false, []Endpoint{
-			{Path: "security/cases/ediscoveryCases/{rest...}"},
-		}},
-		// throttling-limits: 1 a second for a tenant, and its 429 names no time.
-		{"identityProtection", []quota.Window{{N: 1, Per: time.Second}}, true, []Endpoint{
-			{Path: "identityProtection/{rest...}"},
-		}},
-		// No page has numbers for these.
-		{"security/alerts_v2", nil, false, []Endpoint{
-			{Method: get, Path: "security/alerts_v2"},
-			{Method: get, Path: "security/alerts_v2/{id}"},
-			{Method: patch, Path: "security/alerts_v2/{id}", Retry: RetryAlways}, // its comments are made elsewhere
-		}},
-		{"security/incidents", nil, false, []Endpoint{
-			{Method: get, Path: "security/incidents"},
-			{Method: get, Path: "security/incidents/{id}"},
-			{Method: patch, Path: "security/incidents/{id}", Retry: RetryUncommented},
-		}},
-		// Defender for Cloud Apps, which has hosts of its own, one for each tenant. MicrosoftDocs/CloudAppSecurityDocs.
-		{"cloudapps", perMinutes(30, 1), true, []Endpoint{
-			{Path: "v1/{rest...}", MaxPage: 100},
-		}},
-	}
 }
 
 func perMinutes(n, minutes int) []quota.Window {
@@ -366,7 +218,7 @@ func newRoot() *node {
 	var latest, graph node
 	for _, e := range Endpoints() {
 		under := &latest
-		if onGraph(e.Path) {
+		if e.Service == Graph {
 			under = &graph
 		}
 		under.add(e)
@@ -377,11 +229,6 @@ func newRoot() *node {
 		api.fixed[segment] = next
 	}
 	return &node{fixed: map[string]*node{"api": &api, "v1.0": &graph, "beta": &graph}}
-}
-
-// onGraph tells Graph's paths, which have no /api before them, from those of Defender.
-func onGraph(path string) bool {
-	return strings.HasPrefix(path, "security/") || strings.HasPrefix(path, "identityProtection/")
 }
 
 // add makes the way to an endpoint, as far as there is none yet.
@@ -425,6 +272,31 @@ func functionName(segment string) string {
 
 // find returns the row that is for req, nil if there is none. It is the tree's own, and must not be changed.
 func find(req *http.Request) *Endpoint {
+	e := findPath(req)
+	if e != nil && e.beside && defenders(req.URL) {
+		return nil
+	}
+	return e
+}
+
+// defenders reports whether u is at one of the hosts of MDE and XDR, in any cloud.
+func defenders(u *url.URL) bool {
+	host := u.Host
+	if port := strings.IndexByte(host, ':'); port >= 0 {
+		host = host[:port]
+	}
+	for _, name := range [...]string{
+		".security.microsoft.com", ".securitycenter.microsoft.com", ".securitycenter.windows.com",
+		".security.microsoft.us", ".securitycenter.microsoft.us",
+	} {
+		if at := len(host) - len(name); at > 0 && equalFold(host[at:], name) {
+			return true
+		}
+	}
+	return false
+}
+
+func findPath(req *http.Request) *Endpoint {
 	// An opaque URL is sent in place of the path.
 	if req.URL == nil || req.URL.Opaque != "" {
 		return nil
@@ -435,25 +307,33 @@ func find(req *http.Request) *Endpoint {
 		path = req.URL.EscapedPath()
 	}
 	n := root()
+	var rest []*Endpoint // the nearest {rest...} on the way
 	for path = strings.Trim(path, "/"); path != ""; {
-		segment, rest, _ := strings.Cut(path, "/")
-		next := n.next(segment, escaped)
+		segment, behind, _ := strings.Cut(path, "/")
+		if len(n.rest) > 0 {
+			rest = n.rest
+		}
+		next := n.next(segment, escaped, behind == "")
 		if next == nil {
-			if len(n.rest) == 0 || dotted(path, escaped) {
+			if len(rest) == 0 || dotted(path, escaped) {
 				return nil
 			}
-			return choose(n.rest, req.Method)
+			return choose(rest, req.Method)
 		}
-		n, path = next, rest
+		n, path = next, behind
 	}
 	if e := choose(n.endpoints, req.Method); e != nil {
 		return e
 	}
-	return choose(n.rest, req.Method)
+	if len(n.rest) > 0 {
+		rest = n.rest
+	}
+	return choose(rest, req.Method)
 }
 
-// next takes one segment. A fixed one goes before {id}, with no way back: no machine is called findbytag.
-func (n *node) next(segment string, escaped bool) *node {
+// next takes one segment. A fixed one goes before {id}, with no way back: no machine is called
+// findbytag.
+func (n *node) next(segment string, escaped, last bool) *node {
 	if escaped && strings.Contains(segment, "%") {
 		var err error
 		if segment, err = url.PathUnescape(segment); err != nil {
@@ -469,12 +349,44 @@ func (n *node) next(segment string, escaped bool) *node {
 			for i := range len(name) {
 				lower[i] = lowerByte(name[i])
 			}
-			if next := n.fixed[string(lower[:len(name)])]; next != nil {
+			spelt := lower[:len(name)]
+			if next := n.fixed[string(spelt)]; next != nil {
 				return next
+			}
+			if bytes.HasPrefix(spelt, namespace) {
+				if next := n.fixed[string(spelt[bytes.LastIndexByte(spelt, '.')+1:])]; next != nil {
+					return next
+				}
 			}
 		}
 	}
+	if !identifies(segment, last) {
+		return nil
+	}
 	return n.id
+}
+
+// namespace begins the qualified name of an action or a function, as OData allows it.
+var namespace = []byte("microsoft.graph.")
+
+// identifies reports whether a segment can be an ID or a name, and not a method that the table does
+// not have. Methods are functions, or begin with a dollar sign, or are words of letters alone where
+// a path ends; IDs have digits, dots or dashes. What is taken for a method by mistake, as a machine
+// of the name FILESERVER, has the limits that nearly every method has.
+func identifies(segment string, last bool) bool {
+	if segment[0] == '$' || segment[len(segment)-1] == ')' && strings.IndexByte(segment, '(') >= 0 {
+		return false
+	}
+	const longest = 64 // of a method's name, and of a computer's
+	if !last || len(segment) < 2 || len(segment) > longest {
+		return true
+	}
+	for i := range len(segment) {
+		if c := lowerByte(segment[i]); c < 'a' || c > 'z' {
+			return true
+		}
+	}
+	return false
 }
 
 // dotted reports whether a segment of what is left of a path is dots.

@@ -84,6 +84,22 @@ var documented = []struct {
 	{"GET", "/api/machines/SoftwareVulnerabilitiesExport", "machines/SoftwareVulnerabilitiesExport", 5, 20},
 	{"GET", "/api/machines/SecureConfigurationsAssessmentExport", "machines/SecureConfigurationsAssessmentExport", 5, 20},
 	{"GET", "/api/machines/SoftwareVulnerabilityChangesByMachine", "machines/SoftwareVulnerabilityChangesByMachine", 30, 1000},
+	{"DELETE", "/api/libraryfiles/script1.ps1", "libraryfiles", 100, 1500},
+	{"GET", "/api/deviceavinfo", "deviceavinfo", 30, 1000},
+	{"GET", "/api/machines/InfoGatheringExport", "machines/InfoGatheringExport", 30, 1000},
+	{"GET", "/api/machines/baselineComplianceAssessmentByMachine", "machines/baselineComplianceAssessmentByMachine", 30, 1000},
+	{"GET", "/api/machines/certificateAssessmentByMachine", "machines/certificateAssessmentByMachine", 30, 1000},
+	{"GET", "/api/machines/HardwareFirmwareInventoryByMachine", "machines/HardwareFirmwareInventoryByMachine", 30, 1000},
+	{"GET", "/api/machines/BrowserExtensionsInventoryByMachine", "machines/BrowserExtensionsInventoryByMachine", 30, 1000},
+	{"GET", "/api/machines/SoftwareInventoryNoProductCodeByMachine", "machines/SoftwareInventoryNoProductCodeByMachine", 30, 1000},
+	{"GET", "/api/machines/BaselineComplianceAssessmentExport", "machines/BaselineComplianceAssessmentExport", 5, 20},
+	{"GET", "/api/machines/certificateAssessmentExport", "machines/certificateAssessmentExport", 5, 20},
+	{"GET", "/api/machines/HardwareFirmwareInventoryExport", "machines/HardwareFirmwareInventoryExport", 5, 20},
+	{"GET", "/api/machines/browserextensionsinventoryExport", "machines/browserextensionsinventoryExport", 5, 20},
+	{"GET", "/api/machines/SoftwareInventoryNonCpeExport", "machines/SoftwareInventoryNonCpeExport", 5, 20},
+	{"POST", "/api/DeviceAuthenticatedScanDefinitions", "DeviceAuthenticatedScanDefinitions", 100, 1500},
+	{"PATCH", "/api/DeviceAuthenticatedScanDefinitions/289224fb-1686", "DeviceAuthenticatedScanDefinitions", 100, 1500},
+	{"POST", "/api/DeviceAuthenticatedScanDefinitions/BatchDelete", "DeviceAuthenticatedScanDefinitions", 100, 1500},
 	{"POST", "/api/advancedhunting/run", "advancedhunting/run", 45, 0},
 	{"GET", "/api/incidents", "incidents", 50, 1500},
 	{"PATCH", "/api/incidents/924521", "incidents", 50, 1500},
@@ -187,6 +203,11 @@ func TestEndpointsAreDocumented(t *testing.T) {
 	}
 	found[" security/secureScoreControlProfiles/{rest...}"] = true
 	found[" identityProtection/{rest...}"] = true
+	for _, d := range graphDocumented {
+		if e, ok := matchGraph(t, d.method, d.path); ok {
+			found[e.Method+" "+e.Path] = true
+		}
+	}
 	families := make(map[string]defender.Endpoint)
 	for _, e := range defender.Endpoints() {
 		if !found[e.Method+" "+e.Path] {
@@ -204,7 +225,10 @@ func TestEndpointsAreDocumented(t *testing.T) {
 		families[e.Family] = e
 	}
 	perTenant := slices.DeleteFunc(slices.Sorted(maps.Keys(families)), func(f string) bool { return !families[f].PerTenant })
-	if want := []string{"advancedhunting/run", "advancedqueries/run", "cloudapps", "identityProtection", "security/runHuntingQuery"}; !slices.Equal(perTenant, want) {
+	if want := []string{
+		"admin/exchange/tracing/messageTraces", "advancedhunting/run", "advancedqueries/run", "cloudapps", "identityProtection",
+		"informationProtection/threatAssessmentRequests", "security/auditLog/queries", "security/runHuntingQuery",
+	}; !slices.Equal(perTenant, want) {
 		t.Errorf("quotas of the tenant are %q, want %q", perTenant, want)
 	}
 }
@@ -232,6 +256,12 @@ func TestEndpointSizes(t *testing.T) {
 		"/api/machines/SoftwareInventoryByMachine": 200_000, "/api/machines/SoftwareVulnerabilitiesByMachine": 200_000,
 		"/api/machines/SecureConfigurationsAssessmentByMachine": 200_000, "/api/machines/SoftwareVulnerabilityChangesByMachine": 200_000,
 		"/api/incidents": 100, "/api/v1/alerts/": 100, "/api/v1/entities/": 100,
+		"/api/deviceavinfo": 200_000, "/api/machines/baselineComplianceAssessmentByMachine": 200_000,
+		"/api/machines/certificateAssessmentByMachine": 200_000, "/api/machines/HardwareFirmwareInventoryByMachine": 200_000,
+		"/api/machines/BrowserExtensionsInventoryByMachine": 200_000, "/api/machines/SoftwareInventoryNoProductCodeByMachine": 200_000,
+		// security-error-codes, and wazuh/wazuh#28070.
+		"/v1.0/security/alerts": 1000, "/v1.0/security/alerts/2517536653831539999": 1000, "/v1.0/security/alerts_v2": 1000,
+		"/v1.0/security/incidents": 50,
 	}
 	batches := map[string]int{
 		"/api/machines/AddOrRemoveTagForMultipleMachines": 500, "/api/indicators/import": 500, "/api/indicators/BatchDelete": 500,

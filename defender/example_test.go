@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -20,7 +21,15 @@ func Example() {
 	server := defendertest.NewServer(defendertest.Config{}) // in the place of https://api.security.microsoft.com
 	defer server.Close()
 
-	transport, err := defender.New(defender.Config{})
+	home, err := url.Parse(server.URL)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	transport, err := defender.New(defender.Config{
+		Hosts: []string{home.Host}, // as only a test server or a proxy needs it
+		Token: func(context.Context) (string, time.Time, error) { return "token", time.Now().Add(time.Hour), nil },
+	})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -79,8 +88,11 @@ type (
 		Token     string
 		ExpiresOn time.Time
 	}
-	tokenRequestOptions struct{ Scopes []string }
-	credential          struct{}
+	tokenRequestOptions struct {
+		Scopes []string
+		Claims string
+	}
+	credential struct{}
 )
 
 func (credential) GetToken(_ context.Context, o tokenRequestOptions) (accessToken, error) {
@@ -111,6 +123,30 @@ func ExampleTokenFunc() {
 	// Output:
 	// Bearer for-https://api-gcc.securitycenter.microsoft.us/.default
 	// no authorization
+}
+
+// Graph has hosts, scopes, codes and limits of its own, in each cloud.
+func Example_graph() {
+	cred := credential{} // azidentity.NewDefaultAzureCredential(nil)
+	cloud := defender.GCCHigh
+
+	transport, err := defender.New(defender.Config{
+		API:   defender.Graph,
+		Cloud: cloud,
+		Token: func(ctx context.Context) (string, time.Time, error) {
+			// What a service wants of the next token, after a 401 that says so, is in ctx.
+			t, err := cred.GetToken(ctx, tokenRequestOptions{Scopes: []string{cloud.Graph().Scope}, Claims: defender.Claims(ctx)})
+			return t.Token, t.ExpiresOn, err
+		},
+		Base: authorizationEcho{},
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	client := &http.Client{Transport: transport}
+	fmt.Println(get(client, cloud.Graph().Base+"/v1.0/security/incidents?$top=50"))
+	// Output: Bearer for-https://graph.microsoft.us/.default
 }
 
 // A program that shares its application with another one takes half of the quota for machines, knows better than the

@@ -2,10 +2,13 @@ package defender
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -220,14 +223,16 @@ func FuzzFind(f *testing.F) {
 			}
 		}
 
-		// An id may be anything that does not look like a name of the table, and is no dots.
+		// An id may be anything that does not look like a name of the table, nor like that of a method,
+		// and is no dots.
 		e := all[int(n)%len(all)]
-		if id == "" || strings.Trim(id, ".") == "" || strings.ContainsAny(id, "/()") || inTable(all, id) {
+		if id == "" || strings.Trim(id, ".") == "" || strings.ContainsAny(id, "/()") || inTable(all, id) ||
+			!identifies(id, true) || strings.HasPrefix(strings.ToLower(id), "microsoft.graph.") {
 			return
 		}
 		path := strings.NewReplacer("{id}", id, "{rest...}", id, "{ip}", id, "{time}", id, "{index}", id).Replace(e.Path)
 		prefix := "/api/"
-		if onGraph(e.Path) {
+		if e.Service == Graph {
 			prefix = "/v1.0/"
 		}
 		u := &url.URL{Path: prefix + path}
@@ -281,9 +286,9 @@ func fitsRow(e Endpoint, method string, u *url.URL) bool {
 		segments[i] = segment
 	}
 	switch {
-	case onGraph(e.Path) && (equalFold(segments[0], "v1.0") || equalFold(segments[0], "beta")):
+	case e.Service == Graph && (equalFold(segments[0], "v1.0") || equalFold(segments[0], "beta")):
 		segments = segments[1:]
-	case onGraph(e.Path) || !equalFold(segments[0], "api"):
+	case e.Service == Graph || !equalFold(segments[0], "api"):
 		return false
 	case len(segments) > 1 && (equalFold(segments[1], "v1.0") || equalFold(segments[1], "beta")):
 		segments = segments[2:]
@@ -310,4 +315,102 @@ func fitsRow(e Endpoint, method string, u *url.URL) bool {
 		}
 	}
 	return len(row) == len(segments)
+}
+
+// FuzzClaims: whatever a challenge says, the claims are a JSON object of bounded length or nothing;
+// and those that are asked for as documented are read, whatever challenge stands before them.
+func FuzzClaims(f *testing.F) {
+	for _, field := range []string{
+		`Bearer realm="", error="insufficient_claims", claims="eyJhIjoxfQ=="`, `Basic realm="a, b=\"c\"", Bearer claims=eyJhIjoxfQ`,
+		`Bearer`, `Bearer claims=`, `Bearer claims="`, `Bearer claims="\`, `,,,`, `=`, `"`, `NTLM TlRMTVNTUAACAAA=`, `Bearer a=b=c`, "\x00", `Bearer claims="e30`,
+	} {
+		f.Add(field, field, []byte(`{"access_token":{"nbf":{"essential":true}}}`))
+	}
+	f.Fuzz(func(t *testing.T, field, other string, claims []byte) {
+		for _, fields := range [][]string{{field}, {field, other}, {field + ", " + other}, slices.Repeat([]string{field}, 50)} {
+			got := claimsOf(http.Header{"Www-Authenticate": fields})
+			if got != "" && (got[0] != '{' || !json.Valid([]byte(got)) || len(got) > maxChallenge) {
+				t.Fatalf("%q has the claims %q", fields, got)
+			}
+		}
+		if len(claims) > maxChallenge/2 || len(claims) == 0 || claims[0] != '{' || !json.Valid(claims) {
+			return
+		}
+		for _, encoding := range []*base64.Encoding{base64.StdEncoding, base64.RawStdEncoding, base64.URLEncoding, base64.RawURLEncoding} {
+			asked := `Bearer realm="", error="insufficient_claims", claims="` + encoding.EncodeToString(claims) + `"`
+			for _, before := range []string{"", "Negotiate, ", `Basic realm="a, \"b\"", `} {
+				if got := claimsOf(http.Header{"Www-Authenticate": {before + asked}}); got != string(claims) {
+					t.Fatalf("%q has the claims %q, want %q", before+asked, got, claims)
+				}
+			}
+		}
+	})
+}
+
+// FuzzWarnings: whatever a 206 warns of, what is told of it is short, and of letters that anybody
+// may see; and a provider's own warning is told, whatever stands before it.
+func FuzzWarnings(f *testing.F) {
+	for _, field := range []string{
+		`199 - "Vendor/Provider/504/10000"`, `199 - "a/b/1/2", 199 x "c/d/3/4"`, `199`, `199 "`, `199 - "`, `199 - ""`, `110 - "Response is stale"`,
+		"199 - \"a\x1b/b/1/2\"", `199 199 199 "a/b/1/2"`, `199 - "////"`, "",
+	} {
+		f.Add(field, "Vendor", uint16(504))
+	}
+	f.Fuzz(func(t *testing.T, field, vendor string, status uint16) {
+		for _, fields := range [][]string{{field}, {field, vendor}, slices.Repeat([]string{field + vendor}, 100)} {
+			told := warnings(fields)
+			if told == "" || len(told) > 8*(128+2) || strings.ContainsFunc(told, func(r rune) bool { return r < ' ' || r > '~' }) {
+				t.Fatalf("%q is told as %q", fields, told)
+			}
+		}
+		text := fmt.Sprintf("%s/Provider/%d/10000", vendor, status)
+		if providerOf(text) != text || strings.Contains(vendor, `"`) {
+			return
+		}
+		if told := warnings([]string{`110 - "stale"`, `199 - "` + text + `"`}); !strings.Contains(told, text) {
+			t.Fatalf("%q is told as %q", text, told)
+		}
+	})
+}
+
+// FuzzQuotaKeys: no URL has a key without bounds, and one that is in the table is never taken for
+// another's area.
+func FuzzQuotaKeys(f *testing.F) {
+	for _, target := range []string{
+		"/v1.0/users/1/messages", "/v1.0/sites", "/", "", "//", "/v1.0/" + strings.Repeat("x", 5000), "/v1.0/a/b/c(d='e')", "/beta/\x00/%", "/api/x",
+		"/v1.0/users?$top=1&$select=a", "/v1.0/users?%", "/v1.0/users?$top=99999999999999999999",
+	} {
+		f.Add("GET", target)
+	}
+	config := &Config{API: Graph, Hosts: []string{"h"}}
+	known, err := config.hosts()
+	if err != nil {
+		f.Fatal(err)
+	}
+	l := limits{hosts: known, graph: true, keys: make(map[string]string), of: make(map[string]*limit)}
+	l.addAll(config)
+	f.Fuzz(func(t *testing.T, method, target string) {
+		path, query, _ := strings.Cut(target, "?")
+		req := &http.Request{Method: method, URL: &url.URL{Scheme: "https", Host: "h", Path: path, RawQuery: query}}
+		key, e := l.key(req), find(req)
+		switch {
+		case signed(req.URL):
+			if key != "" {
+				t.Fatalf("%q has the key %q", target, key)
+			}
+		case e != nil && key != l.keys[e.Family], e == nil && (key == "" || key[0] != '/' || len(key) > 70):
+			t.Fatalf("%s %q has the key %q", method, target, key)
+		}
+		if len(l.areas) > maxAreas {
+			t.Fatalf("%d areas", len(l.areas))
+		}
+		for i := range 8 {
+			if key := l.furtherKey(req, i); key != "" && l.of[key] == nil {
+				t.Fatalf("%q has the key %q, which is nobody's", target, key)
+			}
+		}
+		if n := units(req); n < 1 || n > 6 {
+			t.Fatalf("%q costs %d", target, n)
+		}
+	})
 }

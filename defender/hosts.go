@@ -5,9 +5,19 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
+)
+
+// Service is one of the APIs that a Transport may be for.
+type Service string
+
+const (
+	MDE   Service = "mde"   // Defender for Endpoint
+	XDR   Service = "xdr"   // Defender XDR: incidents, and a hunting of its own
+	Graph Service = "graph" // Microsoft Graph, whose /security has the successors of both
 )
 
 // Cloud is one of Microsoft's clouds. "" is Commercial.
@@ -22,15 +32,27 @@ const (
 	CommercialUK  Cloud = "uk"
 	CommercialAU  Cloud = "au"
 	CommercialSWA Cloud = "swa"
+	CommercialINA Cloud = "ina"
+	CommercialAEA Cloud = "aea"
 
-	GCC     Cloud = "gcc"      // of the US government
-	GCCHigh Cloud = "gcc-high" // and the Department of Defense
+	// Of the US government. GCC High and the Department of Defense share Defender's hosts, and have
+	// a Graph each.
+	GCC     Cloud = "gcc"
+	GCCHigh Cloud = "gcc-high"
+	DoD     Cloud = "dod"
+
+	// Clouds without Defender's APIs and without Graph's /security: New refuses them, and says so.
+	China Cloud = "china" // operated by 21Vianet
+	Bleu  Cloud = "bleu"
+	Delos Cloud = "delos"
+	GovSG Cloud = "govsg"
 )
 
-// API is one API of a cloud: where to call it, and what to ask a token for. The two need not be alike: the documentation
-// calls one host with a token for another. A token for the wrong one is answered with a steady 401 or 403.
+// API is one API of a cloud: where to call it, and what to ask a token for. The two need not be
+// alike: the documentation calls one host with a token for another. A token for the wrong one is
+// answered with a steady 401 or 403.
 type API struct {
-	Base  string // URL up to /api, or up to Graph's version, with no slash at the end. "": there is not one for all
+	Base  string // URL up to /api, or up to Graph's version, with no slash at the end. "": there is none
 	Scope string // for the client credentials flow. "": likewise
 }
 
@@ -40,15 +62,16 @@ func (c Cloud) MDE() API { return c.site().mde }
 // XDR returns the API of Defender XDR, which has the incidents and a hunting of its own.
 func (c Cloud) XDR() API { return c.site().xdr }
 
-// Graph returns the API of Microsoft Graph, whose security methods are the successors of both.
+// Graph returns the API of Microsoft Graph, whose security methods are the successors of both. Its
+// Base is "" for a cloud whose Graph has no /security.
 func (c Cloud) Graph() API { return c.site().graph }
 
-// Login returns the URL of the authority that gives the tokens out, with no slash at the end. Its path begins with the
-// tenant.
+// Login returns the URL of the authority that gives the tokens out, with no slash at the end. Its
+// path begins with the tenant.
 func (c Cloud) Login() string { return c.site().login }
 
-// Hosts returns the host names under which MDE and XDR answer, older ones included. Graph's is not among them: it has
-// other tokens, and should have a Transport of its own.
+// Hosts returns the host names under which MDE and XDR answer, older ones included. Graph's is not
+// among them: it has other tokens, and should have a Transport of its own (Config.API).
 func (c Cloud) Hosts() []string { return c.site().hosts }
 
 // site is what a cloud's name stands for.
@@ -58,33 +81,73 @@ type site struct {
 	hosts           []string
 }
 
-// site returns what is documented of the cloud: exposed-apis-list, exposed-apis-create-app-webapp, the include
-// improve-request-performance, and api-supported; for the governments gov and usgov. All of them are pages of
-// MicrosoftDocs/defender-docs. It is zero for a cloud that is unknown.
+// clouds are those that New takes, in the order of the documentation.
+func clouds() []Cloud {
+	near := []Cloud{Commercial}
+	near = append(near, nearby()...)
+	return append(near, GCC, GCCHigh, DoD)
+}
+
+// without are the clouds that have nothing of it.
+func without() []Cloud { return []Cloud{China, Bleu, Delos, GovSG} }
+
+// nearby are the geographic hosts, in the order of run-advanced-query-api.
+func nearby() []Cloud {
+	return []Cloud{
+		CommercialUS, CommercialEU, CommercialUK, CommercialAU, CommercialSWA, CommercialINA,
+		CommercialAEA,
+	}
+}
+
+const (
+	publicLogin     = "https://login.microsoftonline.com"
+	governmentLogin = "https://login.microsoftonline.us"
+)
+
+// site returns what is documented of the cloud: exposed-apis-list, exposed-apis-create-app-webapp,
+// run-advanced-query-api, and api-supported; for the governments gov and usgov. All of them are
+// pages of MicrosoftDocs/defender-docs. Graph's are those of deployments, in
+// microsoftgraph/microsoft-graph-docs-contrib. It is zero for a cloud that is unknown.
 func (c Cloud) site() site {
-	const security, public = "https://api.security.microsoft.com", "https://login.microsoftonline.com"
+	const security = "https://api.security.microsoft.com"
 	// The samples ask for this audience whatever host they call.
 	const scope = "https://api.securitycenter.microsoft.com/.default"
-	graph := API{"https://graph.microsoft.com", "https://graph.microsoft.com/.default"}
 	switch c {
 	case "", Commercial:
-		return site{API{security, scope}, API{security, security + "/.default"}, graph, public, commercialHosts()}
-	case CommercialUS, CommercialEU, CommercialUK, CommercialAU, CommercialSWA:
-		near := "https://" + string(c) + ".api.security.microsoft.com"
-		return site{API{near, scope}, API{near, security + "/.default"}, graph, public, commercialHosts()}
+		return site{
+			API{security, scope}, API{security, security + "/.default"}, graphAt("graph.microsoft.com"),
+			publicLogin, commercialHosts(),
+		}
 	case GCC:
 		s := government("gcc")
-		s.graph, s.login = graph, public
+		s.graph, s.login = graphAt("graph.microsoft.com"), publicLogin
 		return s
-	case GCCHigh:
-		s := government("gov") // without Graph: GCC High and the Department of Defense have one each
-		s.login = "https://login.microsoftonline.us"
+	case GCCHigh, DoD:
+		s := government("gov")
+		s.graph, s.login = graphAt("graph.microsoft.us"), governmentLogin
+		if c == DoD {
+			s.graph = graphAt("dod-graph.microsoft.us")
+		}
 		return s
+	case China:
+		return site{login: "https://login.chinacloudapi.cn"}
+	}
+	if slices.Contains(nearby(), c) {
+		near := "https://" + string(c) + ".api.security.microsoft.com"
+		return site{
+			API{near, scope}, API{near, security + "/.default"}, graphAt("graph.microsoft.com"),
+			publicLogin, commercialHosts(),
+		}
 	}
 	return site{}
 }
 
-// government's scopes are inferred: the pages name hosts only, and public samples ask for each host's own.
+func graphAt(host string) API {
+	return API{"https://" + host, "https://" + host + "/.default"}
+}
+
+// government's scopes are inferred: the pages name hosts only, and public samples ask for each
+// host's own.
 func government(name string) site {
 	mde, xdr := "api-"+name+".securitycenter.microsoft.us", "api-"+name+".security.microsoft.us"
 	return site{
@@ -101,14 +164,36 @@ func commercialHosts() []string {
 		"api.securitycenter.microsoft.com",
 		"api.securitycenter.windows.com",
 	}
-	for _, near := range []Cloud{CommercialUS, CommercialEU, CommercialUK, CommercialAU, CommercialSWA} {
+	for _, near := range nearby() {
 		hosts = append(hosts, string(near)+".api.security.microsoft.com")
 	}
-	// The pages disagree on dots and dashes. These were documented first.
-	for _, near := range []Cloud{CommercialUS, CommercialEU, CommercialUK} {
-		hosts = append(hosts, "api-"+string(near)+".security.microsoft.com")
+	// The pages disagree on dots and dashes, and on the name behind them. These were documented
+	// first: api-supported, and MicrosoftDocs/defender-docs#407.
+	for _, name := range []string{"security", "securitycenter"} {
+		for _, near := range []Cloud{CommercialUS, CommercialEU, CommercialUK} {
+			hosts = append(hosts, "api-"+string(near)+"."+name+".microsoft.com")
+		}
 	}
 	return hosts
+}
+
+// hostsOf returns the hosts of one API; "" is MDE and XDR. In the commercial cloud MDE answers
+// under XDR's hosts too.
+func (s site) hostsOf(api Service) []string {
+	names := slices.Clone(s.hosts)
+	switch api {
+	case Graph:
+		return []string{strings.TrimPrefix(s.graph.Base, "https://")}
+	case XDR:
+		return slices.DeleteFunc(names, func(name string) bool {
+			return strings.Contains(name, ".securitycenter.")
+		})
+	case MDE:
+		return slices.DeleteFunc(names, func(name string) bool {
+			return strings.HasSuffix(name, ".security.microsoft.us")
+		})
+	}
+	return names
 }
 
 // hosts are those that tokens and quotas are for, as they are dialled.
@@ -117,14 +202,25 @@ type hosts map[host]bool
 // host is a name in ASCII and lower case, and the one port of it; "" is the scheme's own.
 type host struct{ name, port string }
 
-// hosts resolves the two fields that name them.
+// hosts resolves the three fields that name them.
 func (c *Config) hosts() (hosts, error) {
-	names := c.Cloud.Hosts()
-	// A typing error would leave all calls without a quota and a token.
-	if len(names) == 0 {
+	switch c.API {
+	case "", MDE, XDR, Graph:
+	default:
+		return nil, fmt.Errorf("defender: Config.API is %q, which is unknown; use MDE, XDR or Graph, "+
+			"or none for the hosts of both MDE and XDR", c.API)
+	}
+	site := c.Cloud.site()
+	switch {
+	case slices.Contains(without(), c.Cloud):
+		return nil, fmt.Errorf("defender: Config.Cloud is %q, which has neither Defender's APIs nor "+
+			"/security in its Graph; use another cloud, there is nothing to call in this one", c.Cloud)
+	case site.login == "":
+		// A typing error would leave all calls without a quota and a token.
 		return nil, fmt.Errorf("defender: Config.Cloud is %q, which is unknown; use one of this "+
 			"package's constants, or for any other cloud none, and Config.Hosts", c.Cloud)
 	}
+	names := site.hostsOf(c.API)
 	if len(c.Hosts) > 0 {
 		names = c.Hosts
 	}

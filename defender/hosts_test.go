@@ -34,6 +34,8 @@ func TestClouds(t *testing.T) {
 		{defender.CommercialEU, "https://eu.api.security.microsoft.com", scope, "https://eu.api.security.microsoft.com", xdrScope, graph, login, ".com"},
 		{defender.CommercialUK, "https://uk.api.security.microsoft.com", scope, "https://uk.api.security.microsoft.com", xdrScope, graph, login, ".com"},
 		{defender.CommercialAU, "https://au.api.security.microsoft.com", scope, "https://au.api.security.microsoft.com", xdrScope, graph, login, ".com"},
+		{defender.CommercialINA, "https://ina.api.security.microsoft.com", scope, "https://ina.api.security.microsoft.com", xdrScope, graph, login, ".com"},
+		{defender.CommercialAEA, "https://aea.api.security.microsoft.com", scope, "https://aea.api.security.microsoft.com", xdrScope, graph, login, ".com"},
 		{defender.CommercialSWA, "https://swa.api.security.microsoft.com", scope, "https://swa.api.security.microsoft.com", xdrScope, graph, login, ".com"},
 		{
 			defender.GCC, "https://api-gcc.securitycenter.microsoft.us", "https://api-gcc.securitycenter.microsoft.us/.default",
@@ -41,7 +43,11 @@ func TestClouds(t *testing.T) {
 		},
 		{
 			defender.GCCHigh, "https://api-gov.securitycenter.microsoft.us", "https://api-gov.securitycenter.microsoft.us/.default",
-			"https://api-gov.security.microsoft.us", "https://api-gov.security.microsoft.us/.default", "", "https://login.microsoftonline.us", ".us",
+			"https://api-gov.security.microsoft.us", "https://api-gov.security.microsoft.us/.default", "https://graph.microsoft.us", "https://login.microsoftonline.us", ".us",
+		},
+		{
+			defender.DoD, "https://api-gov.securitycenter.microsoft.us", "https://api-gov.securitycenter.microsoft.us/.default",
+			"https://api-gov.security.microsoft.us", "https://api-gov.security.microsoft.us/.default", "https://dod-graph.microsoft.us", "https://login.microsoftonline.us", ".us",
 		},
 	} {
 		if got, want := c.cloud.MDE(), (defender.API{Base: c.mde, Scope: c.mdeScope}); got != want {
@@ -83,7 +89,9 @@ func TestCommercialHosts(t *testing.T) {
 		"api.security.microsoft.com", "api.securitycenter.microsoft.com", "api.securitycenter.windows.com",
 		"us.api.security.microsoft.com", "eu.api.security.microsoft.com", "uk.api.security.microsoft.com",
 		"au.api.security.microsoft.com", "swa.api.security.microsoft.com",
+		"ina.api.security.microsoft.com", "aea.api.security.microsoft.com",
 		"api-us.security.microsoft.com", "api-eu.security.microsoft.com", "api-uk.security.microsoft.com",
+		"api-us.securitycenter.microsoft.com", "api-eu.securitycenter.microsoft.com", "api-uk.securitycenter.microsoft.com",
 	}
 	if got := defender.CommercialEU.Hosts(); !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)

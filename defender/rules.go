@@ -2,6 +2,7 @@ package defender
 
 import (
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -23,11 +24,19 @@ import (
 // 00:01:00") is left to the back-off.
 func Rules() *steadyhttp.Rules {
 	codes := classes()
-	return &steadyhttp.Rules{ByCode: codes, Parse: func(a steadyhttp.Attempt) steadyhttp.Verdict { return parse(a, codes) }}
+	return &steadyhttp.Rules{
+		ByCode: codes,
+		// Graph's: the bandwidth is used up, and the storage (concepts/errors).
+		ByStatus: map[int]steadyhttp.Class{
+			509: steadyhttp.Throttled, http.StatusInsufficientStorage: steadyhttp.Permanent,
+		},
+		Parse: func(a steadyhttp.Attempt) steadyhttp.Verdict { return parse(a, codes) },
+	}
 }
 
 // classes lists the codes in the order of the documentation's table ("Common REST API error
-// codes"), and then those that other pages and clients name.
+// codes"), and then those that other pages and clients name. UnknownError is not among them, nor
+// generalException: Graph has them with every status, and that decides.
 func classes() map[string]steadyhttp.Class {
 	return map[string]steadyhttp.Class{
 		"BadRequest":                steadyhttp.Permanent,
@@ -55,7 +64,34 @@ func classes() map[string]steadyhttp.Class {
 		"429": steadyhttp.Throttled,
 		// The action is under way already: poll it, and do not order it again.
 		"ActiveRequestAlreadyExists": steadyhttp.Permanent,
-		// Graph's words for a tenant or an application that lacks something.
+		// Graph's: resources/security-error-codes, concepts/errors, and what was seen.
+		"activityLimitReached":           steadyhttp.Throttled,
+		"throttledRequest":               steadyhttp.Throttled,
+		"Request_ThrottledTemporarily":   steadyhttp.Throttled,
+		"serviceNotAvailable":            steadyhttp.Transient,
+		"serviceReadOnly":                steadyhttp.Transient,
+		"ServiceUnavailable":             steadyhttp.Transient,
+		"Directory_ConcurrencyViolation": steadyhttp.Transient,
+		"InvalidAuthenticationToken":     steadyhttp.Unauthorized,
+		"unauthenticated":                steadyhttp.Unauthorized,
+		"Authorization_RequestDenied":    steadyhttp.Permanent,
+		"accessDenied":                   steadyhttp.Permanent,
+		"ErrorAccessDenied":              steadyhttp.Permanent,
+		"Request_BadRequest":             steadyhttp.Permanent,
+		"invalidRequest":                 steadyhttp.Permanent,
+		"notSupported":                   steadyhttp.Permanent,
+		"notAllowed":                     steadyhttp.Permanent,
+		"nameAlreadyExists":              steadyhttp.Permanent,
+		"resourceModified":               steadyhttp.Permanent,
+		"quotaLimitReached":              steadyhttp.Permanent,
+		"Request_ResourceNotFound":       steadyhttp.Permanent,
+		"itemNotFound":                   steadyhttp.Permanent,
+		// A listing has to begin anew.
+		"Directory_ExpiredPageToken":          steadyhttp.Permanent,
+		"DirectoryPageTokenNotFoundException": steadyhttp.Permanent,
+		"syncStateNotFound":                   steadyhttp.Permanent,
+		"resyncRequired":                      steadyhttp.Permanent,
+		// A tenant or an application that lacks something.
 		"Authentication_MSGraphPermissionMissing":               steadyhttp.Permanent,
 		"Authentication_RequestFromNonPremiumTenantOrB2CTenant": steadyhttp.Permanent,
 	}
@@ -65,13 +101,16 @@ func classes() map[string]steadyhttp.Class {
 const caseHint = "body parameters are case-sensitive"
 
 // parse reads the envelope as the root package does, with two differences: its target is
-// Defender's tracking ID whatever it looks like ("|3f2a9c1d."), and the message tells more. But
-// for a missing licence it leaves the class to the codes. Rules.Classify fills in what is not found.
+// Defender's tracking ID whatever it looks like ("|3f2a9c1d."), but not Graph's, where it names a
+// field, and the message tells more. But for a missing licence and a token for somebody else it
+// leaves the class to the codes. Rules.Classify fills in what is not found.
 func parse(a steadyhttp.Attempt, codes map[string]steadyhttp.Class) steadyhttp.Verdict {
 	if a.Response == nil {
 		return steadyhttp.Verdict{}
 	}
-	answer := envelope.Answer{Body: a.Body, Header: a.Response.Header, TargetIsID: true}
+	answer := envelope.Answer{
+		Body: a.Body, Header: a.Response.Header, TargetIsID: !ofGraph(a.Request),
+	}
 	if a.Request != nil {
 		answer.Sent = a.Request.Header
 	}
@@ -85,10 +124,41 @@ func parse(a steadyhttp.Attempt, codes map[string]steadyhttp.Class) steadyhttp.V
 		}
 	case v.Code == "InvalidRequestBody" || v.Code == "MissingRequiredParameter":
 		v.Message = withHint(v.Message, caseHint)
-	case a.Response.StatusCode == http.StatusUnauthorized && licence(v.Message):
+	case a.Response.StatusCode == http.StatusUnauthorized &&
+		(licence(v.Message) || indexFold(v.Message, "invalid audience") >= 0):
 		v.Class = steadyhttp.Permanent
+	case a.Response.StatusCode == http.StatusBadRequest && a.Request != nil:
+		if most := tooLong(a.Request); most > 0 {
+			hint := "a page of this list has at most " + strconv.Itoa(most) + " items"
+			v.Message = withHint(v.Message, hint)
+		}
 	}
 	return v
+}
+
+// ofGraph tells Graph's paths, which begin with a version, from Defender's below /api.
+func ofGraph(req *http.Request) bool {
+	if req == nil || req.URL == nil {
+		return false
+	}
+	first, _, _ := strings.Cut(strings.TrimLeft(req.URL.Path, "/"), "/")
+	return equalFold(first, "v1.0") || equalFold(first, "beta")
+}
+
+// tooLong returns the most items of a page if a request asks for more, as Graph's 400 for a $top of
+// 51 incidents does not say: its code and message are empty.
+func tooLong(req *http.Request) int {
+	e := find(req)
+	if e == nil || e.MaxPage == 0 || req.URL.RawQuery == "" {
+		return 0
+	}
+	query, _ := url.ParseQuery(req.URL.RawQuery) // what it could read counts
+	for _, name := range [...]string{"$top", "pageSize"} {
+		if n, err := strconv.Atoi(query.Get(name)); err == nil && n > e.MaxPage {
+			return e.MaxPage
+		}
+	}
+	return 0
 }
 
 // hunts reports whether req is a hunting query, which the tenant's processor time is spent by.

@@ -78,3 +78,20 @@ func TestParseTakesAnAttemptWithoutAnAnswer(t *testing.T) {
 		t.Errorf("got %+v", v)
 	}
 }
+
+// However many paths there are that nobody documents, their areas are bounded.
+func TestAreasAreBounded(t *testing.T) {
+	var l limits
+	keys := make(map[string]bool)
+	for i := range 10 * maxAreas {
+		keys[l.unlisted(fmt.Sprint("/v1.0/x", i, "/", strings.Repeat("y", 9999)))] = true
+	}
+	if len(l.areas) != maxAreas || len(keys) != maxAreas+1 {
+		t.Errorf("%d areas, %d keys, want %d and one more", len(l.areas), len(keys), maxAreas)
+	}
+	for key := range keys {
+		if len(key) > 70 {
+			t.Errorf("a key of %d bytes", len(key))
+		}
+	}
+}

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"net/http"
 	"net/url"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -19,7 +21,8 @@ import (
 // return one again that the service has refused.
 //
 // ctx is not that of a call, since the token is for all of them. It ends after a minute: the fetch
-// has then failed, and the next may begin although the function has not returned.
+// has then failed, and the next may begin although the function has not returned. It has what the
+// service wants of the token, after a 401 that says so: see Claims.
 //
 // # Errors
 //
@@ -82,8 +85,11 @@ type tokens struct {
 	renew    time.Time  // from then on somebody should fetch the next; zero: nobody
 	fetching *fetch     // nil: nobody is
 	refused  bool       // there is no token because the service has refused it
+	claims   string     // that the next one is to have; "": none
 	failures int        // fetches in a row
 	earliest time.Time  // of the next fetch
+
+	brought brought
 }
 
 // fetch is a token under way, or one that will be once the pause is over.
@@ -91,6 +97,7 @@ type fetch struct {
 	done chan struct{} // closed when there is a result
 	fetched
 
+	claims  string        // that the token is to have
 	begun   bool          // guarded by tokens.mu, as is waiting
 	waiting int           // callers
 	left    chan struct{} // closed if all of them have gone before it has begun
@@ -104,35 +111,87 @@ type fetched struct {
 	panicked *panicError // for one caller to take; err is not nil then
 }
 
-// prepare is Transport.Prepare. own comes after, and has the last word.
-func (t *tokens) prepare(own func(*http.Request, *steadyhttp.Attempt) error) func(*http.Request, *steadyhttp.Attempt) error {
-	return func(req *http.Request, prev *steadyhttp.Attempt) error {
-		if err := t.authorize(req, prev); err != nil {
-			return fmt.Errorf("defender: Config.Token: %w", err)
-		}
-		if own != nil {
-			return own(req, prev)
-		}
-		return nil
-	}
-}
-
-// authorize sets the field unless the caller has, even to nothing. It is asked at each attempt and not once for a call: a call
-// may have waited for its quota for longer than a token lives.
+// authorize sets the field unless the caller has, even to nothing. It is asked at each attempt and
+// not once for a call: a call may have waited for its quota for longer than a token lives.
 func (t *tokens) authorize(req *http.Request, prev *steadyhttp.Attempt) error {
-	if _, own := req.Header["Authorization"]; own || !t.areFor(req.URL) {
+	if values, own := authorization(req.Header); own {
+		t.remember(first(values))
 		return nil
 	}
-	if prev != nil && prev.Verdict.Class == steadyhttp.Unauthorized {
+	if !t.areFor(req.URL) {
+		return nil
+	}
+	if prev != nil && prev.Verdict.Class == steadyhttp.Unauthorized && prev.Response != nil {
 		refused, _ := strings.CutPrefix(prev.Request.Header.Get("Authorization"), bearer)
-		t.refuse(refused)
+		t.refuse(refused, claimsOf(prev.Response.Header))
 	}
 	token, err := t.current(req.Context())
 	if err != nil {
-		return err
+		return fmt.Errorf("defender: Config.Token: %w", err)
 	}
 	req.Header.Set("Authorization", bearer+token)
 	return nil
+}
+
+// authorization finds the field however its name is spelled: net/http sends the header's keys as
+// they are.
+func authorization(h http.Header) ([]string, bool) {
+	const name = "Authorization"
+	if values, ok := h[name]; ok {
+		return values, true
+	}
+	for key, values := range h {
+		if len(key) == len(name) && equalFold(key, "authorization") {
+			return values, true
+		}
+	}
+	return nil, false
+}
+
+func first(values []string) string {
+	if len(values) == 0 {
+		return ""
+	}
+	return values[0]
+}
+
+// brought is what callers have set Authorization to themselves, the last values of it, as hashes.
+type brought struct {
+	once   sync.Once
+	seed   maphash.Seed
+	mu     sync.Mutex // guards what follows
+	hashes [128]uint64
+	n      int
+}
+
+func (b *brought) hash(value string) uint64 {
+	b.once.Do(func() { b.seed = maphash.MakeSeed() })
+	return maphash.String(b.seed, value)
+}
+
+// have requires that b.mu is held.
+func (b *brought) have(hash uint64) bool {
+	return slices.Contains(b.hashes[:min(b.n, len(b.hashes))], hash)
+}
+
+func (t *tokens) remember(value string) {
+	b := &t.brought
+	hash := b.hash(value)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.have(hash) {
+		b.hashes[b.n%len(b.hashes)] = hash
+		b.n++
+	}
+}
+
+// isCallers reports whether a caller has brought this value.
+func (t *tokens) isCallers(value string) bool {
+	b := &t.brought
+	hash := b.hash(value)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.have(hash)
 }
 
 const bearer = "Bearer "
@@ -141,30 +200,20 @@ const bearer = "Bearer "
 // that comes with a token as well.
 func (t *tokens) areFor(u *url.URL) bool { return t.hosts.have(u) && private(u) && !signed(u) }
 
-// final changes a verdict so that a 401 ends the call where no token of ours was refused, and a retry would be refused
-// like the first.
-func (t *tokens) final(classify func(steadyhttp.Attempt) steadyhttp.Verdict) func(steadyhttp.Attempt) steadyhttp.Verdict {
-	return func(a steadyhttp.Attempt) steadyhttp.Verdict {
-		v := classify(a)
-		if v.Class == steadyhttp.Unauthorized && !t.areFor(a.Request.URL) {
-			v.Class = steadyhttp.Permanent
-		}
-		return v
-	}
-}
-
-// refuse drops a token that the service did not take. Of the many calls that it was refused to, the first does it: the
-// others find the next token there, or on its way.
-func (t *tokens) refuse(token string) {
+// refuse drops a token that the service did not take, and keeps the claims that the next one is to
+// have. Of the many calls that it was refused to, the first does it: the others find the next token
+// there, or on its way.
+func (t *tokens) refuse(token, claims string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if token != "" && token == t.token {
-		t.token, t.refused = "", true
+		t.token, t.refused, t.claims = "", true, claims
 	}
 }
 
-// current returns the token, and waits for one if it must. Near the end of the token's life one caller fetches the next,
-// and waits for it, while the others go on with the old: no goroutine need be there to do it for them.
+// current returns the token, and waits for one if there is none. Near the end of the token's life the
+// next is fetched beside the calls, which go on with the old: an authority that hangs then takes
+// nobody's time.
 func (t *tokens) current(ctx context.Context) (string, error) {
 	token, f := t.look()
 	if f == nil {
@@ -183,7 +232,8 @@ func (t *tokens) current(ctx context.Context) (string, error) {
 	defer t.mu.Unlock()
 	switch p := f.panicked; {
 	case p != nil:
-		// It goes on in one of those who waited, as it would have without the goroutine. The others get an error.
+		// It goes on in one of those who waited, as it would have without the goroutine. The others get
+		// an error. A renewal that nobody waits for is tried again, and fails in a call once it must.
 		f.panicked = nil
 		panic(p)
 	case t.valid(time.Now()):
@@ -197,13 +247,17 @@ func (t *tokens) look() (string, *fetch) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
-	if t.valid(now) && (t.fetching != nil || !t.due(now)) {
-		return t.token, nil
-	}
-	if t.fetching == nil {
+	valid := t.valid(now)
+	if t.fetching == nil && (!valid || t.due(now)) {
 		wait := t.earliest.Sub(now)
-		t.fetching = &fetch{done: make(chan struct{}), left: make(chan struct{}), begun: wait <= 0}
+		t.fetching = &fetch{
+			done: make(chan struct{}), left: make(chan struct{}), begun: wait <= 0,
+			claims: t.claims,
+		}
 		go t.run(t.fetching, wait)
+	}
+	if valid {
+		return t.token, nil
 	}
 	t.fetching.waiting++
 	return "", t.fetching
@@ -250,7 +304,8 @@ func (t *tokens) run(f *fetch, wait time.Duration) {
 	if wait > 0 && !t.sitOut(f, wait) {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), fetchTimeout)
+	ctx := context.WithValue(context.Background(), claimsKey{}, f.claims)
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
 	// Sources without a context may hang for longer: they are given up on, and what they bring then is too late.
 	stop := context.AfterFunc(ctx, func() { t.end(f, fetched{err: errFetchTimeout}) })
@@ -286,7 +341,7 @@ func (t *tokens) end(f *fetch, o fetched) {
 		t.earliest = now.Add(fetchPause)
 	}
 	if o.err == nil {
-		t.failures = 0
+		t.failures, t.claims = 0, "" // if they are still missed, the next refusal says so
 		t.keep(o.token, o.expires, now)
 	}
 	f.fetched = o

@@ -106,6 +106,10 @@ func (a *attributes) ofResponse(attrs []attribute.KeyValue, attempt *steadyhttp.
 		// net/http has replayed it within the attempt.
 		attrs = append(attrs, attribute.Int("steadyhttp.sends", attempt.Sends))
 	}
+	if v := attempt.Verdict; v.Class == steadyhttp.Success && v.Message != "" {
+		// No service's free text: what Classify says of a success, as of a 206 that lacks a part.
+		attrs = append(attrs, attribute.String("steadyhttp.warning", text(v.Message)))
+	}
 	return attrs
 }
 

@@ -20,6 +20,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/cenkalti/backoff/v4"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/baggage"
@@ -29,6 +30,7 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/steadyhttp/steadyhttp"
+	"github.com/steadyhttp/steadyhttp/defender"
 	"github.com/steadyhttp/steadyhttp/otel"
 )
 
@@ -1128,6 +1130,30 @@ func TestCallersSpanStaysHis(t *testing.T) {
 	end()
 	assertText(t, "outcomes", s.outcomes(), "caller: unset; GET: error 404")
 	assertText(t, "attributes", show(caller.Attributes()), "steadyhttp.error.attempt=1 steadyhttp.error.code=C steadyhttp.error.target=T")
+}
+
+// What a 206 of Graph lacks is on the attempt's span, which is no failure.
+func TestPartialAnswerIsOnTheSpan(t *testing.T) {
+	for warning, want := range map[string]string{
+		`Warning: 199 - "Microsoft/ATP/504/10000"`: "steadyhttp.warning=Microsoft/ATP/504/10000",
+		"X-None: x": "steadyhttp.warning=the answer is partial, and does not say what is missing",
+	} {
+		s := newSDK(t)
+		rt, err := defender.New(defender.Config{
+			API: defender.Graph, Base: script(answers(503, ""), answers(206, "{}", warning)), Trace: s.trace(steadyotel.Config{}),
+			Policy: steadyhttp.Policy{NewBackOff: func() backoff.BackOff { return &backoff.ZeroBackOff{} }},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := finish(rt.RoundTrip(newRequest(t, t.Context(), "GET", "https://graph.microsoft.com/v1.0/security/alerts_v2"))); err != nil {
+			t.Fatal(err)
+		}
+		for i, want := range []string{"", want} {
+			assertText(t, "warning", pick(s.attempts()[i].Attributes(), "steadyhttp.warning"), want)
+		}
+		assertText(t, "outcomes", s.outcomes(), "call GET: unset; GET: error 503; GET: unset")
+	}
 }
 
 // net/http's own sendings within an attempt are told, where there was more than one.

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"slices"
@@ -95,6 +96,7 @@ func demo(ctx context.Context, args []string, out, progress io.Writer) error {
 			Hosts:  []string{host},
 			Quotas: scaled(),
 			Trace:  steadyhttp.Join(t.trace(), observed.trace()),
+			Log:    slog.New(slog.DiscardHandler), // that hunting moves to Graph is not what it shows
 		})
 		if err != nil {
 			return nil, err
