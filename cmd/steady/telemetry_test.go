@@ -323,7 +323,7 @@ func TestExportersHonourVariables(t *testing.T) {
 	t.Setenv("OTEL_TRACES_SAMPLER", "always_off") // not an exporter's: all spans go
 	t.Setenv("OTEL_METRIC_EXPORT_INTERVAL", "60000")
 	r := newReceiver(t, httptest.NewServer)
-	if _, said := observedCall(t, t.Context(), 204, 0, "-otlp", r.url); said != "-otlp: 2 spans and 2 metrics went to "+r.url+"\n" {
+	if _, said := observedCall(t, t.Context(), 204, 0, "-otlp", r.url); said != "-otlp: 2 spans and 6 metrics went to "+r.url+"\n" {
 		t.Errorf("said %q", said)
 	}
 	if len(r.wrong) > 0 || !r.services["mine"] || len(r.services) != 1 || r.coding["gzip"] != 2 || len(r.coding) != 1 {
@@ -342,7 +342,7 @@ func TestExportOverTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", file)
-	if _, said := observedCall(t, t.Context(), 204, 0, "-otlp", r.url); !strings.HasPrefix(said, "-otlp: 2 spans and 2 metrics went to https://") {
+	if _, said := observedCall(t, t.Context(), 204, 0, "-otlp", r.url); !strings.HasPrefix(said, "-otlp: 2 spans and 6 metrics went to https://") {
 		t.Errorf("said %q", said)
 	}
 
