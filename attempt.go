@@ -124,6 +124,14 @@ const (
 	StopCancelled         Stop = "cancelled"           // the caller's context or Request.Cancel ended
 )
 
+// status returns that of the answer, 0 if there was none.
+func (a *Attempt) status() int {
+	if a.Response == nil {
+		return 0
+	}
+	return a.Response.StatusCode
+}
+
 // masked is what the gates of a redirect's hop are told that led to another origin. That origin's
 // answer says nothing of the service that the gates are for: a 429 from there must not hold
 // everybody up here.

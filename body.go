@@ -7,7 +7,6 @@ import (
 	"math"
 	"net/http"
 	"runtime"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -264,7 +263,7 @@ func (b *responseBody) standIn() io.ReadCloser {
 // peek reads the beginning of an error answer's body, for at most the given time, and returns it.
 // What was read, and a read that is still under way, is kept for the caller.
 func (b *responseBody) peek(resp *http.Response, limit time.Duration, ends ...<-chan struct{}) []byte {
-	if eventStream(resp) {
+	if readahead.Endless(resp) {
 		return nil
 	}
 	b.ahead = readahead.Start(b.reader, bodySource{b}, peekSize, resp.ContentLength)
@@ -277,7 +276,7 @@ func (b *responseBody) peek(resp *http.Response, limit time.Duration, ends ...<-
 // readWhole reads a body of up to limit bytes into memory, within a time (negative: any), and
 // reports how that failed. A longer one has not failed.
 func (b *responseBody) readWhole(resp *http.Response, limit int64, within time.Duration, ends ...<-chan struct{}) error {
-	if eventStream(resp) {
+	if readahead.Endless(resp) {
 		return nil
 	}
 	// One byte more, to see whether a body of just that length has ended.
@@ -292,28 +291,6 @@ func (b *responseBody) readWhole(resp *http.Response, limit int64, within time.D
 		return nil
 	}
 	return b.ahead.Err()
-}
-
-// eventStream: what it brings is for the caller as it comes, and it has no end to wait for.
-func eventStream(resp *http.Response) bool {
-	values := resp.Header["Content-Type"]
-	if len(values) == 0 {
-		return false
-	}
-	kind, parameters, _ := strings.Cut(strings.ToLower(values[0]), ";")
-	kind = strings.TrimSpace(kind)
-	switch kind {
-	case "application/octet-stream":
-		return false
-	case "multipart/x-mixed-replace", "multipart/mixed":
-		return true
-	}
-	for _, name := range [...]string{"stream", "ndjson", "jsonl", "json-lines", "json-seq"} {
-		if strings.Contains(kind, name) {
-			return true
-		}
-	}
-	return strings.HasPrefix(kind, "application/grpc") || strings.Contains(parameters, "stream=") // as Kubernetes' watches
 }
 
 // whole reports whether all of the body is in memory, or all that there will ever be.
@@ -459,13 +436,6 @@ func (b *responseBody) end(err error) {
 	}
 }
 
-// loss is what is told of a body that was lost: nobody can read or close it any more.
-type loss struct {
-	trace   *Trace
-	ctx     context.Context
-	attempt Attempt
-}
-
 // watchLoss has the call's end told, once the garbage has been collected, of a success whose body
 // the caller neither reads to its end nor closes. Nothing but what the caller has may lead to b.
 func (b *responseBody) watchLoss() {
@@ -474,9 +444,11 @@ func (b *responseBody) watchLoss() {
 	b.loss = runtime.AddCleanup(b, (*loss).tell, lost)
 }
 
-func (l *loss) tell() {
-	defer func() { recover() }() // there is no caller any more who could
-	l.trace.Done(l.ctx, l.attempt)
+// expectsReader reports whether the caller is to be expected to read an answer to its end and to
+// close it. Many a program returns at once where the status is not a success: what waits for such a
+// body's end may wait for ever.
+func expectsReader(resp *http.Response, stop Stop) bool {
+	return stop == StopDone && (successful(resp) || resp.StatusCode == http.StatusSwitchingProtocols)
 }
 
 // tellNow tells of the call's end before the body's.
@@ -511,3 +483,17 @@ func closeBodies(requests ...*http.Request) {
 		}
 	}
 }
+
+// loss is what is told of a body that was lost: nobody can read or close it any more.
+type loss struct {
+	trace   *Trace
+	ctx     context.Context
+	attempt Attempt
+}
+
+func (l *loss) tell() {
+	defer func() { recover() }() // there is no caller any more who could
+	l.trace.Done(l.ctx, l.attempt)
+}
+
+func successful(resp *http.Response) bool { return 200 <= resp.StatusCode && resp.StatusCode <= 299 }

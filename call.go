@@ -128,23 +128,6 @@ func (c *call) leaveBase() {
 	}
 }
 
-// inCycle looks for a Transport's own frames on the stack, for a base transport that leads back
-// here without the context.
-func inCycle() bool {
-	const most = 64 // Transports within each other that nobody means
-	stack := make([]uintptr, 64*most)
-	frames := runtime.CallersFrames(stack[:runtime.Callers(1, stack)])
-	for calls := 0; ; {
-		frame, more := frames.Next()
-		if strings.HasSuffix(frame.Function, ".(*Transport).steady") {
-			calls++
-		}
-		if !more || calls == most {
-			return calls == most
-		}
-	}
-}
-
 // watched reports whether anybody looks at times and sends.
 func (c *call) watched() bool { return c.trace != nil || len(c.transport.Gates) > 0 }
 
@@ -152,7 +135,7 @@ func (c *call) enterGates() error {
 	foreign := c.original.Response != nil && origin.Left(c.original)
 	c.try = try{
 		attempt: Attempt{
-			N: c.attempt.N + 1, Began: c.attempt.Began, Request: c.original, PrevStatus: c.prevStatus(),
+			N: c.attempt.N + 1, Began: c.attempt.Began, Request: c.original, PrevStatus: c.last.status(),
 			foreign: foreign, renewed: c.authorized,
 		},
 		first: c.first, sends: c.first.sends, passes: c.passes,
@@ -175,14 +158,6 @@ func (c *call) enterGates() error {
 		}
 	}
 	return nil
-}
-
-// prevStatus returns the status of the attempt before, 0 if it had no answer, or there was none.
-func (c *call) prevStatus() int {
-	if c.last.Response == nil {
-		return 0
-	}
-	return c.last.Response.StatusCode
 }
 
 func (c *call) enter(gate Gate, index int) error {
@@ -499,5 +474,22 @@ func (c *call) onReplays() sendlog.Watch {
 	return func(replay context.Context, gate int) (context.Context, func()) {
 		w := newWatch(trace, ctx, a, Wait{WaitGate, gate, 0})
 		return waits.With(replay, w), w.end
+	}
+}
+
+// inCycle looks for a Transport's own frames on the stack, for a base transport that leads back
+// here without the context.
+func inCycle() bool {
+	const most = 64 // Transports within each other that nobody means
+	stack := make([]uintptr, 64*most)
+	frames := runtime.CallersFrames(stack[:runtime.Callers(1, stack)])
+	for calls := 0; ; {
+		frame, more := frames.Next()
+		if strings.HasSuffix(frame.Function, ".(*Transport).steady") {
+			calls++
+		}
+		if !more || calls == most {
+			return calls == most
+		}
 	}
 }

@@ -340,8 +340,6 @@ func (c *call) plain(resp *http.Response) bool {
 	return resp.StatusCode < 400 && c.transport.Classify == nil && (c.policy.MaxRead <= 0 || !successful(resp))
 }
 
-func successful(resp *http.Response) bool { return 200 <= resp.StatusCode && resp.StatusCode <= 299 }
-
 // peek reads what classifying needs of the body, or, under MaxRead, all that the caller will.
 func (c *call) peek(resp *http.Response) {
 	inner := c.inner()

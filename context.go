@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http"
 	"sync/atomic"
-	"time"
 )
 
 // settings is what a context carries for the calls made with it.
@@ -91,12 +90,4 @@ type innerEnd struct {
 	request *http.Request // as the inner Transport got it
 	status  int           // 0: there was no answer
 	attempt Attempt
-}
-
-func untilDeadline(ctx context.Context) time.Duration {
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		return -1
-	}
-	return max(0, time.Until(deadline))
 }

@@ -409,3 +409,7 @@ func appendVerdict(attrs []slog.Attr, code, trackingID string) []slog.Attr {
 	}
 	return attrs
 }
+
+// waitAttr is in seconds, as all durations of OpenTelemetry are: a log and a span must not have two
+// units for the same wait. A slog.Duration is nanoseconds in JSON.
+func waitAttr(d time.Duration) slog.Attr { return slog.Float64("wait", d.Seconds()) }

@@ -71,10 +71,6 @@ func cancelledBy(ctx context.Context, req *http.Request) bool {
 
 func causeAttr(w Wait) slog.Attr { return slog.String("cause", string(w.Cause)) }
 
-// waitAttr is in seconds, as all durations of OpenTelemetry are: a log and a span must not have two
-// units for the same wait. A slog.Duration is nanoseconds in JSON.
-func waitAttr(d time.Duration) slog.Attr { return slog.Float64("wait", d.Seconds()) }
-
 func stopAttr(a Attempt) slog.Attr { return slog.String("stop", string(a.Stop)) }
 
 func log(ctx context.Context, logger *slog.Logger, level slog.Level, message string, a Attempt, last ...slog.Attr) {

@@ -129,7 +129,7 @@ func (c *call) deliver() (*http.Response, error) {
 	c.returned = true // what panicked so far left nothing to return
 	switch {
 	case !told:
-	case b.whole() || resp.Body == http.NoBody || !c.expectsReader(resp):
+	case b.whole() || resp.Body == http.NoBody || !expectsReader(resp, c.attempt.Stop):
 		b.tellNow(c.trace, c.ctx)
 	default:
 		b.told, b.ctx = c.trace, c.ctx
@@ -140,13 +140,6 @@ func (c *call) deliver() (*http.Response, error) {
 	}
 	resp.Body = b.standIn()
 	return resp, nil
-}
-
-// expectsReader reports whether the caller is to be expected to read an answer to its end and to
-// close it. Many a program returns at once where the status is not a success: what waits for such a
-// body's end may wait for ever.
-func (c *call) expectsReader(resp *http.Response) bool {
-	return c.attempt.Stop == StopDone && (successful(resp) || resp.StatusCode == http.StatusSwitchingProtocols)
 }
 
 // answering makes resp the answer to the caller's own request, and not to a clone of it

@@ -1,6 +1,7 @@
 package steadyhttp
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"time"
@@ -263,4 +264,12 @@ func (p *Policy) fits(w wait, remaining, untilDeadline time.Duration) (time.Dura
 
 func tunnel(req *http.Request) bool {
 	return req.Method == http.MethodConnect || len(req.Header["Upgrade"]) > 0
+}
+
+func untilDeadline(ctx context.Context) time.Duration {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return -1
+	}
+	return max(0, time.Until(deadline))
 }

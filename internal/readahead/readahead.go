@@ -4,7 +4,9 @@ package readahead
 import (
 	"bytes"
 	"io"
+	"net/http"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -180,3 +182,26 @@ func (r *Reader) Bytes() []byte { return r.buffer }
 
 // Err: see Bytes.
 func (r *Reader) Err() error { return r.err }
+
+// Endless reports whether a response is a stream: what it brings is for the caller as it comes, and
+// it has no end to wait for.
+func Endless(resp *http.Response) bool {
+	values := resp.Header["Content-Type"]
+	if len(values) == 0 {
+		return false
+	}
+	kind, parameters, _ := strings.Cut(strings.ToLower(values[0]), ";")
+	kind = strings.TrimSpace(kind)
+	switch kind {
+	case "application/octet-stream":
+		return false
+	case "multipart/x-mixed-replace", "multipart/mixed":
+		return true
+	}
+	for _, name := range [...]string{"stream", "ndjson", "jsonl", "json-lines", "json-seq"} {
+		if strings.Contains(kind, name) {
+			return true
+		}
+	}
+	return strings.HasPrefix(kind, "application/grpc") || strings.Contains(parameters, "stream=") // as Kubernetes' watches
+}
