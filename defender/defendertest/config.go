@@ -54,6 +54,9 @@ type Config struct {
 	// for the first half and InProgress for the second. 0: 300 ms.
 	ActionTime time.Duration
 
+	// Second is how an order is answered while one like it is active. 0: SecondRefused.
+	Second Second
+
 	// Faults are what goes wrong from the start. Zero: nothing.
 	Faults Faults
 
@@ -106,6 +109,9 @@ func (c *Config) check() {
 	}
 	if c.Counting > Strict {
 		panic(fmt.Sprintf("defendertest: Config.Counting is %d: use Rolling, Fixed, Bucket or Strict", c.Counting))
+	}
+	if c.Second > SecondPending {
+		panic(fmt.Sprintf("defendertest: Config.Second is %d: use SecondRefused or SecondPending", c.Second))
 	}
 	if _, ok := c.Clients[""]; ok {
 		panic("defendertest: Config.Clients has a client without an id")

@@ -30,6 +30,23 @@ type Faults struct {
 	Slow    float64       // processed at once; answered after SlowFor
 	SlowFor time.Duration // 0: 1 s
 
+	HTML502  float64 // a front door's page with the status 502; not processed
+	HTML503  float64 // likewise with 503
+	After504 float64 // processed, then answered 504: by Graph as UnknownError, by the others without a body
+	Empty200 float64 // processed, then answered 200 without a body
+
+	// CPU429 is for queries of the hunting APIs: the tenant has used up its processor time. Such a
+	// 429 names no time. Not processed.
+	CPU429 float64
+
+	// Partial206 is for Graph's lists, which say with a 206 and a Warning that a provider failed.
+	Partial206 float64
+
+	// WrongAudience is a token that is another API's: 403 by Defender for Endpoint, 401 by Defender
+	// XDR and Graph. Not processed. A token that the server has issued for another API is answered
+	// so without any fault.
+	WrongAudience float64
+
 	// Token429 is a share of the fetches of a token, which meet no other fault:
 	// 429 with a plain text and "Retry-After: 60", a minute as Config.Minute
 	// scales it. No token is issued.
@@ -53,6 +70,13 @@ func (f Faults) shares() []share {
 		{"ResetAfter", f.ResetAfter},
 		{"BreakBody", f.BreakBody},
 		{"Slow", f.Slow},
+		{"HTML502", f.HTML502},
+		{"HTML503", f.HTML503},
+		{"After504", f.After504},
+		{"Empty200", f.Empty200},
+		{"CPU429", f.CPU429},
+		{"Partial206", f.Partial206},
+		{"WrongAudience", f.WrongAudience},
 	}
 }
 
@@ -89,11 +113,28 @@ func (f Faults) pick(family string, point float64) string {
 	// What lies beyond all shares is the lucky rest.
 	for _, s := range f.shares() {
 		if point < s.of {
+			if !strikes(s.name, family) {
+				return ""
+			}
 			return s.name
 		}
 		point -= s.of
 	}
 	return ""
+}
+
+// strikes reports whether a fault is one that a family's calls can meet. Another call that the
+// dice choose for it has been lucky.
+func strikes(fault, family string) bool {
+	switch fault {
+	case "CPU429":
+		return hunts(family)
+	case "Partial206":
+		return family == graphIncidents || family == graphAlerts
+	case "WrongAudience":
+		return family != storageFamily
+	}
+	return true
 }
 
 // slowFor resolves the default.
@@ -134,6 +175,18 @@ func (s *Server) failBefore(w http.ResponseWriter, at arrival, e errand) bool {
 		s.reply(w, at, answer{status: http.StatusInternalServerError})
 	case "Error503":
 		s.reply(w, at, e.failure(http.StatusServiceUnavailable))
+	case "HTML502":
+		s.reply(w, at, frontDoor(http.StatusBadGateway))
+	case "HTML503":
+		s.reply(w, at, frontDoor(http.StatusServiceUnavailable))
+	case "CPU429":
+		s.reply(w, at, e.problem(errCPU()))
+	case "WrongAudience":
+		to := audienceGraph
+		if !isGraphFamily(at.family) {
+			to = forMDE(at.family)
+		}
+		s.reply(w, at, e.problem(errAudience(to)))
 	case "ResetBefore":
 		reset(w)
 	case "Token429":
@@ -151,6 +204,12 @@ func (s *Server) failAfter(w http.ResponseWriter, r *http.Request, at arrival, e
 	switch at.fault {
 	case "After500":
 		s.reply(w, at, e.failure(http.StatusInternalServerError))
+	case "After504":
+		s.reply(w, at, e.failure(http.StatusGatewayTimeout))
+	case "Empty200":
+		s.reply(w, at, answer{status: http.StatusOK})
+	case "Partial206":
+		s.reply(w, at, partial(result))
 	case "ResetAfter":
 		reset(w)
 	case "BreakBody":
@@ -174,7 +233,7 @@ func (s *Server) breakOff(w http.ResponseWriter, at arrival, result answer) {
 		result.status, result.body = http.StatusOK, []byte("{}")
 	}
 	s.mu.Lock()
-	s.ledger.answered(at.seq, at.family, result)
+	at.ledger.answered(at.seq, at.family, result)
 	s.mu.Unlock()
 	result.write(w, len(result.body)/2)
 }

@@ -75,8 +75,8 @@ type ledger struct {
 }
 
 // newLedger returns an empty one.
-func newLedger(c Config) ledger {
-	return ledger{keep: c.KeepCalls, counts: make(map[string]Count), effects: make(map[string]int)}
+func newLedger(c Config) *ledger {
+	return &ledger{keep: c.KeepCalls, counts: make(map[string]Count), effects: make(map[string]int)}
 }
 
 // arrived enters a call, which has its place from now on whenever it ends. Old ones

@@ -79,6 +79,9 @@ func newResults(o actionOrder) []commandResult {
 // finish returns the commands of a session that has succeeded. They are copies:
 // the kept ones stay as they were ordered.
 func finish(results []commandResult, start, end time.Time) []commandResult {
+	if results == nil {
+		return nil // null: the action is no session
+	}
 	finished := make([]commandResult, len(results))
 	for i, r := range results {
 		r.Start, r.End, r.Status = &start, &end, "Completed"
