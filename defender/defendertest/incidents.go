@@ -153,7 +153,9 @@ func (i *incident) xdr() xdrIncident {
 			ProcessID: e.ProcessID, CommandLine: e.CommandLine, ProcessCreated: e.ProcessCreated,
 			ParentID: e.ParentID, ParentCreated: e.ParentCreated, AccountName: e.AccountName,
 			DomainName: e.DomainName, UserSID: e.UserSID, AADUserID: e.AADUserID, UserPrincipal: e.UserPrincipal,
-			DeviceID: &m.ID,
+		}
+		if e.Type != "User" {
+			entities[n].DeviceID = &m.ID
 		}
 	}
 	shown.Alerts = []xdrAlert{{
