@@ -20,7 +20,7 @@ func Example() {
 	server := defendertest.NewServer(defendertest.Config{}) // in the place of https://api.security.microsoft.com
 	defer server.Close()
 
-	transport, err := defender.New(defender.Config{})
+	transport, err := defender.New(server.Defender()) // to the service itself: defender.Config{Token: …}
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -82,23 +82,47 @@ func (f Faults) shares() []share {
 
 // check panics on shares that make no sense; prefix says where they come from.
 func (f Faults) check(prefix string) {
+	if err := f.problem(prefix); err != nil {
+		panic("defendertest: " + err.Error())
+	}
+}
+
+// problem says which shares make no sense.
+func (f Faults) problem(prefix string) error {
 	sum := 0.0
 	for _, s := range f.shares() {
 		if !(s.of >= 0 && s.of <= 1) { // false for NaN too
-			panic(fmt.Sprintf("defendertest: %s.%s is %v: use a share from 0 to 1", prefix, s.name, s.of))
+			return fmt.Errorf("%s.%s is %v: use a share from 0 to 1", prefix, s.name, s.of)
 		}
 		sum += s.of
 	}
 	if !(f.Token429 >= 0 && f.Token429 <= 1) {
-		panic(fmt.Sprintf("defendertest: %s.Token429 is %v: use a share from 0 to 1", prefix, f.Token429))
+		return fmt.Errorf("%s.Token429 is %v: use a share from 0 to 1", prefix, f.Token429)
 	}
 	// Ten shares of 0.1 add up to a little more or less than 1.
 	if sum > 1+1e-9 {
-		panic(fmt.Sprintf("defendertest: %s has shares of %v in sum: use at most 1", prefix, sum))
+		return fmt.Errorf("%s has shares of %v in sum: use at most 1", prefix, sum)
 	}
 	if f.SlowFor < 0 {
-		panic(fmt.Sprintf("defendertest: %s.SlowFor is %v: use a positive duration, or 0 for 1 s", prefix, f.SlowFor))
+		return fmt.Errorf("%s.SlowFor is %v: use a positive duration, or 0 for 1 s", prefix, f.SlowFor)
 	}
+	return nil
+}
+
+// Set sets the share of the fault that is named as its field, for what reads names from a command
+// line or a file. The error is for a name that no share has.
+func (f *Faults) Set(name string, share float64) error {
+	field := map[string]*float64{
+		"Error500": &f.Error500, "Bare500": &f.Bare500, "After500": &f.After500, "Error503": &f.Error503,
+		"ResetBefore": &f.ResetBefore, "ResetAfter": &f.ResetAfter, "BreakBody": &f.BreakBody, "Slow": &f.Slow,
+		"HTML502": &f.HTML502, "HTML503": &f.HTML503, "After504": &f.After504, "Empty200": &f.Empty200,
+		"CPU429": &f.CPU429, "Partial206": &f.Partial206, "WrongAudience": &f.WrongAudience, "Token429": &f.Token429,
+	}[name]
+	if field == nil {
+		return fmt.Errorf("there is no fault %q: use a field of defendertest.Faults, such as After500", shown(name))
+	}
+	*field = share
+	return nil
 }
 
 // pick returns the name of the fault that a family's call meets at a point from 0

@@ -154,6 +154,21 @@ func newQuotas(c Config, now time.Time) *quotas {
 	return q
 }
 
+// replace changes the windows of families, whose counting begins anew.
+func (q *quotas) replace(families map[string][]quota.Window) {
+	if q.families == nil {
+		q.families = make(map[string][]quota.Window)
+	}
+	for family, windows := range families {
+		q.families[family] = slices.Clone(windows)
+	}
+	for key := range q.limits {
+		if _, ok := families[key.family]; ok {
+			delete(q.limits, key)
+		}
+	}
+}
+
 // hunts reports whether a family is one of the hunting APIs. Their quota is the
 // tenant's, whoever asks, and they share its CPU.
 func hunts(family string) bool {

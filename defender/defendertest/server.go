@@ -1,7 +1,9 @@
 package defendertest
 
 import (
+	"bytes"
 	"cmp"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"maps"
@@ -11,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/steadyhttp/steadyhttp/quota"
 )
 
 // maxBody bounds what is read of a request's body, in bytes. The largest call, an
@@ -33,6 +37,10 @@ type Server struct {
 	// the first call.
 	StorageURL string
 
+	// ControlURL is the base of the control API, without a trailing slash. "" until the server is
+	// started, and without Config.ControlAddr.
+	ControlURL string
+
 	config Config
 	routes []route
 	graph  []route
@@ -53,6 +61,7 @@ type Server struct {
 	served      sync.WaitGroup // of those that accept
 	connections sync.WaitGroup
 	everywhere  bool // the server listens on all addresses of the host
+	certificate []byte
 }
 
 // NewServer returns a server that listens on Config.Addr. Call Close when done.
@@ -104,22 +113,70 @@ func (s *Server) Listen() error {
 		panic("defendertest: Server is closed: make a new one")
 	default:
 	}
-	api, err := listen(s.config.Addr, "127.0.0.1:0")
+	var open []net.Listener
+	listening := func(address, otherwise string) (net.Listener, error) {
+		l, err := listen(address, otherwise)
+		if err == nil {
+			open = append(open, l)
+		}
+		return l, err
+	}
+	err := s.listenAll(listening)
+	if err != nil {
+		for _, l := range open {
+			l.Close()
+		}
+		s.URL, s.ControlURL = "", ""
+	}
+	return err
+}
+
+// listenAll opens the listeners, and accepts only when all are open.
+func (s *Server) listenAll(listening func(address, otherwise string) (net.Listener, error)) error {
+	api, err := listening(s.config.Addr, "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
 	address := api.Addr().(*net.TCPAddr)
-	storage, err := listen(s.config.StorageAddr, net.JoinHostPort(address.IP.String(), "0"))
+	storage, err := listening(s.config.StorageAddr, net.JoinHostPort(address.IP.String(), "0"))
 	if err != nil {
-		api.Close()
 		return err
 	}
+	var control net.Listener
+	if s.config.ControlAddr != "" {
+		if control, err = listening(s.config.ControlAddr, ""); err != nil {
+			return err
+		}
+		if !control.Addr().(*net.TCPAddr).IP.IsLoopback() {
+			return fmt.Errorf("defendertest: Config.ControlAddr is %q: use an address of the loopback interface, such as 127.0.0.1:0", s.config.ControlAddr)
+		}
+	}
+	scheme, secured := "http", func(l net.Listener) net.Listener { return l }
+	if s.config.TLS {
+		named, _, _ := net.SplitHostPort(s.config.Addr)
+		certificate, authority, err := newCertificate(named, address.IP.String())
+		if err != nil {
+			return err
+		}
+		s.certificate = authority
+		scheme, secured = "https", func(l net.Listener) net.Listener {
+			return tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{certificate}, NextProtos: []string{"h2", "http/1.1"}})
+		}
+	}
 	s.everywhere = address.IP.IsUnspecified()
-	s.URL, s.StorageURL = base(api), base(storage)
-	s.accept(api, s)
-	s.accept(storage, http.HandlerFunc(s.serveStorage))
+	s.URL, s.StorageURL = base(scheme, api), base(scheme, storage)
+	s.accept(secured(api), s)
+	s.accept(secured(storage), http.HandlerFunc(s.serveStorage))
+	if control != nil {
+		s.ControlURL = base("http", control)
+		s.accept(control, http.HandlerFunc(s.serveControl))
+	}
 	return nil
 }
+
+// Certificate returns the authority that signed the server's certificate, in PEM, for a client to
+// trust. It is nil until the server is started, and without Config.TLS.
+func (s *Server) Certificate() []byte { return bytes.Clone(s.certificate) }
 
 // listen returns a listener on an address, or on another if the first is "".
 func listen(address, otherwise string) (net.Listener, error) {
@@ -130,12 +187,12 @@ func listen(address, otherwise string) (net.Listener, error) {
 }
 
 // base returns where a listener can be reached from this host.
-func base(listener net.Listener) string {
+func base(scheme string, listener net.Listener) string {
 	address := *listener.Addr().(*net.TCPAddr)
 	if address.IP.IsUnspecified() {
 		address.IP = net.IPv4(127, 0, 0, 1)
 	}
-	return "http://" + address.String()
+	return scheme + "://" + address.String()
 }
 
 // accept serves one of the listeners.
@@ -182,6 +239,31 @@ func (s *Server) SetFaults(f Faults) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.faults.faults = f
+}
+
+// SetQuotas replaces the windows of single families from the next arrival on, as Config.Quotas does;
+// the counting of those begins anew. It panics on what can't be meant, as NewServer does.
+func (s *Server) SetQuotas(quotas map[string][]quota.Window) {
+	if err := checkQuotas("Quotas", quotas); err != nil {
+		panic("defendertest: " + err.Error())
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.quotas.replace(quotas)
+}
+
+// Reset forgets all calls and changes: the ledger is empty, the tenant as it was at the start, its
+// quotas unused, and the dice are set back to the seed. Faults and quotas stay as they were set last,
+// and tokens are good for as long as they were. A call that is being served ends in the old ledger.
+func (s *Server) Reset() {
+	fresh := newTenant(s.config)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	dice, families := newDice(s.config), s.quotas.families
+	dice.faults = s.faults.faults
+	s.tenant, s.faults, s.ledger, s.issued = fresh, dice, newLedger(s.config), 0
+	s.quotas = newQuotas(s.config, time.Now())
+	s.quotas.families = families
 }
 
 // MachineIDs returns the ids of all machines, in the order of the list:
