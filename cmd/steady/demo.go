@@ -8,14 +8,13 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"slices"
-	"strings"
 	"time"
+
+	"github.com/cenkalti/backoff/v4"
 
 	"github.com/steadyhttp/steadyhttp"
 	"github.com/steadyhttp/steadyhttp/defender"
 	"github.com/steadyhttp/steadyhttp/defender/defendertest"
-	"github.com/steadyhttp/steadyhttp/quota"
 )
 
 // The demo's minute and hour. The service tells a wait in whole seconds: shorter ones would not do.
@@ -40,7 +39,7 @@ func parseDemo(args []string, out io.Writer) (demoOptions, error) {
 	flags.IntVar(&o.machines, "machines", 300, "machines in the simulated tenant; each costs two calls")
 	flags.Float64Var(&o.faults, "faults", 0.05, "share of the calls that meet a 500, a 503, a lost connection or a broken body")
 	flags.Uint64Var(&o.seed, "seed", 1, "of the faults")
-	flags.BoolVar(&o.all, "all", false, "list every call that the plain client lost")
+	flags.BoolVar(&o.all, "all", false, "list every call that failed")
 	flags.BoolVar(&o.trace, "trace", false, "print the spans of the last call that failed for good, as OpenTelemetry has them")
 	otlp := flags.String("otlp", "", "send the steadyhttp run's spans and metrics to an OpenTelemetry collector: its base `URL` for OTLP/HTTP,\nsuch as http://127.0.0.1:4318")
 	if err := parse(flags, args, out); err != nil {
@@ -69,8 +68,8 @@ func given(flags *flag.FlagSet, name string) bool {
 	return found
 }
 
-// demo runs the same batch twice, each time against a fresh server: through a plain http.Client,
-// and through steadyhttp.
+// demo runs the same batch three times, each time against a fresh server: through a plain
+// http.Client, through what people write today, and through steadyhttp.
 func demo(ctx context.Context, args []string, out, progress io.Writer) error {
 	o, err := parseDemo(args, out)
 	if err != nil {
@@ -80,22 +79,23 @@ func demo(ctx context.Context, args []string, out, progress io.Writer) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "A connector's batch against a simulated Defender API: %d machines, quotas with a minute of %v, %.3g %% faults.\n\n",
-		o.machines, demoMinute, 100*o.faults)
-
-	plain, err := runBatch(ctx, o, "plain http.Client", progress, func(*tally, string) (http.RoundTripper, error) {
+	introduce(out, o)
+	plain, err := runBatch(ctx, o, "plain", progress, func(*tally, *defendertest.Server) (http.RoundTripper, error) {
 		return http.DefaultTransport.(*http.Transport).Clone(), nil
 	})
 	if err != nil {
 		return err
 	}
-	steady, err := runBatch(ctx, o, "steadyhttp", progress, func(t *tally, host string) (http.RoundTripper, error) {
-		transport, err := defender.New(defender.Config{
-			Policy: steadyhttp.Batch(),
-			Hosts:  []string{host},
-			Quotas: scaled(),
-			Trace:  steadyhttp.Join(t.trace(), observed.trace()),
-		})
+	usual, err := runBatch(ctx, o, "retryablehttp", progress, func(t *tally, _ *defendertest.Server) (http.RoundTripper, error) {
+		return newRetryable(t), nil
+	})
+	if err != nil {
+		return err
+	}
+	steady, err := runBatch(ctx, o, "steadyhttp", progress, func(t *tally, server *defendertest.Server) (http.RoundTripper, error) {
+		c := server.Defender()
+		c.Policy, c.Trace = scaledBatch(), steadyhttp.Join(t.trace(), observed.trace())
+		transport, err := defender.New(c)
 		if err != nil {
 			return nil, err
 		}
@@ -106,38 +106,55 @@ func demo(ctx context.Context, args []string, out, progress io.Writer) error {
 	if err != nil {
 		return err
 	}
-	report(out, plain, steady, o.all)
+	report(out, []*result{plain, usual, steady}, o.all)
 	if o.trace {
 		printTree(out, observed.last.call())
 	}
 	return steady.verdict()
 }
 
-// scaled returns Defender's quotas with the demo's minute and hour.
-func scaled() map[string][]quota.Window {
-	quotas := make(map[string][]quota.Window)
-	for _, e := range defender.Endpoints() {
-		windows := slices.Clone(e.Windows)
-		for i, w := range windows {
-			switch w.Per {
-			case time.Minute:
-				windows[i].Per = demoMinute
-			case time.Hour:
-				windows[i].Per = demoHour
-			}
-		}
-		quotas[e.Family] = windows
+// introduce says what the columns are.
+func introduce(out io.Writer, o demoOptions) {
+	text := textOf(out)
+	text.say("", fmt.Sprintf("A connector's batch against a simulated Defender API, three times: %d machines, the documented quotas with a minute of %v, %.3g %% faults.",
+		o.machines, demoMinute, 100*o.faults))
+	fmt.Fprintln(out)
+	for _, column := range [][2]string{
+		{"plain", "http.Client as it is"},
+		{"retryablehttp", fmt.Sprintf("hashicorp/go-retryablehttp with %d retries, each request under a rate.Limiter of %d a minute", retryableMax, retryableRate)},
+		{"steadyhttp", "defender.New with the policy steadyhttp.Batch()"},
+	} {
+		text.entry(column[0], column[1])
 	}
-	return quotas
+	fmt.Fprintln(out)
+	text.say("", "The back-offs of both are scaled as the minute is.")
+	fmt.Fprintln(out)
+}
+
+// scaledBatch is steadyhttp.Batch for a clock that runs faster: with its own back-offs, and a budget
+// that a minute pays as much as ever.
+func scaledBatch() steadyhttp.Policy {
+	const faster = time.Minute / demoMinute
+	p := steadyhttp.Batch()
+	p.NewBackOff = func() backoff.BackOff {
+		return backoff.NewExponentialBackOff(
+			backoff.WithInitialInterval(500*time.Millisecond/faster),
+			backoff.WithMultiplier(2),
+			backoff.WithMaxInterval(30*time.Second/faster),
+			backoff.WithMaxElapsedTime(0))
+	}
+	p.Budget = &steadyhttp.Budget{PerSecond: float64(faster), Wait: true}
+	return p
 }
 
 // runBatch runs the batch against a server of its own, through the transport that through makes.
 func runBatch(
 	ctx context.Context, o demoOptions, name string, progress io.Writer,
-	through func(t *tally, host string) (http.RoundTripper, error),
+	through func(*tally, *defendertest.Server) (http.RoundTripper, error),
 ) (*result, error) {
 	server := defendertest.NewServer(defendertest.Config{
 		Machines: o.machines,
+		PageSize: pageSize,
 		Minute:   demoMinute,
 		Hour:     demoHour,
 		Seed:     o.seed,
@@ -146,7 +163,7 @@ func runBatch(
 	defer server.Close()
 
 	var t tally
-	transport, err := through(&t, strings.TrimPrefix(server.URL, "http://"))
+	transport, err := through(&t, server)
 	if err != nil {
 		return nil, err
 	}
@@ -157,10 +174,11 @@ func runBatch(
 	defer b.client.CloseIdleConnections()
 	began := time.Now()
 	b.run(ctx)
-	b.progress.finish()
 	if ctx.Err() != nil {
+		b.progress.stop()
 		return nil, context.Cause(ctx)
 	}
+	b.progress.finish()
 	return &result{name: name, took: time.Since(began), outcomes: b.outcomes, tally: &t, server: server}, nil
 }
 

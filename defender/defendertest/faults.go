@@ -87,6 +87,9 @@ func (f Faults) check(prefix string) {
 	}
 }
 
+// Check says which shares make no sense, as NewServer panics on them.
+func (f Faults) Check() error { return f.problem("Faults") }
+
 // problem says which shares make no sense.
 func (f Faults) problem(prefix string) error {
 	sum := 0.0
