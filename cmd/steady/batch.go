@@ -179,7 +179,8 @@ func (b *batch) call(ctx context.Context, method, target string, body, answer an
 	}
 	b.mu.Lock()
 	once := method == http.MethodPost && strings.HasPrefix(path, "/api/machines/") // a machine action
-	b.outcomes = append(b.outcomes, outcome{call: method + " " + path, wrong: wrong, once: once, err: err})
+	b.outcomes = append(b.outcomes,
+		outcome{call: method + " " + path, wrong: wrong, once: once, err: err})
 	b.mu.Unlock()
 	b.progress.step()
 	return err == nil

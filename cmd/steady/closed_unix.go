@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// isClosed reports whether a standard stream was closed when the program began. Go's runtime has put
-// /dev/null in its place, for reading and writing, so that every write would seem to succeed; a shell
-// opens it for writing alone.
+// isClosed reports whether a standard stream was closed when the program began. Go's runtime has
+// put /dev/null in its place, for reading and writing, so that every write would seem to succeed; a
+// shell opens it for writing alone.
 func isClosed(f *os.File) bool {
 	null, err := os.Stat(os.DevNull)
 	if err != nil {

@@ -23,7 +23,8 @@ import (
 // connectorFlags are a service with quotas that a connector meets, and 10 % faults of all kinds.
 func connectorFlags(seed int) []string {
 	flags := []string{
-		"-machines", "400", "-minute", "500ms", "-hour", "5s", "-clients", "app:secret", "-page-size", "20", "-action-time", "1h", "-keep", "0",
+		"-machines", "400", "-minute", "500ms", "-hour", "5s", "-clients", "app:secret", "-page-size",
+		"20", "-action-time", "1h", "-keep", "0",
 		"-faults", "0.06", "-seed", fmt.Sprint(seed),
 	}
 	for _, fault := range []string{"HTML502", "HTML503", "After504", "Empty200", "Partial206"} {
@@ -35,7 +36,8 @@ func connectorFlags(seed int) []string {
 // addresses are where a simulation is, as it prints it.
 func (s *simulated) addresses(t *testing.T) (control string) {
 	t.Helper()
-	found := regexp.MustCompile(`(?m)^  control +(http://\S+):`).FindStringSubmatch(s.until(t, "An interrupt"))
+	found := regexp.MustCompile(`(?m)^  control +(http://\S+):`).FindStringSubmatch(s.until(t,
+		"An interrupt"))
 	if found == nil {
 		t.Fatal("no control API was announced")
 	}
@@ -66,7 +68,8 @@ func wantConnected(t *testing.T, control, api, machine string, got counted) {
 	if got != (counted{400, 400, 400}) {
 		t.Errorf("%s: got %+v, want 400 of each", api, got)
 	}
-	if effects := ledger[map[string]int](t, control, "/effects"); effects["isolate "+machine] != 1 || len(effects) != 1 {
+	if effects := ledger[map[string]int](t, control, "/effects"); effects["isolate "+machine] != 1 ||
+		len(effects) != 1 {
 		t.Errorf("%s: effects are %v", api, effects)
 	}
 	calls := ledger[struct {
@@ -125,14 +128,18 @@ func TestGoConnector(t *testing.T) {
 	}
 }
 
-// connect is the Go connector: it signs in, pages by $skip and by nextLink, hunts, and isolates once.
+// connect is the Go connector: it signs in, pages by $skip and by nextLink, hunts, and isolates
+// once.
 func connect(ctx context.Context, base, api, machine string) (c counted, err error) {
-	scope, bySkip, byLink, hunting := "https://api.securitycenter.microsoft.com", "/api/machines", "/api/alerts", "/api/advancedqueries/run"
+	scope, bySkip, byLink, hunting := "https://api.securitycenter.microsoft.com", "/api/machines",
+		"/api/alerts", "/api/advancedqueries/run"
 	switch api {
 	case "xdr":
-		scope, bySkip, byLink, hunting = "https://api.security.microsoft.com", "/api/incidents", "/api/incidents", "/api/advancedhunting/run"
+		scope, bySkip, byLink, hunting = "https://api.security.microsoft.com", "/api/incidents",
+			"/api/incidents", "/api/advancedhunting/run"
 	case "graph":
-		scope, bySkip, byLink, hunting = "https://graph.microsoft.com", "/v1.0/security/alerts_v2", "/v1.0/security/incidents", "/v1.0/security/runHuntingQuery"
+		scope, bySkip, byLink, hunting = "https://graph.microsoft.com", "/v1.0/security/alerts_v2",
+			"/v1.0/security/incidents", "/v1.0/security/runHuntingQuery"
 	}
 	client, err := newConnector(base, scope)
 	if err != nil {
@@ -148,7 +155,8 @@ func connect(ctx context.Context, base, api, machine string) (c counted, err err
 		Results []json.RawMessage     `json:"results"` // in either case
 	}
 	for more := true; more; {
-		page, err := ask[list](ctx, client, "GET", fmt.Sprintf("%s%s?$top=20&$skip=%d", base, bySkip, c.Skipped), "")
+		page, err := ask[list](ctx, client, "GET",
+			fmt.Sprintf("%s%s?$top=20&$skip=%d", base, bySkip, c.Skipped), "")
 		if err != nil {
 			return c, err
 		}
@@ -166,25 +174,29 @@ func connect(ctx context.Context, base, api, machine string) (c counted, err err
 		return c, err
 	}
 	c.Rows = len(rows.Results)
-	mine := base + "/api/machineactions?$filter=" + url.QueryEscape("machineId eq '"+machine+"' and type eq 'Isolate'")
+	mine := base + "/api/machineactions?$filter=" +
+		url.QueryEscape("machineId eq '"+machine+"' and type eq 'Isolate'")
 	for {
 		found, err := ask[list](ctx, devices, "GET", mine, "")
 		if err != nil || len(found.Value) > 0 {
 			return c, err
 		}
-		ask[list](ctx, devices, "POST", base+"/api/machines/"+machine+"/isolate", `{"Comment":"c"}`) // the next look tells
+		ask[list](ctx, devices, "POST", base+"/api/machines/"+machine+"/isolate",
+			`{"Comment":"c"}`) // the next look tells
 	}
 }
 
 // newConnector makes a client whose quotas are those of connectorFlags.
 func newConnector(base, scope string) (*http.Client, error) {
 	form := url.Values{
-		"grant_type": {"client_credentials"}, "client_id": {"app"}, "client_secret": {"secret"}, "scope": {scope + "/.default"},
+		"grant_type": {"client_credentials"}, "client_id": {"app"}, "client_secret": {"secret"},
+		"scope": {scope + "/.default"},
 	}
 	type grant struct {
 		Token string `json:"access_token"`
 	}
-	c := defender.Config{Policy: scaledBatch(), NoQuotas: true, Hosts: []string{strings.TrimPrefix(base, "http://")}}
+	c := defender.Config{Policy: scaledBatch(), NoQuotas: true,
+		Hosts: []string{strings.TrimPrefix(base, "http://")}}
 	c.Token = defender.TokenFrom(func() (grant, error) {
 		resp, err := http.PostForm(base+"/contoso/oauth2/v2.0/token", form)
 		if err != nil {
@@ -202,7 +214,8 @@ func newConnector(base, scope string) (*http.Client, error) {
 func ask[T any](ctx context.Context, client *http.Client, method, target, body string) (T, error) {
 	var v T
 	for n := 0; ; n++ {
-		req, err := http.NewRequestWithContext(ctx, method, strings.ReplaceAll(target, " ", "%20"), strings.NewReader(body))
+		req, err := http.NewRequestWithContext(ctx, method, strings.ReplaceAll(target, " ", "%20"),
+			strings.NewReader(body))
 		if err != nil {
 			return v, err
 		}
@@ -257,7 +270,8 @@ func TestSimulatorDocument(t *testing.T) {
 				need(t, "curl")
 				s, control, authority := startForScripts(t, secure)
 				out := script(t, s, control, authority, need(t, "sh"), "-c", shell)
-				for _, part := range []string{"InternalServerError", `"value":[{"id":"m0001"}]`, `{"isolate m0002":1}`} {
+				for _, part := range []string{"InternalServerError", `"value":[{"id":"m0001"}]`,
+					`{"isolate m0002":1}`} {
 					if !strings.Contains(out, part) {
 						t.Errorf("no %s in %s", part, out)
 					}
@@ -268,9 +282,11 @@ func TestSimulatorDocument(t *testing.T) {
 }
 
 // startForScripts starts a simulation with an application, and over https where that is asked for.
-func startForScripts(t *testing.T, secure bool, flags ...string) (s *simulated, control, authority string) {
+func startForScripts(t *testing.T, secure bool, flags ...string) (s *simulated, control,
+	authority string) {
 	t.Helper()
-	flags = append(flags, "-minute", "1s", "-hour", "1m", "-action-time", "1h", "-clients", "app:secret")
+	flags = append(flags, "-minute", "1s", "-hour", "1m", "-action-time", "1h", "-clients",
+		"app:secret")
 	if secure {
 		authority = filepath.Join(t.TempDir(), "ca.pem")
 		flags = append(flags, "-tls", authority)
@@ -290,12 +306,14 @@ func need(t *testing.T, program string) string {
 }
 
 // script runs a program with the addresses in its environment, and returns what it printed.
-func script(t *testing.T, s *simulated, control, authority string, program string, args ...string) string {
+func script(t *testing.T, s *simulated, control, authority string, program string,
+	args ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	command := exec.CommandContext(ctx, program, args...)
-	command.Env = append(os.Environ(), "DEFENDER_URL="+s.url, "CONTROL_URL="+control, "no_proxy=*", "NO_PROXY=*")
+	command.Env = append(os.Environ(), "DEFENDER_URL="+s.url, "CONTROL_URL="+control, "no_proxy=*",
+		"NO_PROXY=*")
 	if authority != "" {
 		command.Env = append(command.Env, "DEFENDER_CA="+authority)
 	}

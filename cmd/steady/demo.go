@@ -80,28 +80,31 @@ func demo(ctx context.Context, args []string, out, progress io.Writer) error {
 		return err
 	}
 	introduce(out, o)
-	plain, err := runBatch(ctx, o, "plain", progress, func(*tally, *defendertest.Server) (http.RoundTripper, error) {
-		return http.DefaultTransport.(*http.Transport).Clone(), nil
-	})
+	plain, err := runBatch(ctx, o, "plain", progress,
+		func(*tally, *defendertest.Server) (http.RoundTripper, error) {
+			return http.DefaultTransport.(*http.Transport).Clone(), nil
+		})
 	if err != nil {
 		return err
 	}
-	usual, err := runBatch(ctx, o, "retryablehttp", progress, func(t *tally, _ *defendertest.Server) (http.RoundTripper, error) {
-		return newRetryable(t), nil
-	})
+	usual, err := runBatch(ctx, o, "retryablehttp", progress,
+		func(t *tally, _ *defendertest.Server) (http.RoundTripper, error) {
+			return newRetryable(t), nil
+		})
 	if err != nil {
 		return err
 	}
-	steady, err := runBatch(ctx, o, "steadyhttp", progress, func(t *tally, server *defendertest.Server) (http.RoundTripper, error) {
-		c := server.Defender()
-		c.Policy, c.Trace = scaledBatch(), steadyhttp.Join(t.trace(), observed.trace())
-		transport, err := defender.New(c)
-		if err != nil {
-			return nil, err
-		}
-		observed.observe(transport)
-		return transport, nil
-	})
+	steady, err := runBatch(ctx, o, "steadyhttp", progress,
+		func(t *tally, server *defendertest.Server) (http.RoundTripper, error) {
+			c := server.Defender()
+			c.Policy, c.Trace = scaledBatch(), steadyhttp.Join(t.trace(), observed.trace())
+			transport, err := defender.New(c)
+			if err != nil {
+				return nil, err
+			}
+			observed.observe(transport)
+			return transport, nil
+		})
 	observed.close(ctx, progress)
 	if err != nil {
 		return err
@@ -131,8 +134,8 @@ func introduce(out io.Writer, o demoOptions) {
 	fmt.Fprintln(out)
 }
 
-// scaledBatch is steadyhttp.Batch for a clock that runs faster: with its own back-offs, and a budget
-// that a minute pays as much as ever.
+// scaledBatch is steadyhttp.Batch for a clock that runs faster: with its own back-offs, and a
+// budget that a minute pays as much as ever.
 func scaledBatch() steadyhttp.Policy {
 	const faster = time.Minute / demoMinute
 	p := steadyhttp.Batch()

@@ -27,7 +27,8 @@ func steady(t *testing.T, args ...string) (code int, out, progress string) {
 // cells returns the numbers of a row of the demo's table.
 func cells(t *testing.T, out, label string) (plain, usual, steady string) {
 	t.Helper()
-	found := regexp.MustCompile(`(?m)^ *` + regexp.QuoteMeta(label) + ` +(\S+)(?: s)? +(\S+)(?: s)? +(\S+)(?: s)?\s*$`).FindStringSubmatch(out)
+	found := regexp.MustCompile(`(?m)^ *` + regexp.QuoteMeta(label) +
+		` +(\S+)(?: s)? +(\S+)(?: s)? +(\S+)(?: s)?\s*$`).FindStringSubmatch(out)
 	if found == nil {
 		t.Fatalf("no row %q in\n%s", label, out)
 	}
@@ -74,8 +75,8 @@ func TestDemo(t *testing.T) {
 	}
 }
 
-// An order that nobody may retry, since it may have been carried out, is no lost call; whatever else
-// failed is one, and so is a refusal that never came.
+// An order that nobody may retry, since it may have been carried out, is no lost call; whatever
+// else failed is one, and so is a refusal that never came.
 func TestVerdict(t *testing.T) {
 	const lost, fine = true, false
 	status := func(code int) error { return &steadyhttp.Error{StatusCode: code} }
@@ -86,12 +87,17 @@ func TestVerdict(t *testing.T) {
 		lost bool
 	}{
 		{outcome{}, fine},
-		{outcome{err: status(500)}, lost}, {outcome{err: status(429)}, lost}, {outcome{err: errors.New("broke off")}, lost},
-		{outcome{once: true, err: status(500)}, fine}, {outcome{once: true, err: status(503)}, fine}, {outcome{once: true, err: status(0)}, fine},
+		{outcome{err: status(500)}, lost}, {outcome{err: status(429)}, lost},
+		{outcome{err: errors.New("broke off")}, lost},
+		{outcome{once: true, err: status(500)}, fine}, {outcome{once: true, err: status(503)}, fine},
+		{outcome{once: true, err: status(0)}, fine},
 		{outcome{once: true, err: errors.New("broke off")}, fine},
-		{outcome{once: true, err: status(429)}, lost}, {outcome{once: true, err: status(400)}, lost}, {outcome{once: true, stood: true}, fine},
-		{outcome{wrong: true, err: status(404)}, fine}, {outcome{wrong: true, err: status(500)}, lost}, {outcome{wrong: true, err: status(429)}, lost},
-		{outcome{wrong: true, once: true, err: status(500)}, fine}, {outcome{wrong: true, once: true, err: status(400)}, fine},
+		{outcome{once: true, err: status(429)}, lost}, {outcome{once: true, err: status(400)}, lost},
+		{outcome{once: true, stood: true}, fine},
+		{outcome{wrong: true, err: status(404)}, fine}, {outcome{wrong: true, err: status(500)}, lost},
+		{outcome{wrong: true, err: status(429)}, lost},
+		{outcome{wrong: true, once: true, err: status(500)}, fine},
+		{outcome{wrong: true, once: true, err: status(400)}, fine},
 	} {
 		r := &result{server: server, outcomes: []outcome{test.o}}
 		if err := r.verdict(); (err != nil) != test.lost || r.lost() != map[bool]int{true: 1}[test.lost] {
@@ -100,7 +106,8 @@ func TestVerdict(t *testing.T) {
 	}
 	for range 2 {
 		body := strings.NewReader(`{"Value":"a","Action":"Add"}`)
-		server.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("POST", "/api/machines/m0001/tags", body))
+		server.ServeHTTP(httptest.NewRecorder(),
+			httptest.NewRequest("POST", "/api/machines/m0001/tags", body))
 	}
 	if err := (&result{server: server}).verdict(); !errors.Is(err, errTwice) {
 		t.Errorf("done twice: %v", err)
@@ -110,10 +117,12 @@ func TestVerdict(t *testing.T) {
 // A report that can't be written whole is an error, whichever command it is of.
 func TestOutputThatFails(t *testing.T) {
 	for _, args := range [][]string{
-		{"demo", "-machines", "2", "-faults", "0"}, {"simulate", "-addr", "127.0.0.1:0"}, {"version"}, {"demo", "-h"}, {"help"},
+		{"demo", "-machines", "2", "-faults", "0"}, {"simulate", "-addr", "127.0.0.1:0"}, {"version"},
+		{"demo", "-h"}, {"help"},
 	} {
 		var said bytes.Buffer
-		if code := run(t.Context(), args, fullDisk{}, &said); code != 1 || !strings.Contains(said.String(), "can't write the output: the disk is full") {
+		if code := run(t.Context(), args, fullDisk{}, &said); code != 1 ||
+			!strings.Contains(said.String(), "can't write the output: the disk is full") {
 			t.Errorf("%v: exit code %d, said %q", args, code, said.String())
 		}
 	}
@@ -137,7 +146,8 @@ func TestTableFits(t *testing.T) {
 	defer server.Close()
 	var results []*result
 	for _, name := range []string{"plain", "retryablehttp", "steadyhttp"} {
-		results = append(results, &result{name: name, server: server, tally: &tally{}, took: time.Duration(len(name)) * time.Second})
+		results = append(results, &result{name: name, server: server, tally: &tally{},
+			took: time.Duration(len(name)) * time.Second})
 	}
 	for _, columns := range []int{40, 60, 80, 120} {
 		table := newTable(results)
@@ -150,7 +160,8 @@ func TestTableFits(t *testing.T) {
 				t.Errorf("%d columns: %q has %d", columns, line, width(line))
 			}
 		}
-		if narrow := columns <= 60; strings.Count(out.String(), "12345") != 3 || strings.Contains(out.String(), "sum\n") != narrow {
+		if narrow := columns <= 60; strings.Count(out.String(), "12345") != 3 ||
+			strings.Contains(out.String(), "sum\n") != narrow {
 			t.Errorf("%d columns:\n%s", columns, &out)
 		}
 		if n := barWidth(columns); n < 1 || n+len("retryablehttp 100% || (99999/99999) ") >= columns {
@@ -162,10 +173,12 @@ func TestTableFits(t *testing.T) {
 // The seed's faults fall on other calls with another seed, an order to isolate among them; the
 // ledger stays clean.
 func TestDemoWithManyFaults(t *testing.T) {
-	for _, args := range []string{"-faults 0.2 -seed 4", "-faults 0.2 -seed 5", "-faults 0.5 -seed 6", "-faults 0.5 -seed 7"} {
+	for _, args := range []string{"-faults 0.2 -seed 4", "-faults 0.2 -seed 5", "-faults 0.5 -seed 6",
+		"-faults 0.5 -seed 7"} {
 		t.Run(args, func(t *testing.T) {
 			t.Parallel() // it waits for quotas more than it works
-			if code, out, progress := steady(t, append([]string{"demo", "-machines", "4"}, strings.Fields(args)...)...); code != 0 {
+			if code, out, progress := steady(t,
+				append([]string{"demo", "-machines", "4"}, strings.Fields(args)...)...); code != 0 {
 				t.Errorf("exit code %d\n%s%s", code, out, progress)
 			}
 		})
@@ -213,7 +226,8 @@ func TestDemoInterrupted(t *testing.T) {
 	if code := run(ctx, []string{"demo", "-machines", "10"}, &out, &progress); code != 130 {
 		t.Errorf("exit code %d\n%s", code, progress.String())
 	}
-	if said := progress.String(); !strings.Contains(said, "plain: stopped after ") || strings.Contains(said, "done") {
+	if said := progress.String(); !strings.Contains(said, "plain: stopped after ") ||
+		strings.Contains(said, "done") {
 		t.Errorf("said %q", said)
 	}
 	if !strings.Contains(progress.String(), "interrupted") {

@@ -75,8 +75,8 @@ func (r *result) actions() (list []string, twice bool) {
 	return list, twice
 }
 
-// open reports whether a call is one that nobody may retry: an order that may have been carried out,
-// and may not be given twice. It is no lost call.
+// open reports whether a call is one that nobody may retry: an order that may have been carried
+// out, and may not be given twice. It is no lost call.
 func (o outcome) open() bool {
 	if o.err == nil || !o.once {
 		return false
@@ -127,7 +127,10 @@ func report(out io.Writer, results []*result, all bool) {
 	}
 	number("calls", func(r *result) int { return len(r.outcomes) })
 	number("answered", (*result).answered)
-	number("failed for good", func(r *result) int { return len(r.failed(true)) + len(r.failed(false)) })
+	number("failed for good", func(r *result) int {
+		return len(r.failed(true)) +
+			len(r.failed(false))
+	})
 	number("wrong on purpose, refused", (*result).refused)
 	number("lost", (*result).lost)
 	number("orders not safe to retry", (*result).lookedUp)
@@ -136,7 +139,8 @@ func report(out io.Writer, results []*result, all bool) {
 	number("500s and 503s", func(r *result) int { return r.count(func(c defendertest.Call) bool { return c.Status >= 500 }) })
 	number("broken connections, bodies", func(r *result) int { return r.count(broke) })
 	number("retries", func(r *result) int { return int(r.tally.retries.Load()) })
-	t.row("waits before retries, sum", func(r *result) string { return seconds(r.tally.backOffs.Load()) })
+	t.row("waits before retries, sum",
+		func(r *result) string { return seconds(r.tally.backOffs.Load()) })
 	t.row("waits for the quota, sum", func(r *result) string { return seconds(r.tally.quota.Load()) })
 	t.row("took", func(r *result) string { return seconds(int64(r.took)) })
 	t.print(out)
@@ -152,7 +156,8 @@ func report(out io.Writer, results []*result, all bool) {
 		if twice {
 			said = "DONE TWICE"
 		}
-		text.line("", fmt.Sprintf("The server's ledger of the %s run: %s: %s.", r.name, strings.Join(list, ", "), said))
+		text.line("", fmt.Sprintf("The server's ledger of the %s run: %s: %s.", r.name,
+			strings.Join(list, ", "), said))
 	}
 }
 

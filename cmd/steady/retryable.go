@@ -10,7 +10,8 @@ import (
 )
 
 // The settings of the second column: what somebody chooses who has read Defender's page of a list,
-// "100 calls per minute", and the retrying client's examples. Its waits are scaled as the minute is.
+// "100 calls per minute", and the retrying client's examples. Its waits are scaled as the minute
+// is.
 const (
 	retryableMax   = 6
 	retryableRate  = 100 // a minute
@@ -23,7 +24,8 @@ const (
 func newRetryable(t *tally) http.RoundTripper {
 	client := retryablehttp.NewClient()
 	client.Logger = nil
-	client.RetryMax, client.RetryWaitMin, client.RetryWaitMax = retryableMax, retryableFirst, retryableLast
+	client.RetryMax, client.RetryWaitMin, client.RetryWaitMax = retryableMax, retryableFirst,
+		retryableLast
 	// The last answer is the caller's, whose code tells more than "giving up".
 	client.ErrorHandler = retryablehttp.PassthroughErrorHandler
 	client.Backoff = func(least, most time.Duration, n int, resp *http.Response) time.Duration {

@@ -46,8 +46,10 @@ func parseSimulation(args []string, out io.Writer) (simulation, error) {
 	flags := flag.NewFlagSet("steady simulate", flag.ContinueOnError)
 	flags.StringVar(&c.Addr, "addr", "127.0.0.1:8080", "`address` to listen on")
 	flags.StringVar(&c.StorageAddr, "storage", "", "`address` of the downloads (default a free port on the same host)")
-	flags.StringVar(&c.ControlAddr, "control", "127.0.0.1:0", "loopback `address` of the control API; an empty one switches it off")
-	flags.StringVar(&s.certificate, "tls", "", "serve over https, and write the authority to trust to this `file`")
+	flags.StringVar(&c.ControlAddr, "control", "127.0.0.1:0",
+		"loopback `address` of the control API; an empty one switches it off")
+	flags.StringVar(&s.certificate, "tls", "",
+		"serve over https, and write the authority to trust to this `file`")
 	flags.DurationVar(&c.Minute, "minute", time.Minute, "how long the quotas' minute lasts")
 	flags.DurationVar(&c.Hour, "hour", time.Hour, "how long the quotas' hour lasts, and a token")
 	flags.IntVar(&s.machines, "machines", 50, "machines in the simulated tenant")
@@ -56,20 +58,27 @@ func parseSimulation(args []string, out io.Writer) (simulation, error) {
 	flags.DurationVar(&c.Phase, "phase", 0, "how far into their minute and hour fixed windows are at the start")
 	flags.Func("quota", "replace a `family's windows`, as in machines=10/1m,100/1h, or machines= for none; repeatable", s.addQuota)
 	flags.BoolVar(&c.NoQuotas, "no-quotas", false, "lift all limits on the number of calls")
-	flags.DurationVar(&c.HuntingCPU, "hunting-cpu", 0, "processor time that queries may take in 15 minutes (default no limit)")
+	flags.DurationVar(&c.HuntingCPU, "hunting-cpu", 0,
+		"processor time that queries may take in 15 minutes (default no limit)")
 	flags.DurationVar(&c.HuntingCost, "hunting-cost", time.Second, "processor time that a query takes")
-	flags.DurationVar(&c.ActionTime, "action-time", 300*time.Millisecond, "how long a machine action takes")
-	flags.StringVar(&s.second, "second", "refused", "how an order is answered while one like it is active: refused or pending")
+	flags.DurationVar(&c.ActionTime, "action-time", 300*time.Millisecond,
+		"how long a machine action takes")
+	flags.StringVar(&s.second, "second", "refused",
+		"how an order is answered while one like it is active: refused or pending")
 	flags.Float64Var(&s.faults, "faults", 0, "share of the calls that meet a 500, a 503, a lost connection or a broken body")
 	flags.Func("fault", "`share` of one fault, as in After504=0.1; repeatable, goes before -faults; docs/simulator.md lists them", s.addFault)
-	flags.DurationVar(&c.Faults.SlowFor, "slow-for", time.Second, "how late the answers of the fault Slow are")
+	flags.DurationVar(&c.Faults.SlowFor, "slow-for", time.Second,
+		"how late the answers of the fault Slow are")
 	flags.StringVar(&s.wait, "wait", "header,sentence", "how a 429 tells its wait: header, date, sentence or nowhere, joined by commas")
 	flags.StringVar(&c.Token, "token", "", "bearer token that a call may come with")
 	flags.StringVar(&s.clients, "clients", "", "applications that may fetch a token, as `id:secret`, joined by commas; calls then need one")
-	flags.DurationVar(&c.TokenLife, "token-life", 0, "how long a token lives (default the hour of -hour)")
-	flags.BoolVar(&c.NoLicence, "no-licence", false, "refuse every call as a tenant without a licence does")
+	flags.DurationVar(&c.TokenLife, "token-life", 0,
+		"how long a token lives (default the hour of -hour)")
+	flags.BoolVar(&c.NoLicence, "no-licence", false,
+		"refuse every call as a tenant without a licence does")
 	flags.Uint64Var(&c.Seed, "seed", 1, "of the faults")
-	flags.IntVar(&c.KeepCalls, "keep", keepCalls, "calls that the ledger keeps one by one; 0 keeps all")
+	flags.IntVar(&c.KeepCalls, "keep", keepCalls,
+		"calls that the ledger keeps one by one; 0 keeps all")
 	flags.DurationVar(&s.every, "every", 10*time.Second, "how often the calls are counted up")
 	if err := parse(flags, args, out); err != nil {
 		return s, err
@@ -123,7 +132,8 @@ func (s *simulation) addFault(text string) error {
 // check refuses flags that make no sense, and parses those that are lists or words into the config.
 func (s *simulation) check() error {
 	c := &s.config
-	for name, address := range map[string]string{"addr": c.Addr, "storage": c.StorageAddr, "control": c.ControlAddr} {
+	for name, address := range map[string]string{"addr": c.Addr, "storage": c.StorageAddr,
+		"control": c.ControlAddr} {
 		if _, _, err := net.SplitHostPort(address); err != nil && !(name != "addr" && address == "") {
 			return fmt.Errorf("-%s is %q; use a host and a port such as 127.0.0.1:8080", name, address)
 		}
@@ -136,7 +146,8 @@ func (s *simulation) check() error {
 			return fmt.Errorf("-%s is %v; use a positive duration such as 10s", name, d)
 		}
 	}
-	for name, d := range map[string]time.Duration{"phase": c.Phase, "hunting-cpu": c.HuntingCPU, "token-life": c.TokenLife} {
+	for name, d := range map[string]time.Duration{"phase": c.Phase, "hunting-cpu": c.HuntingCPU,
+		"token-life": c.TokenLife} {
 		if d < 0 {
 			return fmt.Errorf("-%s is %v; use a duration such as 37s", name, d)
 		}
@@ -161,7 +172,8 @@ func (s *simulation) check() error {
 		named *float64
 		share float64
 	}{
-		{&c.Faults.Error500, spread.Error500}, {&c.Faults.Bare500, spread.Bare500}, {&c.Faults.Error503, spread.Error503},
+		{&c.Faults.Error500, spread.Error500}, {&c.Faults.Bare500, spread.Bare500},
+		{&c.Faults.Error503, spread.Error503},
 		{&c.Faults.After500, spread.After500}, {&c.Faults.ResetBefore, spread.ResetBefore},
 		{&c.Faults.ResetAfter, spread.ResetAfter}, {&c.Faults.BreakBody, spread.BreakBody},
 	} {
@@ -274,7 +286,8 @@ func (s *simulation) announce(out io.Writer, server *defendertest.Server) {
 	row := func(name, format string, values ...any) {
 		fmt.Fprintf(table, "  %s\t%s\n", name, fmt.Sprintf(format, values...))
 	}
-	row("Defender", "%s/api: Defender for Endpoint, and incidents and hunting of Defender XDR", server.URL)
+	row("Defender", "%s/api: Defender for Endpoint, and incidents and hunting of Defender XDR",
+		server.URL)
 	row("Graph", "%s/v1.0/security: incidents, alerts_v2, comments and hunting", server.URL)
 	if server.ControlURL != "" {
 		row("control", "%s: faults, quotas, ledger, counts, effects, reset; see docs/simulator.openapi.json", server.ControlURL)
@@ -293,7 +306,8 @@ func (s *simulation) announce(out io.Writer, server *defendertest.Server) {
 	row("quotas", "as documented, %s, with a minute of %v and an hour of %v; a 429 tells its wait by %s", s.counting, s.config.Minute, s.config.Hour, s.wait)
 	row("faults", "%.3g %% of the calls, seed %d", 100*s.faults, s.config.Seed)
 	table.Flush()
-	fmt.Fprintf(out, "A Go connector meets it with\n\n%s\nAn interrupt (Ctrl-C) ends it.\n", s.goConfig(server))
+	fmt.Fprintf(out, "A Go connector meets it with\n\n%s\nAn interrupt (Ctrl-C) ends it.\n",
+		s.goConfig(server))
 }
 
 // goConfig is the defender.Config that matches the flags, as far as what is served here goes: with
@@ -321,10 +335,12 @@ func (s *simulation) goConfig(server *defendertest.Server) string {
 		text.WriteString("    },\n")
 	}
 	if c.Token != nil {
-		fmt.Fprintf(&text, "    Token: …, // from %s/{tenant}/oauth2/v2.0/token, or that of -token\n", server.URL)
+		fmt.Fprintf(&text, "    Token: …, // from %s/{tenant}/oauth2/v2.0/token, or that of -token\n",
+			server.URL)
 	}
 	if s.certificate != "" {
-		fmt.Fprintf(&text, "    Base: …, // an http.Transport whose TLSClientConfig.RootCAs have %s\n", s.certificate)
+		fmt.Fprintf(&text, "    Base: …, // an http.Transport whose TLSClientConfig.RootCAs have %s\n",
+			s.certificate)
 	}
 	text.WriteString("  }\n")
 	return text.String()
@@ -344,7 +360,8 @@ func goDuration(d time.Duration) string {
 	for _, unit := range []struct {
 		of   time.Duration
 		name string
-	}{{time.Hour, "time.Hour"}, {time.Minute, "time.Minute"}, {time.Second, "time.Second"}, {time.Millisecond, "time.Millisecond"}} {
+	}{{time.Hour, "time.Hour"}, {time.Minute, "time.Minute"}, {time.Second, "time.Second"},
+		{time.Millisecond, "time.Millisecond"}} {
 		switch {
 		case d == unit.of:
 			return unit.name

@@ -218,8 +218,8 @@ func TestSimulateCounting(t *testing.T) {
 	}
 }
 
-// Every field of the server's Config is set by a flag: one that has none can't be used from outside of
-// Go.
+// Every field of the server's Config is set by a flag: one that has none can't be used from outside
+// of Go.
 func TestSimulateFlagForEveryField(t *testing.T) {
 	s, err := parseSimulation(strings.Fields("-addr :1 -storage :2 -control :3 -tls ca.pem -minute 2m -hour 2h -machines 3 -page-size 4 "+
 		"-counting fixed -phase 5s -quota machines=6/1m,7/1h -quota alerts= -no-quotas -hunting-cpu 8s -hunting-cost 9s -action-time 10s "+
@@ -234,10 +234,13 @@ func TestSimulateFlagForEveryField(t *testing.T) {
 		}
 	}
 	c := s.config
-	if want := []quota.Window{{N: 6, Per: time.Minute}, {N: 7, Per: time.Hour}}; !slices.Equal(c.Quotas["machines"], want) || c.Quotas["alerts"] == nil || len(c.Quotas["alerts"]) != 0 {
+	if want := []quota.Window{{N: 6, Per: time.Minute},
+		{N: 7, Per: time.Hour}}; !slices.Equal(c.Quotas["machines"], want) || c.Quotas["alerts"] == nil ||
+		len(c.Quotas["alerts"]) != 0 {
 		t.Errorf("the quotas are %v", c.Quotas)
 	}
-	if c.Faults.After504 != 0.1 || c.Faults.Slow != 0.1 || c.Faults.SlowFor != 11*time.Second || c.KeepCalls != 14 || c.TokenLife != 12*time.Second || c.Second != defendertest.SecondPending {
+	if c.Faults.After504 != 0.1 || c.Faults.Slow != 0.1 || c.Faults.SlowFor != 11*time.Second ||
+		c.KeepCalls != 14 || c.TokenLife != 12*time.Second || c.Second != defendertest.SecondPending {
 		t.Errorf("got %+v", c)
 	}
 	// And every fault by its name.
@@ -252,7 +255,8 @@ func TestSimulateFlagForEveryField(t *testing.T) {
 			t.Errorf("%s: got %+v and error %v", name, s.config.Faults, err)
 		}
 	}
-	if s, err := parseSimulation(strings.Fields("-faults 0.1 -fault Error500=0.5"), io.Discard); err != nil || s.config.Faults.Error500 != 0.5 || s.config.Faults.Error503 == 0 {
+	if s, err := parseSimulation(strings.Fields("-faults 0.1 -fault Error500=0.5"),
+		io.Discard); err != nil || s.config.Faults.Error500 != 0.5 || s.config.Faults.Error503 == 0 {
 		t.Errorf("got %+v and error %v", s.config.Faults, err)
 	}
 }
@@ -266,8 +270,13 @@ func TestSimulatePrintsItsConfig(t *testing.T) {
 	}{
 		{"", []string{"Hosts: []string{\"127.0.0.1:"}, []string{"Quotas", "Token", "Base"}},
 		{"-no-quotas", []string{"NoQuotas: true"}, []string{"Quotas:"}},
-		{"-quota machines=10/1m,5/90s -quota alerts=", []string{`"machines": {{N: 10, Per: time.Minute}, {N: 5, Per: 90 * time.Second}}`, `"alerts": {}`}, []string{"machines/{id}"}},
-		{"-minute 1s -hour 10s -clients a:hidden", []string{`"indicators/import": {{N: 30, Per: time.Second}}`, `"machines/{id}/startInvestigation": {{N: 50, Per: 10 * time.Second}}`, "Token: …"}, []string{"hidden", "domains/{id}"}},
+		{"-quota machines=10/1m,5/90s -quota alerts=",
+			[]string{`"machines": {{N: 10, Per: time.Minute}, {N: 5, Per: 90 * time.Second}}`,
+				`"alerts": {}`}, []string{"machines/{id}"}},
+		{"-minute 1s -hour 10s -clients a:hidden",
+			[]string{`"indicators/import": {{N: 30, Per: time.Second}}`,
+				`"machines/{id}/startInvestigation": {{N: 50, Per: 10 * time.Second}}`, "Token: …"},
+			[]string{"hidden", "domains/{id}"}},
 		{"-token hidden", []string{"Token: …"}, []string{"hidden"}},
 	} {
 		t.Run(test.args, func(t *testing.T) {
@@ -276,7 +285,8 @@ func TestSimulatePrintsItsConfig(t *testing.T) {
 			if !ok {
 				t.Fatalf("said %s", said)
 			}
-			expression := strings.NewReplacer("Token: …,", "Token: nil,", "Base: …,", "Base: nil,").Replace(config[:strings.LastIndex(config, "}")+1])
+			expression := strings.NewReplacer("Token: …,", "Token: nil,", "Base: …,",
+				"Base: nil,").Replace(config[:strings.LastIndex(config, "}")+1])
 			if _, err := parser.ParseExpr(strings.TrimSpace(expression)); err != nil {
 				t.Errorf("%v: %s", err, config)
 			}
@@ -294,8 +304,8 @@ func TestSimulatePrintsItsConfig(t *testing.T) {
 	}
 }
 
-// With -tls the authority is in its file before the URL is printed, and a client that trusts it gets
-// through; a file that can't be written is an error.
+// With -tls the authority is in its file before the URL is printed, and a client that trusts it
+// gets through; a file that can't be written is an error.
 func TestSimulateTLS(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "ca.pem")
 	s := startSimulate(t, "-tls", file)
@@ -314,7 +324,8 @@ func TestSimulateTLS(t *testing.T) {
 	if !strings.HasPrefix(s.url, "https://") || resp.StatusCode != 200 {
 		t.Errorf("%s answers %s", s.url, resp.Status)
 	}
-	code, _, said := steady(t, "simulate", "-addr", "127.0.0.1:0", "-tls", filepath.Join(file, "no", "such"))
+	code, _, said := steady(t, "simulate", "-addr", "127.0.0.1:0", "-tls",
+		filepath.Join(file, "no", "such"))
 	if code != 1 || !strings.Contains(said, "can't write the authority of -tls") {
 		t.Errorf("exit code %d, said %q", code, said)
 	}

@@ -230,7 +230,8 @@ func (t *tenant) order(k actionKind, r request) (answer, error) {
 		case t.second == SecondPending && k.kind != liveResponse:
 			return single(r, k.status, "MachineActions/$entity", view), nil
 		default:
-			return answer{}, problem{http.StatusBadRequest, "ActiveRequestAlreadyExists", "Action is already in progress"}
+			return answer{}, problem{http.StatusBadRequest, "ActiveRequestAlreadyExists",
+				"Action is already in progress"}
 		}
 	}
 	if k.kind == liveResponse {
@@ -240,7 +241,8 @@ func (t *tenant) order(k actionKind, r request) (answer, error) {
 	}
 	a := &action{
 		ID: newGUID(), Type: k.kind, Requestor: requestor, RequestSource: "PublicApi", Comment: o.Comment,
-		Status: "Pending", MachineID: m.ID, DNSName: m.ComputerDNSName, Created: now, Updated: now, UpdatedAgain: now,
+		Status: "Pending", MachineID: m.ID, DNSName: m.ComputerDNSName, Created: now, Updated: now,
+		UpdatedAgain: now,
 	}
 	if id := cmp.Or(o.ExternalID, o.LowerID); id != "" {
 		a.ExternalID = &id
@@ -253,7 +255,8 @@ func (t *tenant) order(k actionKind, r request) (answer, error) {
 		a.stuck = t.isolated(m.ID, now)
 	case releasing:
 		if last := t.lastAction[actionKey{m.ID, isolating}]; last != nil && last.stuck {
-			if _, started := last.begins(t.actionTime); !started || now.Before(last.release.Created.Add(t.actionTime)) {
+			if _, started := last.begins(t.actionTime); !started ||
+				now.Before(last.release.Created.Add(t.actionTime)) {
 				last.release = a
 			}
 		}

@@ -38,7 +38,8 @@ func (s *Server) aim(scope string) defender.Config {
 	if err != nil || s.URL == "" {
 		panic("defendertest: Server isn't started: call Start before Defender or Graph")
 	}
-	c := defender.Config{Hosts: []string{base.Host}, Quotas: s.scaledQuotas(), NoQuotas: s.config.NoQuotas}
+	c := defender.Config{Hosts: []string{base.Host}, Quotas: s.scaledQuotas(),
+		NoQuotas: s.config.NoQuotas}
 	if s.certificate != nil {
 		c.Base = s.trusting()
 	}
@@ -100,7 +101,8 @@ func (s *Server) signIn(base http.RoundTripper, client, scope string) (grant, er
 	}
 	asked := time.Now()
 	resp, err := (&http.Client{Transport: cmp.Or(base, http.DefaultTransport)}).Post(
-		s.URL+"/"+tenantID+"/oauth2/v2.0/token", "application/x-www-form-urlencoded", strings.NewReader(form.Encode()))
+		s.URL+"/"+tenantID+"/oauth2/v2.0/token", "application/x-www-form-urlencoded",
+		strings.NewReader(form.Encode()))
 	if err != nil {
 		return grant{}, err
 	}

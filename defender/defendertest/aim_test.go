@@ -46,7 +46,8 @@ func TestDefenderAimsATransport(t *testing.T) {
 			var group sync.WaitGroup
 			for range 8 {
 				for path, client := range map[string]*http.Client{
-					"/api/machines": client, "/api/alerts": client, "/api/incidents": client, "/v1.0/security/incidents": graph,
+					"/api/machines": client, "/api/alerts": client, "/api/incidents": client,
+					"/v1.0/security/incidents": graph,
 				} {
 					group.Go(func() {
 						resp, err := client.Get(s.URL + path)
@@ -67,7 +68,8 @@ func TestDefenderAimsATransport(t *testing.T) {
 					t.Errorf("%s: %+v", family, count)
 				}
 			}
-			if n := s.TokensIssued(); len(config.Clients) > 0 && n != 2 || len(config.Clients) == 0 && n != 0 {
+			if n := s.TokensIssued(); len(config.Clients) > 0 && n != 2 || len(config.Clients) == 0 &&
+				n != 0 {
 				t.Errorf("%d tokens were issued", n)
 			}
 		})
@@ -77,7 +79,8 @@ func TestDefenderAimsATransport(t *testing.T) {
 // Without quotas nothing is held, and before it is started a server can't be aimed at.
 func TestDefenderWithoutQuotas(t *testing.T) {
 	s := start(t, defendertest.Config{NoQuotas: true})
-	if c := s.Defender(); !c.NoQuotas || c.Token != nil || len(c.Hosts) != 1 || c.Hosts[0] != strings.TrimPrefix(s.URL, "http://") {
+	if c := s.Defender(); !c.NoQuotas || c.Token != nil || len(c.Hosts) != 1 ||
+		c.Hosts[0] != strings.TrimPrefix(s.URL, "http://") {
 		t.Errorf("got %+v", c)
 	}
 	unstarted := defendertest.NewUnstartedServer(defendertest.Config{})
@@ -99,14 +102,16 @@ func TestDefenderTokenRefused(t *testing.T) {
 // HTTP/2 is spoken, as the real service does.
 func TestTLS(t *testing.T) {
 	s := start(t, defendertest.Config{TLS: true})
-	if !strings.HasPrefix(s.URL, "https://127.0.0.1:") || !strings.HasPrefix(s.StorageURL, "https://127.0.0.1:") {
+	if !strings.HasPrefix(s.URL, "https://127.0.0.1:") ||
+		!strings.HasPrefix(s.StorageURL, "https://127.0.0.1:") {
 		t.Errorf("URLs are %q and %q", s.URL, s.StorageURL)
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(s.Certificate()) {
 		t.Fatalf("no certificate in %q", s.Certificate())
 	}
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, ForceAttemptHTTP2: true}}
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool},
+		ForceAttemptHTTP2: true}}
 	defer client.CloseIdleConnections()
 	port := s.URL[strings.LastIndex(s.URL, ":"):]
 	for _, host := range []string{"127.0.0.1", "localhost"} {
@@ -129,7 +134,8 @@ func TestTLS(t *testing.T) {
 	}
 	defer resp.Body.Close()
 	s.SetFaults(defendertest.Faults{ResetAfter: 1})
-	if resp, err := client.Post(s.URL+isolate, "application/json", strings.NewReader(isolation)); err == nil {
+	if resp, err := client.Post(s.URL+isolate, "application/json",
+		strings.NewReader(isolation)); err == nil {
 		resp.Body.Close()
 		t.Errorf("got %s", resp.Status)
 	}
@@ -139,14 +145,17 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-// 200 clients at once, with every fault there is and all APIs, while faults and quotas change and all
-// begins anew: each call ends, and the ledger stays whole.
+// 200 clients at once, with every fault there is and all APIs, while faults and quotas change and
+// all begins anew: each call ends, and the ledger stays whole.
 func TestManyClientsWithFaults(t *testing.T) {
 	s := startControlled(t, defendertest.Config{
-		Machines: 200, Minute: 50 * time.Millisecond, Hour: time.Second, ActionTime: 10 * time.Millisecond, KeepCalls: 500,
+		Machines: 200, Minute: 50 * time.Millisecond, Hour: time.Second,
+		ActionTime: 10 * time.Millisecond, KeepCalls: 500,
 		Faults: defendertest.Faults{
-			Error500: 0.03, Bare500: 0.03, After500: 0.03, Error503: 0.03, ResetBefore: 0.03, ResetAfter: 0.03, BreakBody: 0.03,
-			Slow: 0.03, SlowFor: time.Millisecond, HTML502: 0.03, HTML503: 0.03, After504: 0.03, Empty200: 0.03, CPU429: 0.03,
+			Error500: 0.03, Bare500: 0.03, After500: 0.03, Error503: 0.03, ResetBefore: 0.03,
+			ResetAfter: 0.03, BreakBody: 0.03,
+			Slow: 0.03, SlowFor: time.Millisecond, HTML502: 0.03, HTML503: 0.03, After504: 0.03,
+			Empty200: 0.03, CPU429: 0.03,
 			Partial206: 0.03, WrongAudience: 0.03,
 		},
 	})
@@ -179,7 +188,10 @@ func TestManyClientsWithFaults(t *testing.T) {
 	}
 	for range 5 {
 		group.Go(func() { control[any](t, s, "GET", "/ledger", "", 200) })
-		group.Go(func() { control[any](t, s, "PUT", "/quotas", `{"machines":[{"n":50,"per":"1m"}]}`, 200) })
+		group.Go(func() {
+			control[any](t, s, "PUT", "/quotas", `{"machines":[{"n":50,"per":"1m"}]}`,
+				200)
+		})
 		group.Go(func() { control[any](t, s, "POST", "/reset", "", 200) })
 	}
 	group.Wait()

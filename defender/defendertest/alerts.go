@@ -129,7 +129,8 @@ func alertProperties() []property[alert] {
 	return []property[alert]{
 		{"id", text, func(a *alert) value { return textValue(a.ID) }, ""},
 		{"incidentId", number, func(a *alert) value { return numberValue(a.IncidentID) }, ""},
-		{"investigationId", number, func(a *alert) value { return maybe(a.InvestigationID, numberValue) }, ""},
+		{"investigationId", number, func(a *alert) value { return maybe(a.InvestigationID, numberValue) },
+			""},
 		{"assignedTo", text, func(a *alert) value { return maybe(a.AssignedTo, textValue) }, ""},
 		{"detectionSource", text, func(a *alert) value { return textValue(a.DetectionSource) }, ""},
 		{"status", text, func(a *alert) value { return textValue(a.Status) }, ""},
@@ -189,7 +190,8 @@ func (u alertUpdate) apply(a *alert, now time.Time) (effect string) {
 		to   **string
 		from *string
 	}{
-		{&a.AssignedTo, u.AssignedTo}, {&a.Classification, u.Classification}, {&a.Determination, u.Determination},
+		{&a.AssignedTo, u.AssignedTo}, {&a.Classification, u.Classification},
+		{&a.Determination, u.Determination},
 	} {
 		if field.from != nil {
 			*field.to = field.from

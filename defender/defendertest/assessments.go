@@ -140,7 +140,8 @@ func (t *tenant) exportFiles(r request) (answer, error) {
 	generated := next.Add(-snapshotHours * t.hour)
 	urls := []string{} // never null on the wire
 	for i := range (len(t.machines) + machinesPerFile - 1) / machinesPerFile {
-		path := fmt.Sprintf("/%s/%s/%s/json/part-%05d.json.gz", exportFolder, generated.Format("2006-01-02/1504"), exportName, i)
+		path := fmt.Sprintf("/%s/%s/%s/json/part-%05d.json.gz", exportFolder,
+			generated.Format("2006-01-02/1504"), exportName, i)
 		urls = append(urls, t.link(r, path, time.Duration(hours)*t.hour))
 	}
 	return done(http.StatusOK, struct {

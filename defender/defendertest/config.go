@@ -119,7 +119,8 @@ func (c *Config) check() {
 		panic(fmt.Sprintf("defendertest: Config.Counting is %d: use Rolling, Fixed, Bucket or Strict", c.Counting))
 	}
 	if c.Second > SecondPending {
-		panic(fmt.Sprintf("defendertest: Config.Second is %d: use SecondRefused or SecondPending", c.Second))
+		panic(fmt.Sprintf("defendertest: Config.Second is %d: use SecondRefused or SecondPending",
+			c.Second))
 	}
 	if _, ok := c.Clients[""]; ok {
 		panic("defendertest: Config.Clients has a client without an id")
@@ -147,7 +148,8 @@ func checkQuotas(prefix string, quotas map[string][]quota.Window) error {
 		for i, w := range windows {
 			if w.N < 1 || w.Per <= 0 {
 				return fmt.Errorf("%s[%q][%d] is %d per %v: "+
-					"use at least 1 in a positive time, and no window at all for no limit", prefix, family, i, w.N, w.Per)
+					"use at least 1 in a positive time, and no window at all for no limit", prefix, family, i, w.N,
+					w.Per)
 			}
 		}
 	}

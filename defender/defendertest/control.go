@@ -19,8 +19,8 @@ import (
 // maxControlBody bounds a request of the control API, in bytes.
 const maxControlBody = 1 << 20
 
-// A controlRoute is one method of one path of the control API, which tests in other languages use as
-// tests in Go use the methods of Server. docs/simulator.openapi.json describes it.
+// A controlRoute is one method of one path of the control API, which tests in other languages use
+// as tests in Go use the methods of Server. docs/simulator.openapi.json describes it.
 type controlRoute struct {
 	method, path string
 	handle       func(*Server, *http.Request) (any, error)
@@ -45,7 +45,8 @@ func controlRoutes() []controlRoute {
 // to the loopback interface, or as a form that is sent from elsewhere.
 func (s *Server) serveControl(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Origin") != "" || !isLoopback(r.Host) {
-		writeControl(w, http.StatusForbidden, controlError{"call it by its loopback address, and not from a page"})
+		writeControl(w, http.StatusForbidden,
+			controlError{"call it by its loopback address, and not from a page"})
 		return
 	}
 	var allowed []string
@@ -67,7 +68,8 @@ func (s *Server) serveControl(w http.ResponseWriter, r *http.Request) {
 	}
 	if allowed != nil {
 		w.Header().Set("Allow", strings.Join(allowed, ", "))
-		writeControl(w, http.StatusMethodNotAllowed, controlError{"the method is " + strings.Join(allowed, " or ")})
+		writeControl(w, http.StatusMethodNotAllowed,
+			controlError{"the method is " + strings.Join(allowed, " or ")})
 		return
 	}
 	writeControl(w, http.StatusNotFound, controlError{"there is no such path"})
@@ -119,7 +121,8 @@ func (s *Server) controlServer(*http.Request) (any, error) {
 		Hour     string   `json:"hour"`
 		Tokens   int      `json:"tokensIssued"`
 		Machines []string `json:"machines"`
-	}{s.URL, s.StorageURL, s.config.minute().String(), s.config.hour().String(), s.TokensIssued(), s.MachineIDs()}, nil
+	}{s.URL, s.StorageURL, s.config.minute().String(), s.config.hour().String(), s.TokensIssued(),
+		s.MachineIDs()}, nil
 }
 
 // controlFaults lists the shares by their names, and the pause of slow answers.
@@ -198,7 +201,8 @@ func (s *Server) controlSetQuotas(r *http.Request) (any, error) {
 		for _, w := range windows {
 			per, err := time.ParseDuration(w.Per)
 			if err != nil {
-				return nil, fmt.Errorf("%s: per is %q: use a duration such as \"1m\"", shown(family), shown(w.Per))
+				return nil, fmt.Errorf("%s: per is %q: use a duration such as \"1m\"", shown(family),
+					shown(w.Per))
 			}
 			quotas[family] = append(quotas[family], quota.Window{N: w.N, Per: per})
 		}
@@ -260,7 +264,8 @@ func (s *Server) controlLedger(r *http.Request) (any, error) {
 			effects = strings.Split(c.Effect, "\n")
 		}
 		listed = append(listed, controlCall{
-			c.Seq, c.At, c.Method, c.Path, c.RawQuery, c.Family, c.CallID, c.Status, c.Code, c.Target, c.Processed, effects, c.Fault,
+			c.Seq, c.At, c.Method, c.Path, c.RawQuery, c.Family, c.CallID, c.Status, c.Code, c.Target,
+			c.Processed, effects, c.Fault,
 		})
 	}
 	return struct {

@@ -28,8 +28,10 @@ func control[T any](t *testing.T, s *defendertest.Server, method, path, body str
 	}
 	defer resp.Body.Close()
 	data, err := io.ReadAll(resp.Body)
-	if err != nil || resp.StatusCode != status || resp.Header.Get("Content-Type") != "application/json" {
-		t.Fatalf("%s %s: got %d %s and error %v, want %d", method, path, resp.StatusCode, data, err, status)
+	if err != nil || resp.StatusCode != status ||
+		resp.Header.Get("Content-Type") != "application/json" {
+		t.Fatalf("%s %s: got %d %s and error %v, want %d", method, path, resp.StatusCode, data, err,
+			status)
 	}
 	var v T
 	if err := json.Unmarshal(data, &v); err != nil {
@@ -53,10 +55,12 @@ func TestControl(t *testing.T) {
 		t.Fatalf("the control API is at %s", s.ControlURL)
 	}
 	call(t, s, "GET", "/api/machines", "").want(t, 503, "ServiceUnavailable")
-	if f := control[map[string]any](t, s, "GET", "/faults", "", 200); f["Error503"] != 1.0 || f["Error500"] != 0.0 || f["SlowFor"] != "1s" || len(f) != 17 {
+	if f := control[map[string]any](t, s, "GET", "/faults", "", 200); f["Error503"] != 1.0 ||
+		f["Error500"] != 0.0 || f["SlowFor"] != "1s" || len(f) != 17 {
 		t.Errorf("the faults are %v", f)
 	}
-	if f := control[map[string]any](t, s, "PUT", "/faults", `{"After500":0.5,"SlowFor":"2s"}`, 200); f["After500"] != 0.5 || f["Error503"] != 0.0 || f["SlowFor"] != "2s" {
+	if f := control[map[string]any](t, s, "PUT", "/faults", `{"After500":0.5,"SlowFor":"2s"}`,
+		200); f["After500"] != 0.5 || f["Error503"] != 0.0 || f["SlowFor"] != "2s" {
 		t.Errorf("the faults are %v", f)
 	}
 	control[any](t, s, "PUT", "/faults", `{}`, 200)
@@ -67,8 +71,10 @@ func TestControl(t *testing.T) {
 		N   int
 		Per string
 	}
-	quotas := control[map[string][]window](t, s, "PUT", "/quotas", `{"machines":[{"n":2,"per":"1m"},{"n":3,"per":"1h"}],"alerts":[]}`, 200)
-	if got := quotas["machines"]; !slices.Equal(got, []window{{2, "1m0s"}, {3, "1h0m0s"}}) || len(quotas["alerts"]) != 0 || len(quotas["machines/{id}"]) != 2 {
+	quotas := control[map[string][]window](t, s, "PUT", "/quotas",
+		`{"machines":[{"n":2,"per":"1m"},{"n":3,"per":"1h"}],"alerts":[]}`, 200)
+	if got := quotas["machines"]; !slices.Equal(got, []window{{2, "1m0s"}, {3, "1h0m0s"}}) ||
+		len(quotas["alerts"]) != 0 || len(quotas["machines/{id}"]) != 2 {
 		t.Errorf("the quotas are %v", quotas)
 	}
 	for _, status := range []int{200, 200, 429} {
@@ -94,34 +100,44 @@ func TestControl(t *testing.T) {
 		Next int
 	}
 	whole := control[ledger](t, s, "GET", "/ledger", "", 200)
-	if len(whole.Calls) != 156 || whole.Next != 156 || whole.Calls[0].Fault != "Error503" || whole.Calls[1].Effects[0] != "addTag m0001 red" || whole.Calls[5].Status != 429 || whole.Calls[5].Code != "429" {
+	if len(whole.Calls) != 156 || whole.Next != 156 || whole.Calls[0].Fault != "Error503" ||
+		whole.Calls[1].Effects[0] != "addTag m0001 red" || whole.Calls[5].Status != 429 ||
+		whole.Calls[5].Code != "429" {
 		t.Errorf("the ledger has %d calls up to %d: %+v", len(whole.Calls), whole.Next, whole.Calls[:6])
 	}
-	if part := control[ledger](t, s, "GET", "/ledger?after=3&limit=2", "", 200); len(part.Calls) != 2 || part.Calls[0].Seq != 4 || part.Next != 5 {
+	if part := control[ledger](t, s, "GET", "/ledger?after=3&limit=2", "",
+		200); len(part.Calls) != 2 || part.Calls[0].Seq != 4 || part.Next != 5 {
 		t.Errorf("after 3 there are %+v", part)
 	}
-	if part := control[ledger](t, s, "GET", "/ledger?family=machines", "", 200); len(part.Calls) != 4 || part.Next != 156 {
+	if part := control[ledger](t, s, "GET", "/ledger?family=machines", "",
+		200); len(part.Calls) != 4 || part.Next != 156 {
 		t.Errorf("of machines there are %+v", part)
 	}
-	if part := control[ledger](t, s, "GET", "/ledger?after=156", "", 200); part.Calls == nil || len(part.Calls) != 0 || part.Next != 156 {
+	if part := control[ledger](t, s, "GET", "/ledger?after=156", "", 200); part.Calls == nil ||
+		len(part.Calls) != 0 || part.Next != 156 {
 		t.Errorf("after the last there are %+v", part)
 	}
-	if counts := control[map[string]map[string]int](t, s, "GET", "/counts", "", 200); counts["machines"]["throttled"] != 1 || counts["machines"]["failed"] != 1 || counts["machines"]["calls"] != 4 {
+	if counts := control[map[string]map[string]int](t, s, "GET", "/counts", "",
+		200); counts["machines"]["throttled"] != 1 || counts["machines"]["failed"] != 1 ||
+		counts["machines"]["calls"] != 4 {
 		t.Errorf("the counts are %v", counts)
 	}
-	if effects := control[map[string]int](t, s, "GET", "/effects", "", 200); effects["addTag m0001 red"] != 2 || len(effects) != 1 {
+	if effects := control[map[string]int](t, s, "GET", "/effects", "",
+		200); effects["addTag m0001 red"] != 2 || len(effects) != 1 {
 		t.Errorf("the effects are %v", effects)
 	}
 	type about struct {
 		URL, StorageURL, Minute string
 		Machines                []string
 	}
-	if a := control[about](t, s, "GET", "/server", "", 200); a.URL != s.URL || a.StorageURL != s.StorageURL || a.Minute != "1m0s" || len(a.Machines) != 50 {
+	if a := control[about](t, s, "GET", "/server", "", 200); a.URL != s.URL ||
+		a.StorageURL != s.StorageURL || a.Minute != "1m0s" || len(a.Machines) != 50 {
 		t.Errorf("the server is %+v", a)
 	}
 
 	control[any](t, s, "POST", "/reset", "", 200)
-	if len(s.Calls()) != 0 || len(s.Effects()) != 0 || len(s.Counts()) != 0 || len(tagsOf(t, s, "m0001")) != 0 {
+	if len(s.Calls()) != 0 || len(s.Effects()) != 0 || len(s.Counts()) != 0 ||
+		len(tagsOf(t, s, "m0001")) != 0 {
 		t.Errorf("after a reset there are calls %v and effects %v", s.Calls(), s.Effects())
 	}
 	// The quota is unused, and still the one that was set.
@@ -179,7 +195,8 @@ func TestControlIsForThisHostAlone(t *testing.T) {
 		status       int
 	}{
 		{"", "", 200}, {"localhost:80", "", 200}, {"[::1]", "", 200}, {"127.0.0.2", "", 200},
-		{"evil.example", "", 403}, {"127.0.0.1.evil.example", "", 403}, {"10.0.0.1", "", 403}, {"", "https://evil.example", 403}, {"", "null", 403},
+		{"evil.example", "", 403}, {"127.0.0.1.evil.example", "", 403}, {"10.0.0.1", "", 403},
+		{"", "https://evil.example", 403}, {"", "null", 403},
 	} {
 		req, err := http.NewRequest("POST", s.ControlURL+"/reset", nil)
 		if err != nil {
@@ -201,7 +218,8 @@ func TestControlIsForThisHostAlone(t *testing.T) {
 	for _, address := range []string{"0.0.0.0:0", ":0"} {
 		open := defendertest.NewUnstartedServer(defendertest.Config{ControlAddr: address})
 		defer open.Close()
-		if err := open.Listen(); err == nil || !strings.Contains(err.Error(), "loopback") || open.URL != "" {
+		if err := open.Listen(); err == nil || !strings.Contains(err.Error(), "loopback") ||
+			open.URL != "" {
 			t.Errorf("%s: got error %v", address, err)
 		}
 	}
@@ -243,7 +261,8 @@ func TestControlDocument(t *testing.T) {
 			}
 		}
 	}
-	for _, path := range []string{"/server", "/faults", "/quotas", "/ledger", "/counts", "/effects", "/reset"} {
+	for _, path := range []string{"/server", "/faults", "/quotas", "/ledger", "/counts", "/effects",
+		"/reset"} {
 		for _, method := range []string{"GET", "PUT", "POST", "DELETE"} {
 			req := httptest.NewRequest(method, s.ControlURL+path, strings.NewReader("{}"))
 			req.RequestURI = ""
@@ -253,7 +272,8 @@ func TestControlDocument(t *testing.T) {
 			}
 			resp.Body.Close()
 			if _, ok := doc.Paths[path][strings.ToLower(method)]; ok != (resp.StatusCode == 200) {
-				t.Errorf("%s %s: got %d, and that it is in the document is %v", method, path, resp.StatusCode, ok)
+				t.Errorf("%s %s: got %d, and that it is in the document is %v", method, path, resp.StatusCode,
+					ok)
 			}
 		}
 	}
@@ -275,13 +295,15 @@ func TestControlDocument(t *testing.T) {
 	names(ledger, "Ledger")
 	names(ledger["calls"].([]any)[0].(map[string]any), "Call")
 	names(control[map[string]map[string]any](t, s, "GET", "/counts", "", 200)["machines"], "Count")
-	names(control[map[string][]map[string]any](t, s, "GET", "/quotas", "", 200)["machines"][0], "Window")
+	names(control[map[string][]map[string]any](t, s, "GET", "/quotas", "", 200)["machines"][0],
+		"Window")
 }
 
 // SetQuotas panics on what can't be meant, and begins to count anew for what is named alone.
 func TestSetQuotas(t *testing.T) {
 	one := []quota.Window{{N: 1, Per: time.Hour}}
-	s := start(t, defendertest.Config{Quotas: map[string][]quota.Window{"machines": one, "alerts": one}})
+	s := start(t, defendertest.Config{Quotas: map[string][]quota.Window{"machines": one,
+		"alerts": one}})
 	for _, path := range []string{"/api/machines", "/api/alerts"} {
 		call(t, s, "GET", path, "").want(t, 200, "")
 		call(t, s, "GET", path, "").want(t, 429, "429")
@@ -290,7 +312,8 @@ func TestSetQuotas(t *testing.T) {
 	call(t, s, "GET", "/api/machines", "").want(t, 200, "")
 	call(t, s, "GET", "/api/machines", "").want(t, 429, "429")
 	call(t, s, "GET", "/api/alerts", "").want(t, 429, "429")
-	wantPanic(t, "Quotas has no family", func() { s.SetQuotas(map[string][]quota.Window{"machine": one}) })
+	wantPanic(t, "Quotas has no family",
+		func() { s.SetQuotas(map[string][]quota.Window{"machine": one}) })
 	unlimited := start(t, defendertest.Config{NoQuotas: true})
 	unlimited.SetQuotas(map[string][]quota.Window{"machines": one})
 	call(t, unlimited, "GET", "/api/machines", "").want(t, 200, "")
@@ -299,7 +322,8 @@ func TestSetQuotas(t *testing.T) {
 
 // The dice are set back too, so that a test that is repeated meets the same faults.
 func TestResetSetsTheDiceBack(t *testing.T) {
-	s := start(t, defendertest.Config{NoQuotas: true, Seed: 7, Faults: defendertest.Faults{Error500: 0.5}})
+	s := start(t, defendertest.Config{NoQuotas: true, Seed: 7,
+		Faults: defendertest.Faults{Error500: 0.5}})
 	run := func() (faults []string) {
 		for range 50 {
 			call(t, s, "GET", "/api/machines", "")
@@ -316,15 +340,17 @@ func TestResetSetsTheDiceBack(t *testing.T) {
 	}
 }
 
-// FuzzControl: whatever the control API is asked, its answer is JSON, it changes nothing that it then
-// can't list, and the server lives on.
+// FuzzControl: whatever the control API is asked, its answer is JSON, it changes nothing that it
+// then can't list, and the server lives on.
 func FuzzControl(f *testing.F) {
 	for _, seed := range []struct{ method, target, host, body string }{
-		{"PUT", "/faults", "localhost", `{"Error500":0.1,"SlowFor":"1s"}`}, {"PUT", "/faults", "[::1]:1", `{"Error500":1e309}`},
+		{"PUT", "/faults", "localhost", `{"Error500":0.1,"SlowFor":"1s"}`},
+		{"PUT", "/faults", "[::1]:1", `{"Error500":1e309}`},
 		{"PUT", "/faults", "127.0.0.1", `{"SlowFor":7}`}, {"PUT", "/faults", "127.0.0.1", `null`},
 		{"PUT", "/quotas", "127.0.0.1", `{"machines":[{"n":1,"per":"1ns"}],"alerts":null}`},
 		{"PUT", "/quotas", "127.0.0.1", `{"machines":[{"n":9223372036854775807,"per":"2540400h"}]}`},
-		{"GET", "/ledger?after=9223372036854775807&limit=0", "localhost", ""}, {"POST", "/reset", "a", ""}, {"\xff", "//", "[", ""},
+		{"GET", "/ledger?after=9223372036854775807&limit=0", "localhost", ""},
+		{"POST", "/reset", "a", ""}, {"\xff", "//", "[", ""},
 	} {
 		f.Add(seed.method, seed.target, seed.host, seed.body)
 	}

@@ -82,81 +82,80 @@
 //	GET    alerts_v2/{id}                              also PATCH, and POST of comments
 //	POST   runHuntingQuery                             Query, Timespan
 //
-// Incidents and alerts are the same in all of them. Each machine has an alert, and each alert
-// an incident. The answer to a hunting query is a row for each machine: no query is run.
+// Incidents and alerts are the same in all of them. Each machine has an alert, and each alert an
+// incident. The answer to a hunting query is a row for each machine: no query is run.
 //
 // A list's $filter knows comparisons, startswith, any, and, or, not and parentheses, on the
-// properties that the documentation names; it has at most 1000 comparisons. Where $top is given,
-// a list of Defender for Endpoint has no nextLink: $skip leads on. What an option asks for is done
-// or refused, and never ignored.
+// properties that the documentation names; it has at most 1000 comparisons. Where $top is given, a
+// list of Defender for Endpoint has no nextLink: $skip leads on. What an option asks for is done or
+// refused, and never ignored.
 //
-// An order is refused while one like it is active, or answered with that (see [Second]). An isolation
-// of a machine that is isolated is stuck until a later release is over, and then isolates it again.
+// An order is refused while one like it is active, or answered with that (see [Second]). An
+// isolation of a machine that is isolated is stuck until a later release is over, and then isolates
+// it again.
 //
 // # Hunting
 //
-// A query fails for good, with a 400, if its text has one of these comments: the
-// first as one that ran longer than the documented 200 s, the second as one whose
-// result was larger than 124 MB. It is answered at once; see [Faults] for slow
-// answers.
+// A query fails for good, with a 400, if its text has one of these comments: the first as one that
+// ran longer than the documented 200 s, the second as one whose result was larger than 124 MB. It
+// is answered at once; see [Faults] for slow answers.
 //
 //	// defendertest: too long
 //	// defendertest: too large
 //
-// With Config.HuntingCPU queries run out of CPU time, which all hunting APIs
-// share, until the next cycle of 15 minutes. Such a 429 names no time.
+// With Config.HuntingCPU queries run out of CPU time, which all hunting APIs share, until the next
+// cycle of 15 minutes. Such a 429 names no time.
 //
 // # Tokens
 //
-// POST /{tenant}/oauth2/v2.0/token (with scope) and /{tenant}/oauth2/token (with
-// resource) on the same server, for any tenant, issue tokens for client_credentials,
-// which expire after Config.TokenLife. With Config.Clients a call needs one, and one for
-// another API is refused: 403 by Defender for Endpoint, 401 by Defender XDR and Graph.
+// POST /{tenant}/oauth2/v2.0/token (with scope) and /{tenant}/oauth2/token (with resource) on the
+// same server, for any tenant, issue tokens for client_credentials, which expire after
+// Config.TokenLife. With Config.Clients a call needs one, and one for another API is refused: 403
+// by Defender for Endpoint, 401 by Defender XDR and Graph.
 //
 // # Downloads
 //
-// Packages, results of live response and files of exports are downloaded from
-// another host, [Server.StorageURL], by URLs whose parameters sig and se say that
-// they are good, and until when. A request with an Authorization header is refused
-// with Azure's XML, as is an expired URL. Downloads count toward no quota. They
-// are in the ledger, of the family "storage".
+// Packages, results of live response and files of exports are downloaded from another host,
+// [Server.StorageURL], by URLs whose parameters sig and se say that they are good, and until when.
+// A request with an Authorization header is refused with Azure's XML, as is an expired URL.
+// Downloads count toward no quota. They are in the ledger, of the family "storage".
 //
 // # What is a guess
 //
-// Neither the documentation nor a public log tells everything. Here quotas are
-// exact, and how they count is up to Config.Counting; a family is a row of the
-// documented table, a batch with an unknown id is 404 and changes nothing, a
-// final action can't be cancelled (400), a wrong method is a 405 with the code
-// BadRequest, and a 503 has the code ServiceUnavailable. The 429 of the 26th live
-// response session has the code TooManyRequests and tells no wait, and that of the
-// CPU the code of any other; commands in a wrong order are
-// InvalidInput, and what has no result yet is NotFound.
+// Neither the documentation nor a public log tells everything. Here quotas are exact, and how they
+// count is up to Config.Counting; a family is a row of the documented table, a batch with an
+// unknown id is 404 and changes nothing, a final action can't be cancelled (400), a wrong method is
+// a 405 with the code BadRequest, and a 503 has the code ServiceUnavailable. The 429 of the 26th
+// live response session has the code TooManyRequests and tells no wait, and that of the CPU the
+// code of any other; commands in a wrong order are InvalidInput, and what has no result yet is
+// NotFound.
 //
-// Further guesses: incidents of Defender XDR have a nextLink with $top too; alerts can be filtered by
-// machineId; $orderby takes what $filter takes; Defender for Endpoint accepts Defender XDR's tokens;
-// an active action that is returned comes with its usual status; a 504 of Defender has no body; an
-// incident or alert that isn't there is ResourceNotFound in Graph, and a full $filter an ODataError.
+// Further guesses: incidents of Defender XDR have a nextLink with $top too; alerts can be filtered
+// by machineId; $orderby takes what $filter takes; Defender for Endpoint accepts Defender XDR's
+// tokens; an active action that is returned comes with its usual status; a 504 of Defender has no
+// body; an incident or alert that isn't there is ResourceNotFound in Graph, and a full $filter an
+// ODataError.
 //
 // # Time
 //
-// Whatever the documentation says in minutes or hours is scaled by Config.Minute or
-// Config.Hour: windows, links, snapshots and tokens. Its days are days.
+// Whatever the documentation says in minutes or hours is scaled by Config.Minute or Config.Hour:
+// windows, links, snapshots and tokens. Its days are days.
 //
-// The package asks [time.Now] alone for the time. In a testing/synctest bubble
-// create the server with [NewUnstartedServer] and call ServeHTTP directly, with
-// a httptest.ResponseRecorder: an hour's quota then takes no time at all.
-// Downloads are at http://storage.invalid then, which ServeHTTP answers for too.
+// The package asks [time.Now] alone for the time. In a testing/synctest bubble create the server
+// with [NewUnstartedServer] and call ServeHTTP directly, with a httptest.ResponseRecorder: an
+// hour's quota then takes no time at all. Downloads are at http://storage.invalid then, which
+// ServeHTTP answers for too.
 //
 // # Resets
 //
-// When a kept-alive connection is reset, net/http replays by itself what is
-// idempotent by method. The ledger then has calls that the client under test
-// never made. Set DisableKeepAlives on its http.Transport where that matters.
+// When a kept-alive connection is reset, net/http replays by itself what is idempotent by method.
+// The ledger then has calls that the client under test never made. Set DisableKeepAlives on its
+// http.Transport where that matters.
 //
 // # Growth
 //
-// The ledger, the counts of the changes, the machine actions, the comments of alerts and
-// incidents, and the tags of machines grow with the calls, for as long as the server lives. A long run
-// needs the memory for it, or Config.KeepCalls for the ledger, which grows most.
-// All else is bounded; tokens, links and downloads take no memory at all.
+// The ledger, the counts of the changes, the machine actions, the comments of alerts and incidents,
+// and the tags of machines grow with the calls, for as long as the server lives. A long run needs
+// the memory for it, or Config.KeepCalls for the ledger, which grows most. All else is bounded;
+// tokens, links and downloads take no memory at all.
 package defendertest

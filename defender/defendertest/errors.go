@@ -44,7 +44,8 @@ func (p problem) answer() *answer {
 	return a
 }
 
-// problemOf is what is wrong by a handler's error. What isn't a problem of the caller is one of ours.
+// problemOf is what is wrong by a handler's error. What isn't a problem of the caller is one of
+// ours.
 func problemOf(err error) problem {
 	if p, ok := errors.AsType[problem](err); ok {
 		return p
@@ -76,7 +77,8 @@ func errAudience(to audience) problem {
 	case audienceMDE:
 		return problem{http.StatusForbidden, "Forbidden", "The token's audience is another API"}
 	case audienceGraph:
-		return problem{http.StatusUnauthorized, "InvalidAuthenticationToken", "Access token validation failure. Invalid audience."}
+		return problem{http.StatusUnauthorized, "InvalidAuthenticationToken",
+			"Access token validation failure. Invalid audience."}
 	}
 	return errUnauthorized()
 }
@@ -96,7 +98,8 @@ func apiFailure(status int) answer {
 // frontDoor is what stands before the service, and fails without its words: a page for people.
 func frontDoor(status int) answer {
 	name := http.StatusText(status)
-	page := "<!DOCTYPE html>\r\n<html><head><title>" + strconv.Itoa(status) + " " + name + "</title></head>\r\n" +
+	page := "<!DOCTYPE html>\r\n<html><head><title>" + strconv.Itoa(status) + " " + name +
+		"</title></head>\r\n" +
 		"<body><center><h1>" + strconv.Itoa(status) + " " + name + "</h1></center><hr></body></html>\r\n"
 	return answer{status: status, contentType: "text/html", body: []byte(page)}
 }

@@ -117,12 +117,15 @@ func (f Faults) problem(prefix string) error {
 func (f *Faults) Set(name string, share float64) error {
 	field := map[string]*float64{
 		"Error500": &f.Error500, "Bare500": &f.Bare500, "After500": &f.After500, "Error503": &f.Error503,
-		"ResetBefore": &f.ResetBefore, "ResetAfter": &f.ResetAfter, "BreakBody": &f.BreakBody, "Slow": &f.Slow,
+		"ResetBefore": &f.ResetBefore, "ResetAfter": &f.ResetAfter, "BreakBody": &f.BreakBody,
+		"Slow":    &f.Slow,
 		"HTML502": &f.HTML502, "HTML503": &f.HTML503, "After504": &f.After504, "Empty200": &f.Empty200,
-		"CPU429": &f.CPU429, "Partial206": &f.Partial206, "WrongAudience": &f.WrongAudience, "Token429": &f.Token429,
+		"CPU429": &f.CPU429, "Partial206": &f.Partial206, "WrongAudience": &f.WrongAudience,
+		"Token429": &f.Token429,
 	}[name]
 	if field == nil {
-		return fmt.Errorf("there is no fault %q: use a field of defendertest.Faults, such as After500", shown(name))
+		return fmt.Errorf("there is no fault %q: use a field of defendertest.Faults, such as After500",
+			shown(name))
 	}
 	*field = share
 	return nil

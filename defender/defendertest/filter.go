@@ -258,9 +258,11 @@ func (p *parser[T]) operand() (name property[T], of func(*T, string) value) {
 		return name, func(_ *T, element string) value { return textValue(element) }
 	}
 	// The documentation itself writes names in either case.
-	i := slices.IndexFunc(p.properties, func(q property[T]) bool { return strings.EqualFold(q.name, word) })
+	i := slices.IndexFunc(p.properties,
+		func(q property[T]) bool { return strings.EqualFold(q.name, word) })
 	if i < 0 {
-		p.fail("Could not find a property named '%s' that $filter supports.", shown(strings.TrimPrefix(word, "'")))
+		p.fail("Could not find a property named '%s' that $filter supports.",
+			shown(strings.TrimPrefix(word, "'")))
 		return property[T]{}, func(*T, string) value { return value{} }
 	}
 	found := p.properties[i]
@@ -334,7 +336,8 @@ func (p *parser[T]) check(name property[T], operator string, constant value) {
 		p.fail("A binary operator with incompatible types was detected. Found operand types '%s' and '%s' for operator '%s'.",
 			name.kind, constant.kind, operator)
 	case name.kind == enumeration && constant.known && !oneOf(constant.text, name.members):
-		p.fail("The string '%s' is not a valid enumeration type constant of '%s'.", shown(constant.text), name.name)
+		p.fail("The string '%s' is not a valid enumeration type constant of '%s'.", shown(constant.text),
+			name.name)
 	}
 }
 
@@ -355,7 +358,8 @@ func (p *parser[T]) any(name property[T], of func(*T, string) value) predicate[T
 	p.variable = ""
 	p.take(")")
 	return func(item *T, _ string) bool {
-		return slices.ContainsFunc(of(item, "").list, func(element string) bool { return inner(item, element) })
+		return slices.ContainsFunc(of(item, "").list,
+			func(element string) bool { return inner(item, element) })
 	}
 }
 

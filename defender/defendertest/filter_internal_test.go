@@ -6,20 +6,28 @@ import (
 	"time"
 )
 
-// FuzzFilter: no text panics; what is refused is told as OData; what is accepted gives the same when
-// it stands in parentheses, and the contrary behind not; and a comparison is read back as it was
-// written, quotes included.
+// FuzzFilter: no text panics; what is refused is told as OData; what is accepted gives the same
+// when it stands in parentheses, and the contrary behind not; and a comparison is read back as it
+// was written, quotes included.
 func FuzzFilter(f *testing.F) {
 	for _, text := range []string{
-		"", " ", "machineId eq 'm0007' and type eq 'Isolate'", "id eq ''", "id eq '''", "id eq ''''", "id eq 'it''s'",
-		"'id' eq 'x'", "id 'eq' 'x'", "id eq ne gt", "id eq 'x' and", "and", "id eq x and and", "id eq\tx",
-		"ID eq 'x'", "id EQ 'x'", "id eq 'a b' AND id eq c", "creationDateTimeUtc gt 2030-12-31T00:00:00Z",
-		"creationDateTimeUtc le 9999-12-31T23:59:59+14:00", "creationDateTimeUtc gt 2018-08-01Z", "id eq \u212a", "id eq \xff",
-		"startswith(id,'x')", "startswith(id, 'x') or not (type ne null)", "not not id eq 'x'", "startswith(,)",
-		"tags/any(t: t eq 'a' and t ne 'b')", "tags/any(id:id eq 'a')", "tags/any(:)", "tags/any(t:tags/any(u:u eq t))",
-		"id/any(t:t eq 'a')", "tags eq 'a'", "count eq 7 or count eq '7' or count eq null", "count gt 99999999999999999999",
+		"", " ", "machineId eq 'm0007' and type eq 'Isolate'", "id eq ''", "id eq '''", "id eq ''''",
+		"id eq 'it''s'",
+		"'id' eq 'x'", "id 'eq' 'x'", "id eq ne gt", "id eq 'x' and", "and", "id eq x and and",
+		"id eq\tx",
+		"ID eq 'x'", "id EQ 'x'", "id eq 'a b' AND id eq c",
+		"creationDateTimeUtc gt 2030-12-31T00:00:00Z",
+		"creationDateTimeUtc le 9999-12-31T23:59:59+14:00", "creationDateTimeUtc gt 2018-08-01Z",
+		"id eq \u212a", "id eq \xff",
+		"startswith(id,'x')", "startswith(id, 'x') or not (type ne null)", "not not id eq 'x'",
+		"startswith(,)",
+		"tags/any(t: t eq 'a' and t ne 'b')", "tags/any(id:id eq 'a')", "tags/any(:)",
+		"tags/any(t:tags/any(u:u eq t))",
+		"id/any(t:t eq 'a')", "tags eq 'a'", "count eq 7 or count eq '7' or count eq null",
+		"count gt 99999999999999999999",
 		"kind eq 'one'", "kind eq 'three'", strings.Repeat("(", 200), strings.Repeat("not ", 200),
-		strings.Repeat("'", 1001), "id eq " + strings.Repeat("'", 1000), strings.Repeat("id eq 'x' or ", 50),
+		strings.Repeat("'", 1001), "id eq " + strings.Repeat("'", 1000),
+		strings.Repeat("id eq 'x' or ", 50),
 	} {
 		f.Add(text, text)
 	}
@@ -40,20 +48,24 @@ func FuzzFilter(f *testing.F) {
 			contrary, errNot := parseFilter(thingProperties(), "not ("+text+")")
 			for i := range items {
 				got := accepts(&items[i], "")
-				if errIn == nil && inner(&items[i], "") != got || errNot == nil && contrary(&items[i], "") == got {
+				if errIn == nil && inner(&items[i], "") != got || errNot == nil &&
+					contrary(&items[i], "") == got {
 					t.Fatalf("%q: %v of %+v", text, got, items[i])
 				}
 			}
 		}
 
 		quoted := "'" + strings.ReplaceAll(value, "'", "''") + "'"
-		for operator, want := range map[string]bool{"eq": true, "ne": false, "gt": false, "ge": true, "lt": false, "le": true} {
-			accepts, err := parseFilter(thingProperties(), " id "+operator+" "+quoted+" and type eq 'Isolate'")
+		for operator, want := range map[string]bool{"eq": true, "ne": false, "gt": false, "ge": true,
+			"lt": false, "le": true} {
+			accepts, err := parseFilter(thingProperties(),
+				" id "+operator+" "+quoted+" and type eq 'Isolate'")
 			if err != nil || accepts(&items[2], "") != want {
 				t.Fatalf("%s %q: %v, want %v", operator, quoted, err, want)
 			}
 		}
-		for _, text := range []string{"startswith(id," + quoted + ")", "tags/any(t:t eq " + quoted + ")"} {
+		for _, text := range []string{"startswith(id," + quoted + ")", "tags/any(t:t eq " + quoted +
+			")"} {
 			if accepts, err := parseFilter(thingProperties(), text); err != nil || !accepts(&items[2], "") {
 				t.Fatalf("%q: %v", text, err)
 			}
@@ -124,7 +136,8 @@ func TestFilterIsBounded(t *testing.T) {
 		{or(maxComparisons), true}, {or(maxComparisons + 1), false},
 		{nested("(", ")", maxNesting), true}, {nested("(", ")", maxNesting+1), false},
 		{nested("not ", "", maxNesting), true}, {nested("not ", "", maxNesting+1), false},
-		{nested("(", ")", 1<<18), false}, {nested("not ", "", 1<<18), false}, {strings.Repeat("(", 1<<19), false},
+		{nested("(", ")", 1<<18), false}, {nested("not ", "", 1<<18), false},
+		{strings.Repeat("(", 1<<19), false},
 	} {
 		if _, err := parseFilter(thingProperties(), test.filter); (err == nil) != test.good {
 			t.Errorf("%s: %v", shown(test.filter), err)

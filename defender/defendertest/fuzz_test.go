@@ -30,18 +30,23 @@ func FuzzServer(f *testing.F) {
 		{"GET", "/api/machines/findbyip()", "", "", ""},
 		{"GET", "/api/machines/findbyip(", "", "", ""},
 		{"GET", "/api/machines/%2e%2e/alerts", "", "", ""},
-		{"GET", "/api/machines/SoftwareVulnerabilitiesByMachine?pageSize=1&pagesize=x&$top=0", "", "", ""},
+		{"GET", "/api/machines/SoftwareVulnerabilitiesByMachine?pageSize=1&pagesize=x&$top=0", "", "",
+			""},
 		{"GET", "/api/machines/SoftwareVulnerabilitiesExport?sasValidHours=6", "", "", ""},
 		{"GET", "/api/machines/m0001/alerts/$count?$filter=status+ne+'Resolved'", "", "", ""},
-		{"GET", "/api/machines?$orderby=lastSeen+desc,id&$select=id,machineTags&$count=true&$top=1", "", "", ""},
-		{"GET", "/api/machines?$filter=not(machineTags/any(t:t+eq+'a'+or+startswith(t,'b')))", "", "", ""},
+		{"GET", "/api/machines?$orderby=lastSeen+desc,id&$select=id,machineTags&$count=true&$top=1", "",
+			"", ""},
+		{"GET", "/api/machines?$filter=not(machineTags/any(t:t+eq+'a'+or+startswith(t,'b')))", "", "",
+			""},
 		{"GET", "/api/alerts?$expand=evidence&$filter=incidentId+eq+1+or+assignedTo+ne+null", "", "", ""},
 		{"GET", "/v1.0/security/incidents?$expand=alerts&$count=true&$top=1", "", "", ""},
 		{"GET", "/v1.0/security/alerts_v2?$skip=501&$orderby=createdDateTime", "", "", ""},
-		{"PATCH", "/v1.0/security/incidents/1", `{"assignedTo":null,"customTags":["a"],"status":"Resolved"}`, "", ""},
+		{"PATCH", "/v1.0/security/incidents/1",
+			`{"assignedTo":null,"customTags":["a"],"status":"Resolved"}`, "", ""},
 		{"PATCH", "/v1.0/security/alerts_v2/a0001", `{"determination":"malware"}`, "", ""},
 		{"POST", "/v1.0/security/incidents/1/comments", `{"comment":"c"}{}`, "", ""},
-		{"POST", "/v1.0/security/runHuntingQuery", `{"query":"x","Timespan":"P1D/2026-01-01T00:00:00Z"}`, "", ""},
+		{"POST", "/v1.0/security/runHuntingQuery", `{"query":"x","Timespan":"P1D/2026-01-01T00:00:00Z"}`,
+			"", ""},
 		{"GET", "/v1.0/security/\xff", "", "", ""},
 		{"POST", "/t/oauth2/token", "grant_type=client_credentials&client_id=i&client_secret=s&resource=x", "", ""},
 		{"POST", "/api/machines/m0001/isolate", isolation, "application/json", ""},
@@ -126,7 +131,8 @@ func FuzzServer(f *testing.F) {
 					got = ask(next, body)
 				}
 			}
-			for _, path := range []string{"machines", "alerts", "machineactions", "indicators", "incidents"} {
+			for _, path := range []string{"machines", "alerts", "machineactions", "indicators",
+				"incidents"} {
 				r := httptest.NewRequest("GET", "/api/"+path, nil)
 				if got := whole(t, s, r); got.status != http.StatusOK && len(config.Clients) == 0 {
 					t.Fatalf("%s %q has spoiled %s: %d %s", method, target, path, got.status, got.body)

@@ -13,9 +13,9 @@ import (
 )
 
 // A golden is an example of a documentation page: the request, and the names and types of its
-// answer: "s" is a text, "t" a text that is a time, "n" a number, "b" a boolean, null null, "s|null" one or
-// the other, and an array has what its items can be. More are the names that the answer has beside, and Differs those
-// that aren't as on the page, each with the reason.
+// answer: "s" is a text, "t" a text that is a time, "n" a number, "b" a boolean, null null,
+// "s|null" one or the other, and an array has what its items can be. More are the names that the
+// answer has beside, and Differs those that aren't as on the page, each with the reason.
 type golden struct {
 	Page, Request, Body string
 	Status              int
@@ -93,7 +93,8 @@ func (g golden) compare(t *testing.T, want, got shapes) {
 			same = same && got[name][kind] // a null on the page is a null here
 		}
 		for kind := range got[name] {
-			same = same && (want[name][kind] || kind == "null" || len(want[name]) == 1 && (want[name]["null"] || want[name]["array"]))
+			same = same && (want[name][kind] || kind == "null" || len(want[name]) == 1 &&
+				(want[name]["null"] || want[name]["array"]))
 		}
 		switch explained := under(name, g.Differs); {
 		case !same && !explained:
@@ -103,7 +104,8 @@ func (g golden) compare(t *testing.T, want, got shapes) {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(got)) {
-		if len(want[name]) == 0 && !under(name, g.More) && !under(name, g.Differs) && !within(name, want) {
+		if len(want[name]) == 0 && !under(name, g.More) && !under(name, g.Differs) &&
+			!within(name, want) {
 			t.Errorf("%s: %s is not on the page", g.Page, name)
 		}
 	}
@@ -200,14 +202,17 @@ func goldenServer(t *testing.T) (s *defendertest.Server, isolated string) {
 	}
 	post("/api/machines/m0001/tags", `{"Value":"test tag 1","Action":"Add"}`)
 	post("/api/machines/m0001/runAntiVirusScan", `{"Comment":"test","ScanType":"Full"}`)
-	post("/api/machines/m0002/StopAndQuarantineFile", `{"Comment":"test","Sha1":"a0c659857ccbe457fdaf5fe21d54efdcbf6f6508"}`)
-	isolated = decode[identified](t, post("/api/machines/m0001/isolate", `{"Comment":"test","IsolationType":"Selective"}`)).ID
+	post("/api/machines/m0002/StopAndQuarantineFile",
+		`{"Comment":"test","Sha1":"a0c659857ccbe457fdaf5fe21d54efdcbf6f6508"}`)
+	isolated = decode[identified](t,
+		post("/api/machines/m0001/isolate", `{"Comment":"test","IsolationType":"Selective"}`)).ID
 	post("/api/machines/m0001/collectInvestigationPackage", `{"Comment":"test"}`)
 	post("/api/indicators", `{"indicatorValue":"12.13.14.15","indicatorType":"IpAddress","action":"Alert","application":"demo-test","title":"test","description":"test",
 		"expirationTime":"2099-12-12T00:00:00Z","severity":"Informational","recommendedActions":"test","rbacGroupNames":["Group1"]}`)
 	post("/api/indicators", `{"indicatorValue":"220e7d15b0b3d7fac48f2bd61114db1022197f7f","indicatorType":"FileSha1","action":"AlertAndBlock","title":"test","description":"test",
 		"expirationTime":"2099-12-12T00:00:00Z","severity":"Informational","recommendedActions":"TEST","rbacGroupNames":["Group1"]}`)
 	call(t, s, "PATCH", "/api/alerts/a0001", `{"comment":"test comment"}`).want(t, 200, "")
-	call(t, s, "PATCH", "/api/incidents/1", `{"comment":"test comment","tags":["Demo"]}`).want(t, 200, "")
+	call(t, s, "PATCH", "/api/incidents/1", `{"comment":"test comment","tags":["Demo"]}`).want(t, 200,
+		"")
 	return s, isolated
 }

@@ -47,7 +47,8 @@ func graphRoutes() []route {
 		{"PATCH", "security/alerts_v2/{id}", graphAlerts, (*tenant).updateGraphAlert},
 		{"POST", "security/alerts_v2/{id}/comments", graphAlerts, (*tenant).commentGraphAlert},
 		{"POST", "security/runHuntingQuery", graphHunting, (*tenant).runGraphQuery},
-		{"POST", "security/microsoft.graph.security.runHuntingQuery", graphHunting, (*tenant).runGraphQuery},
+		{"POST", "security/microsoft.graph.security.runHuntingQuery", graphHunting,
+			(*tenant).runGraphQuery},
 	}
 }
 
@@ -65,7 +66,8 @@ func newGraphCall(header http.Header) graphCall {
 
 // printable keeps what a client sends from becoming more than a value in our answer.
 func printable(text string) bool {
-	return len(text) <= 200 && !strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r > '~' })
+	return len(text) <= 200 && !strings.ContainsFunc(text,
+		func(r rune) bool { return r < ' ' || r > '~' })
 }
 
 // graphErrand is a call of Graph.
@@ -82,7 +84,8 @@ func (s *Server) graphErrand(r *http.Request) errand {
 			refused := s.admit(r, audienceGraph, found.family, now, c.dress,
 				func(full *refusal) *answer { return c.throttle(full, now, s.config.Wait) })
 			if refused != nil && refused.status == http.StatusUnauthorized {
-				refused.header.Set("WWW-Authenticate", `Bearer realm="", authorization_uri="https://login.microsoftonline.com/common/oauth2/authorize", client_id="00000003-0000-0000-c000-000000000000"`)
+				refused.header.Set("WWW-Authenticate",
+					`Bearer realm="", authorization_uri="https://login.microsoftonline.com/common/oauth2/authorize", client_id="00000003-0000-0000-c000-000000000000"`)
 			}
 			return refused
 		},
@@ -94,7 +97,8 @@ func (s *Server) graphErrand(r *http.Request) errand {
 		finish: func(header http.Header) {
 			header.Set("request-id", c.id)
 			header.Set("client-request-id", c.client)
-			header.Set("x-ms-ags-diagnostic", `{"ServerInfo":{"DataCenter":"Simulated","Slice":"E","Ring":"1","ScaleUnit":"000","RoleInstance":"DEFENDERTEST"}}`)
+			header.Set("x-ms-ags-diagnostic",
+				`{"ServerInfo":{"DataCenter":"Simulated","Slice":"E","Ring":"1","ScaleUnit":"000","RoleInstance":"DEFENDERTEST"}}`)
 		},
 	}
 }
@@ -135,7 +139,8 @@ func (c graphCall) dress(p problem) answer {
 	case p.status == http.StatusInternalServerError:
 		return c.failure(p.status)
 	case p == errUnauthorized():
-		return c.write(p.status, "InvalidAuthenticationToken", "Access token is empty or has expired.", graphInner{})
+		return c.write(p.status, "InvalidAuthenticationToken", "Access token is empty or has expired.",
+			graphInner{})
 	case p.status == http.StatusBadRequest && p.code != "":
 		p.code = "BadRequest"
 	}
@@ -150,7 +155,8 @@ func (c graphCall) throttle(full *refusal, now time.Time, form WaitForm) *answer
 		message, form = cpuReason, WaitNowhere
 	}
 	a := c.write(http.StatusTooManyRequests, "TooManyRequests", message,
-		graphInner{Code: "429", Message: "Please retry after the time in the Retry-After header.", Status: "429"})
+		graphInner{Code: "429", Message: "Please retry after the time in the Retry-After header.",
+			Status: "429"})
 	full.tell(a.header, now, form)
 	return &a
 }
@@ -169,7 +175,8 @@ func partial(a answer) answer {
 	if a.status != http.StatusOK {
 		return a
 	}
-	a.status, a.header = http.StatusPartialContent, http.Header{"Warning": {`199 - "Microsoft/WDATP/504/10000"`}}
+	a.status, a.header = http.StatusPartialContent,
+		http.Header{"Warning": {`199 - "Microsoft/WDATP/504/10000"`}}
 	return a
 }
 
@@ -384,9 +391,11 @@ func (i *incident) graph(expanded bool) graphIncident {
 	}
 	shown := graphIncident{
 		Type: "#microsoft.graph.security.incident", ID: id, TenantID: tenantID, Status: lower(i.Status),
-		WebURL: portal("incidents", id), Name: i.Name, Created: i.Created, Updated: i.Updated, AssignedTo: i.AssignedTo,
-		Classification: lower(i.Classification), Determination: determination, Severity: lower(i.Severity),
-		Tags: i.Tags, SystemTags: []string{}, Comments: graphComments(i.Comments),
+		WebURL: portal("incidents", id), Name: i.Name, Created: i.Created, Updated: i.Updated,
+		AssignedTo:     i.AssignedTo,
+		Classification: lower(i.Classification), Determination: determination,
+		Severity: lower(i.Severity),
+		Tags:     i.Tags, SystemTags: []string{}, Comments: graphComments(i.Comments),
 	}
 	if expanded && i.Alert != nil {
 		shown.Alerts = []graphAlert{i.graphAlert()}
@@ -414,7 +423,8 @@ func (i *incident) graphAlert() graphAlert {
 		Created: a.Created, Updated: a.Updated, Resolved: a.Resolved,
 		FirstActivity: a.FirstEvent, LastActivity: a.LastEvent,
 		InvestigationState: lower(a.InvestigationState),
-		Comments:           graphComments(a.Comments), SystemTags: []string{}, Evidence: graphEvidence(a, m),
+		Comments:           graphComments(a.Comments), SystemTags: []string{},
+		Evidence: graphEvidence(a, m),
 	}
 }
 
@@ -422,27 +432,34 @@ func (i *incident) graphAlert() graphAlert {
 func graphEvidence(a *alert, m *machine) []any {
 	host, domain, _ := strings.Cut(m.ComputerDNSName, ".")
 	base := newGraphBase("deviceEvidence", a.Created)
-	base.Roles, base.DetailedRoles, base.Tags = []string{"compromised"}, []string{"Main device"}, m.MachineTags
+	base.Roles, base.DetailedRoles, base.Tags = []string{"compromised"}, []string{"Main device"},
+		m.MachineTags
 	risk := "none"
 	if m.RiskScore != nil {
 		risk = lower(*m.RiskScore)
 	}
 	all := []any{deviceEvidence{
 		graphBase: base, FirstSeen: m.FirstSeen, MDEDeviceID: m.ID, AADDeviceID: m.AADDeviceID,
-		DNSName: m.ComputerDNSName, HostName: host, DNSDomain: domain, OSPlatform: m.OSPlatform, OSBuild: m.OSBuild,
-		Version: m.Version, HealthStatus: lower(m.HealthStatus), RiskScore: risk, GroupID: m.GroupID, GroupName: m.GroupName,
-		Onboarding: lower(m.OnboardingStatus), AVStatus: "unknown", LastIP: m.LastIPAddress, LastExternal: m.LastExternalIP,
-		Interfaces: []string{m.LastIPAddress}, Users: []struct{}{},
+		DNSName: m.ComputerDNSName, HostName: host, DNSDomain: domain, OSPlatform: m.OSPlatform,
+		OSBuild: m.OSBuild,
+		Version: m.Version, HealthStatus: lower(m.HealthStatus), RiskScore: risk, GroupID: m.GroupID,
+		GroupName:  m.GroupName,
+		Onboarding: lower(m.OnboardingStatus), AVStatus: "unknown", LastIP: m.LastIPAddress,
+		LastExternal: m.LastExternalIP,
+		Interfaces:   []string{m.LastIPAddress}, Users: []struct{}{},
 	}}
 	var account graphAccount
 	for _, e := range a.Evidence {
 		switch e.Type {
 		case "User":
-			account = graphAccount{e.AccountName, e.DomainName, e.UserSID, e.AADUserID, e.UserPrincipal, e.AccountName}
-			all = append(all, userEvidence{graphBase: newGraphBase("userEvidence", e.Created), Account: account})
+			account = graphAccount{e.AccountName, e.DomainName, e.UserSID, e.AADUserID, e.UserPrincipal,
+				e.AccountName}
+			all = append(all, userEvidence{graphBase: newGraphBase("userEvidence", e.Created),
+				Account: account})
 		case "Process":
 			all = append(all, processEvidence{
-				graphBase: newGraphBase("processEvidence", e.Created), ProcessID: e.ProcessID, ParentID: e.ParentID,
+				graphBase: newGraphBase("processEvidence", e.Created), ProcessID: e.ProcessID,
+				ParentID:    e.ParentID,
 				CommandLine: e.CommandLine, Began: e.ProcessCreated, ParentBegan: e.ParentCreated,
 				Detection: "detected", MDEDeviceID: m.ID,
 				Image:       graphFile{SHA1: e.SHA1, SHA256: e.SHA256, Name: e.FileName, Path: e.FilePath},
@@ -479,7 +496,8 @@ func (t *tenant) listGraphIncidents(r request) (answer, error) {
 		show: func(i *incident, expanded bool) any { return i.graph(expanded) },
 		properties: []property[incident]{
 			{"assignedTo", text, func(i *incident) value { return maybe(i.AssignedTo, textValue) }, ""},
-			{"classification", enumeration, func(i *incident) value { return enum(&i.Classification) }, classifications},
+			{"classification", enumeration, func(i *incident) value { return enum(&i.Classification) },
+				classifications},
 			{"determination", enumeration, func(i *incident) value { return enumValue(i.graph(false).Determination) }, determinations},
 			{"severity", enumeration, func(i *incident) value { return enum(&i.Severity) }, severities},
 			{"status", enumeration, func(i *incident) value { return enum(&i.Status) }, incidentStatuses},
@@ -488,7 +506,8 @@ func (t *tenant) listGraphIncidents(r request) (answer, error) {
 		},
 		rules: rules{
 			size: min(t.pageSize, maxGraphIncidents), most: maxGraphIncidents, links: bySkip,
-			mostErr: problem{http.StatusBadRequest, "", "The limit of '50' for Top query has been exceeded."},
+			mostErr: problem{http.StatusBadRequest, "",
+				"The limit of '50' for Top query has been exceeded."},
 			options: "$filter $top $skip $expand $count",
 		},
 	}
@@ -504,17 +523,23 @@ func (t *tenant) listGraphAlerts(r request) (answer, error) {
 		context: "security/alerts_v2",
 		show:    func(i *incident, _ bool) any { return i.graphAlert() },
 		properties: []property[incident]{
-			{"assignedTo", text, func(i *incident) value { return maybe(i.Alert.AssignedTo, textValue) }, ""},
-			{"classification", enumeration, func(i *incident) value { return enum(i.Alert.Classification) }, classifications},
-			{"determination", enumeration, func(i *incident) value { return enum(i.Alert.Determination) }, determinations},
-			{"severity", enumeration, func(i *incident) value { return enum(&i.Alert.Severity) }, severities},
+			{"assignedTo", text, func(i *incident) value { return maybe(i.Alert.AssignedTo, textValue) },
+				""},
+			{"classification", enumeration, func(i *incident) value { return enum(i.Alert.Classification) },
+				classifications},
+			{"determination", enumeration, func(i *incident) value { return enum(i.Alert.Determination) },
+				determinations},
+			{"severity", enumeration, func(i *incident) value { return enum(&i.Alert.Severity) },
+				severities},
 			{"status", enumeration, func(i *incident) value { return enum(&i.Alert.Status) }, alertStatuses},
 			{"serviceSource", enumeration, func(*incident) value { return enumValue("microsoftDefenderForEndpoint") }, serviceSources},
 			{"createdDateTime", moment, func(i *incident) value { return timeValue(i.Alert.Created) }, ""},
-			{"lastUpdateDateTime", moment, func(i *incident) value { return timeValue(i.Alert.Updated) }, ""},
+			{"lastUpdateDateTime", moment, func(i *incident) value { return timeValue(i.Alert.Updated) },
+				""},
 		},
 		rules: rules{
-			size: min(t.pageSize, maxGraphTop), most: maxGraphTop, clamp: true, skip: maxGraphSkip, links: never,
+			size: min(t.pageSize, maxGraphTop), most: maxGraphTop, clamp: true, skip: maxGraphSkip,
+			links:   never,
 			options: "$filter $top $skip $count $orderby",
 		},
 	}
@@ -572,7 +597,8 @@ func readGraphUpdate(body []byte, statuses string, tags bool) (graphUpdate, erro
 	if err := decodeStrictly(body, &u); err != nil {
 		return u, err
 	}
-	if u.AssignedTo == nil && u.Classification == nil && u.Determination == nil && u.Status == nil && u.Tags == nil || u.Tags != nil && !tags {
+	if u.AssignedTo == nil && u.Classification == nil && u.Determination == nil && u.Status == nil &&
+		u.Tags == nil || u.Tags != nil && !tags {
 		return u, errIncorrectBody()
 	}
 	if u.AssignedTo != nil && json.Unmarshal(u.AssignedTo, new(*string)) != nil {
@@ -581,13 +607,16 @@ func readGraphUpdate(body []byte, statuses string, tags bool) (graphUpdate, erro
 	for _, field := range []struct {
 		of      **string
 		members string
-	}{{&u.Classification, classifications}, {&u.Determination, determinations + " compromisedUser confirmedUserActivity"}, {&u.Status, statuses}} {
+	}{{&u.Classification, classifications},
+		{&u.Determination, determinations + " compromisedUser confirmedUserActivity"},
+		{&u.Status, statuses}} {
 		if *field.of == nil {
 			continue
 		}
 		member := lower(**field.of)
 		if !oneOf(member, field.members) {
-			return u, errInvalid("Cannot convert a primitive value to the expected type: '%s'.", shown(**field.of))
+			return u, errInvalid("Cannot convert a primitive value to the expected type: '%s'.",
+				shown(**field.of))
 		}
 		*field.of = new(upper(member))
 	}
@@ -602,8 +631,8 @@ func (u graphUpdate) assign(to **string) {
 	}
 }
 
-// decodeStrictly fills a struct from a JSON object whatever the case of its keys, as Graph does, and
-// refuses keys that aren't known.
+// decodeStrictly fills a struct from a JSON object whatever the case of its keys, as Graph does,
+// and refuses keys that aren't known.
 func decodeStrictly(data []byte, into any) error {
 	decoder := json.NewDecoder(strings.NewReader(string(data)))
 	decoder.DisallowUnknownFields()
@@ -636,7 +665,8 @@ func (t *tenant) updateGraphIncident(r request) (answer, error) {
 		i.Tags = u.Tags
 	}
 	i.Updated = time.Now().UTC()
-	return single(r, http.StatusOK, "security/incidents/$entity", i.graph(false), "updateIncident "+r.id), nil
+	return single(r, http.StatusOK, "security/incidents/$entity", i.graph(false),
+		"updateIncident "+r.id), nil
 }
 
 // updateGraphAlert is the same for an alert.
@@ -699,7 +729,8 @@ func (t *tenant) commentGraphIncident(r request) (answer, error) {
 	}
 	i.Updated = time.Now().UTC()
 	i.Comments = append(i.Comments, alertComment{comment, requestor, i.Updated})
-	return commentsAnswer(r, "security/incidents('"+r.id+"')", i.Comments, "commentIncident "+r.id), nil
+	return commentsAnswer(r, "security/incidents('"+r.id+"')", i.Comments, "commentIncident "+r.id),
+		nil
 }
 
 // commentGraphAlert does so too.

@@ -23,7 +23,8 @@ type graphEnvelope struct {
 }
 
 // wantGraph fails unless an answer is an error in Graph's words, with one id wherever it stands.
-func wantGraph(t *testing.T, s *defendertest.Server, r reply, status int, code string) graphEnvelope {
+func wantGraph(t *testing.T, s *defendertest.Server, r reply, status int,
+	code string) graphEnvelope {
 	t.Helper()
 	e := decode[graphEnvelope](t, r)
 	inner, id := e.Error.InnerError, r.header.Get("request-id")
@@ -44,10 +45,12 @@ func wantGraph(t *testing.T, s *defendertest.Server, r reply, status int, code s
 func TestGraphAnswersHaveIDs(t *testing.T) {
 	s := start(t, defendertest.Config{NoQuotas: true})
 	const mine = "00000000-0000-4000-8000-000000000001"
-	for _, faults := range []defendertest.Faults{{}, {Error500: 1}, {Bare500: 1}, {Error503: 1}, {HTML502: 1}, {After504: 1}, {Empty200: 1}, {WrongAudience: 1}} {
+	for _, faults := range []defendertest.Faults{{}, {Error500: 1}, {Bare500: 1}, {Error503: 1},
+		{HTML502: 1}, {After504: 1}, {Empty200: 1}, {WrongAudience: 1}} {
 		s.SetFaults(faults)
 		r := call(t, s, "GET", "/v1.0/security/incidents", "", "client-request-id", mine)
-		if !isGUID(r.header.Get("request-id")) || r.header.Get("client-request-id") != mine || r.header.Get("x-ms-ags-diagnostic") == "" {
+		if !isGUID(r.header.Get("request-id")) || r.header.Get("client-request-id") != mine ||
+			r.header.Get("x-ms-ags-diagnostic") == "" {
 			t.Errorf("%+v: the header is %v", faults, r.header)
 		}
 		if c := last(t, s); c.CallID != mine {
@@ -60,7 +63,8 @@ func TestGraphAnswersHaveIDs(t *testing.T) {
 	}
 	s.SetFaults(defendertest.Faults{})
 	for _, hostile := range []string{strings.Repeat("x", 201), "\u00fc"} {
-		if r := call(t, s, "GET", "/v1.0/security/incidents", "", "client-request-id", hostile); r.header.Get("client-request-id") == hostile {
+		if r := call(t, s, "GET", "/v1.0/security/incidents", "", "client-request-id",
+			hostile); r.header.Get("client-request-id") == hostile {
 			t.Errorf("%q comes back", hostile)
 		}
 	}
@@ -98,7 +102,8 @@ func TestGraphErrors(t *testing.T) {
 		{"POST", "runHuntingQuery", `{"Query":"x","Timespan":"soon"}`, 400, "BadRequest"},
 		{"POST", "runHuntingQuery", `{"Query":"x // defendertest: too large"}`, 400, "BadRequest"},
 	} {
-		wantGraph(t, s, call(t, s, test.method, "/v1.0/security/"+test.path, test.body), test.status, test.code)
+		wantGraph(t, s, call(t, s, test.method, "/v1.0/security/"+test.path, test.body), test.status,
+			test.code)
 	}
 	if effects := s.Effects(); len(effects) != 0 {
 		t.Errorf("effects are %v", effects)
@@ -136,7 +141,8 @@ func TestGraphPartial(t *testing.T) {
 	s := start(t, defendertest.Config{Faults: defendertest.Faults{Partial206: 1}})
 	for _, path := range []string{"incidents", "alerts_v2"} {
 		r := call(t, s, "GET", "/v1.0/security/"+path, "").want(t, 206, "")
-		if warning := r.header.Get("Warning"); warning != `199 - "Microsoft/WDATP/504/10000"` || len(decode[list[identified]](t, r).Value) != 50 {
+		if warning := r.header.Get("Warning"); warning != `199 - "Microsoft/WDATP/504/10000"` ||
+			len(decode[list[identified]](t, r).Value) != 50 {
 			t.Errorf("got %q and %s", warning, r.body)
 		}
 	}
@@ -159,7 +165,8 @@ func TestGraphThrottles(t *testing.T) {
 		time.Sleep(20 * time.Second)
 		r := direct(s, "GET", "/v1.0/security/incidents/1", "")
 		e := wantGraph(t, s, r, 429, "TooManyRequests")
-		if inner := e.Error.InnerError; inner["code"] != "429" || inner["status"] != "429" || r.header.Get("Retry-After") != "40" || strings.Contains(e.Error.Message, "40") {
+		if inner := e.Error.InnerError; inner["code"] != "429" || inner["status"] != "429" ||
+			r.header.Get("Retry-After") != "40" || strings.Contains(e.Error.Message, "40") {
 			t.Errorf("got %s with %v", r.body, r.header)
 		}
 		// The processor time is the tenant's, whichever API a query comes through.
@@ -185,8 +192,10 @@ func TestGraphPaging(t *testing.T) {
 	if len(incidents) != 1200 || pages != 24 || incidents[0] != "1200" || incidents[1199] != "1" {
 		t.Errorf("got %d incidents in %d pages, %v …", len(incidents), pages, incidents[:3])
 	}
-	for query, want := range map[string]int{"": 1000, "?$top=1100": 1000, "?$top=7&$skip=500": 7, "?$top=1000&$skip=500": 700} {
-		page := decode[list[identified]](t, call(t, s, "GET", "/v1.0/security/alerts_v2"+query, "").want(t, 200, ""))
+	for query, want := range map[string]int{"": 1000, "?$top=1100": 1000, "?$top=7&$skip=500": 7,
+		"?$top=1000&$skip=500": 700} {
+		page := decode[list[identified]](t,
+			call(t, s, "GET", "/v1.0/security/alerts_v2"+query, "").want(t, 200, ""))
 		if len(page.Value) != want || page.Next != "" {
 			t.Errorf("%s: got %d alerts and the link %q", query, len(page.Value), page.Next)
 		}
@@ -196,10 +205,12 @@ func TestGraphPaging(t *testing.T) {
 		ID      string    `json:"id"`
 		Updated time.Time `json:"lastUpdateDateTime"`
 	}]](t, call(t, s, "GET", "/v1.0/security/alerts_v2?$top=1&$orderby=lastUpdateDateTime+desc", ""))
-	filter := url.QueryEscape("lastUpdateDateTime ge " + page.Value[0].Updated.Format(time.RFC3339Nano))
+	filter := url.QueryEscape("lastUpdateDateTime ge " +
+		page.Value[0].Updated.Format(time.RFC3339Nano))
 	counted := decode[struct {
 		Count int `json:"@odata.count"`
-	}](t, call(t, s, "GET", "/v1.0/security/alerts_v2?$count=true&$top=1&$filter="+filter, "").want(t, 200, ""))
+	}](t, call(t, s, "GET", "/v1.0/security/alerts_v2?$count=true&$top=1&$filter="+filter, "").want(t,
+		200, ""))
 	if counted.Count != 1200 {
 		t.Errorf("%d alerts since the last one: all are of one moment", counted.Count)
 	}
@@ -212,11 +223,13 @@ func TestGraphUpdates(t *testing.T) {
 	update := `{"assignedTo":"me","classification":"TruePositive","determination":"multiStagedAttack","customTags":["Demo"],"status":"resolved"}`
 	for range 2 {
 		call(t, s, "PATCH", one, update).want(t, 200, "")
-		call(t, s, "POST", one+"/comments", `{"@odata.type":"microsoft.graph.security.alertComment","comment":"seen"}`).want(t, 200, "")
+		call(t, s, "POST", one+"/comments",
+			`{"@odata.type":"microsoft.graph.security.alertComment","comment":"seen"}`).want(t, 200, "")
 		call(t, s, "PATCH", alertPath, `{"status":"resolved","assignedTo":"me"}`).want(t, 200, "")
 		call(t, s, "POST", alertPath+"/comments", `{"comment":"seen"}`).want(t, 200, "")
 	}
-	wantEffects(t, s, map[string]int{"updateIncident 7": 2, "commentIncident 7": 2, "update a0007": 2, "comment a0007": 2})
+	wantEffects(t, s, map[string]int{"updateIncident 7": 2, "commentIncident 7": 2, "update a0007": 2,
+		"comment a0007": 2})
 	shown := decode[struct {
 		Status, AssignedTo, Classification, Determination string
 		CustomTags                                        []string
@@ -226,16 +239,20 @@ func TestGraphUpdates(t *testing.T) {
 			Comments []struct{ Comment string }
 		}
 	}](t, call(t, s, "GET", one+"?$expand=alerts", "").want(t, 200, ""))
-	if shown.Status != "resolved" || shown.AssignedTo != "me" || shown.Classification != "truePositive" || shown.Determination != "multiStagedAttack" ||
-		len(shown.CustomTags) != 1 || len(shown.Comments) != 2 || shown.Comments[1].CreatedByDisplayName == "" ||
-		len(shown.Alerts) != 1 || shown.Alerts[0].Status != "resolved" || len(shown.Alerts[0].Comments) != 2 {
+	if shown.Status != "resolved" || shown.AssignedTo != "me" ||
+		shown.Classification != "truePositive" || shown.Determination != "multiStagedAttack" ||
+		len(shown.CustomTags) != 1 || len(shown.Comments) != 2 ||
+		shown.Comments[1].CreatedByDisplayName == "" ||
+		len(shown.Alerts) != 1 || shown.Alerts[0].Status != "resolved" ||
+		len(shown.Alerts[0].Comments) != 2 {
 		t.Errorf("Graph has %+v", shown)
 	}
 	xdr := decode[incident](t, call(t, s, "GET", "/api/incidents/7", "").want(t, 200, ""))
 	if xdr.Status != "Resolved" || len(xdr.Comments) != 2 || len(xdr.Tags) != 1 {
 		t.Errorf("Defender XDR has %+v", xdr)
 	}
-	if a := decode[alert](t, call(t, s, "GET", "/api/alerts/a0007", "")); a.Status != "Resolved" || len(a.Comments) != 2 {
+	if a := decode[alert](t, call(t, s, "GET", "/api/alerts/a0007", "")); a.Status != "Resolved" ||
+		len(a.Comments) != 2 {
 		t.Errorf("Defender for Endpoint has %+v", a)
 	}
 	call(t, s, "PATCH", one, `{"assignedTo":null}`).want(t, 200, "")
@@ -248,22 +265,27 @@ func TestGraphUpdates(t *testing.T) {
 func TestGraphHunting(t *testing.T) {
 	s := start(t, defendertest.Config{Machines: 3, NoQuotas: true})
 	for _, body := range []string{
-		`{"Query":"DeviceInfo"}`, `{"query":"DeviceInfo"}`, `{"Query":"DeviceInfo","Timespan":"P90D"}`, `{"Query":"x","Timespan":null}`,
-		`{"Query":"x","Timespan":"2024-02-01T08:00:00Z/2024-02-15T08:00:00Z"}`, `{"Query":"x","Timespan":"P30D/2024-02-15T08:00:00Z"}`,
-		`{"Query":"x","Timespan":"2024-02-01T08:00:00Z/P30D"}`, `{"Query":"x","Timespan":"2024-02-01T08:00:00Z"}`, `{"Query":"x","Timespan":"PT1H30M"}`,
+		`{"Query":"DeviceInfo"}`, `{"query":"DeviceInfo"}`, `{"Query":"DeviceInfo","Timespan":"P90D"}`,
+		`{"Query":"x","Timespan":null}`,
+		`{"Query":"x","Timespan":"2024-02-01T08:00:00Z/2024-02-15T08:00:00Z"}`,
+		`{"Query":"x","Timespan":"P30D/2024-02-15T08:00:00Z"}`,
+		`{"Query":"x","Timespan":"2024-02-01T08:00:00Z/P30D"}`,
+		`{"Query":"x","Timespan":"2024-02-01T08:00:00Z"}`, `{"Query":"x","Timespan":"PT1H30M"}`,
 	} {
 		for _, path := range []string{"runHuntingQuery", "microsoft.graph.security.runHuntingQuery"} {
 			got := decode[struct {
 				Schema  []map[string]string
 				Results []map[string]any
 			}](t, call(t, s, "POST", "/v1.0/security/"+path, body).want(t, 200, ""))
-			if len(got.Results) != 3 || got.Schema[0]["name"] != "Timestamp" || got.Schema[0]["type"] != "DateTime" || got.Results[2]["DeviceId"] != "m0003" {
+			if len(got.Results) != 3 || got.Schema[0]["name"] != "Timestamp" ||
+				got.Schema[0]["type"] != "DateTime" || got.Results[2]["DeviceId"] != "m0003" {
 				t.Errorf("%s: got %+v", body, got)
 			}
 		}
 	}
 	for _, span := range []string{"", "P", "PT", "/", "P1D/P1D", "2024-02-01", "P1D/", "x/P1D"} {
-		r := call(t, s, "POST", "/v1.0/security/runHuntingQuery", `{"Query":"x","Timespan":`+strconv.Quote(span)+`}`)
+		r := call(t, s, "POST", "/v1.0/security/runHuntingQuery",
+			`{"Query":"x","Timespan":`+strconv.Quote(span)+`}`)
 		wantGraph(t, s, r, 400, "BadRequest")
 	}
 }
@@ -272,9 +294,13 @@ func TestGraphHunting(t *testing.T) {
 func TestTokensAreForOneAPI(t *testing.T) {
 	s := start(t, defendertest.Config{Clients: clients()})
 	v1 := func(resource string) string {
-		form := url.Values{"grant_type": {"client_credentials"}, "client_id": {"app"}, "client_secret": {"hidden"}, "resource": {resource}}
-		got := decode[map[string]string](t, call(t, s, "POST", "/contoso.example/oauth2/token", form.Encode(), "Content-Type", formType).want(t, 200, ""))
-		if got["expires_in"] != "3599" || got["resource"] != resource || got["token_type"] != "Bearer" || got["expires_on"] == "" {
+		form := url.Values{"grant_type": {"client_credentials"}, "client_id": {"app"},
+			"client_secret": {"hidden"}, "resource": {resource}}
+		got := decode[map[string]string](t,
+			call(t, s, "POST", "/contoso.example/oauth2/token", form.Encode(), "Content-Type",
+				formType).want(t, 200, ""))
+		if got["expires_in"] != "3599" || got["resource"] != resource || got["token_type"] != "Bearer" ||
+			got["expires_on"] == "" {
 			t.Errorf("got %v", got)
 		}
 		return got["access_token"]
@@ -287,17 +313,20 @@ func TestTokensAreForOneAPI(t *testing.T) {
 		{v1("https://api.securitycenter.microsoft.com"), 200, 401, 401},
 		{v1("https://api.securitycenter.windows.com/"), 200, 401, 401},
 		{fetch(t, s, "scope", "https://securitycenter.onmicrosoft.com/windowsatpservice/.default").AccessToken, 200, 401, 401},
-		{fetch(t, s, "scope", "https://api-gcc.securitycenter.microsoft.us/.default").AccessToken, 200, 401, 401},
+		{fetch(t, s, "scope", "https://api-gcc.securitycenter.microsoft.us/.default").AccessToken, 200,
+			401, 401},
 		{fetch(t, s, "scope", "https://api.security.microsoft.com/.default").AccessToken, 200, 200, 401},
 		{v1("https://api.security.microsoft.com"), 200, 200, 401},
 		{fetch(t, s, "scope", graphScope).AccessToken, 403, 401, 200},
 		{v1("https://graph.microsoft.com"), 403, 401, 200},
-		{fetch(t, s, "scope", "00000003-0000-0000-c000-000000000000/.default").AccessToken, 403, 401, 200},
+		{fetch(t, s, "scope", "00000003-0000-0000-c000-000000000000/.default").AccessToken, 403, 401,
+			200},
 		{v1("https://dod-graph.microsoft.us/"), 403, 401, 200},
 		{v1("https://userrequestsgraphapi-prd.trafficmanager.net"), 403, 401, 401},
 		{v1("%"), 403, 401, 401},
 	} {
-		for path, want := range map[string]int{"/api/machines": test.mde, "/api/incidents": test.xdr, "/v1.0/security/incidents": test.graph} {
+		for path, want := range map[string]int{"/api/machines": test.mde, "/api/incidents": test.xdr,
+			"/v1.0/security/incidents": test.graph} {
 			r := call(t, s, "GET", path, "", "Authorization", "Bearer "+test.token)
 			if r.status != want {
 				t.Errorf("%s: got %d %s, want %d", path, r.status, r.body, want)
@@ -306,9 +335,11 @@ func TestTokensAreForOneAPI(t *testing.T) {
 	}
 	r := call(t, s, "GET", "/v1.0/security/incidents", "")
 	wantGraph(t, s, r, 401, "InvalidAuthenticationToken")
-	if challenge := r.header.Get("WWW-Authenticate"); !strings.HasPrefix(challenge, `Bearer realm="", authorization_uri="https://`) {
+	if challenge := r.header.Get("WWW-Authenticate"); !strings.HasPrefix(challenge,
+		`Bearer realm="", authorization_uri="https://`) {
 		t.Errorf("the challenge is %q", challenge)
 	}
 	form := grant("resource", "https://graph.microsoft.com")
-	call(t, s, "POST", "/contoso.example/oauth2/token", strings.Replace(form, "resource", "no", 1), "Content-Type", formType).want(t, 400, "")
+	call(t, s, "POST", "/contoso.example/oauth2/token", strings.Replace(form, "resource", "no", 1),
+		"Content-Type", formType).want(t, 400, "")
 }

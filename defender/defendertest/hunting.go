@@ -63,7 +63,8 @@ func (t *tenant) rows() []device {
 
 // columns are those of a device.
 func columns() []column {
-	return []column{{"Timestamp", "DateTime"}, {"DeviceId", "String"}, {"DeviceName", "String"}, {"OSPlatform", "String"}}
+	return []column{{"Timestamp", "DateTime"}, {"DeviceId", "String"}, {"DeviceName", "String"},
+		{"OSPlatform", "String"}}
 }
 
 // runQuery only reads, though it is a POST, and so has no effect.

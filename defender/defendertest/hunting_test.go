@@ -92,7 +92,8 @@ func TestHuntingCPUScaled(t *testing.T) {
 			for range 3 {
 				direct(s, "POST", huntPath, query).want(t, 200, "")
 			}
-			if r := direct(s, "POST", huntPath, query).want(t, 429, "429"); !strings.HasSuffix(r.message, " for this 15-minute cycle.") {
+			if r := direct(s, "POST", huntPath, query).want(t, 429, "429"); !strings.HasSuffix(r.message,
+				" for this 15-minute cycle.") {
 				t.Errorf("got %s", r.message)
 			}
 			time.Sleep(15 * time.Second)

@@ -10,8 +10,8 @@ import (
 // maxIncidents is the documented bound of $top, and of a page, for incidents.
 const maxIncidents = 100
 
-// An incident is one of the tenant's. There is one for each alert, with the alert's number. Defender
-// XDR and Graph show it in other words each, see xdrIncident and graphIncident.
+// An incident is one of the tenant's. There is one for each alert, with the alert's number.
+// Defender XDR and Graph show it in other words each, see xdrIncident and graphIncident.
 type incident struct {
 	ID             int
 	Name           string
@@ -45,7 +45,8 @@ type xdrIncident struct {
 	Alerts         []xdrAlert     `json:"alerts"`
 }
 
-// An xdrAlert is an alert as an incident shows it, which is otherwise than the alerts' own API does.
+// An xdrAlert is an alert as an incident shows it, which is otherwise than the alerts' own API
+// does.
 type xdrAlert struct {
 	AlertID            string      `json:"alertId"`
 	IncidentID         int         `json:"incidentId"`
@@ -139,8 +140,9 @@ func (t *tenant) addIncident(a *alert, m *machine, now time.Time) {
 func (i *incident) xdr() xdrIncident {
 	shown := xdrIncident{
 		ID: i.ID, Name: i.Name, Created: i.Created, Updated: i.Updated, AssignedTo: i.AssignedTo,
-		Classification: i.Classification, Determination: i.Determination, Status: i.Status, Severity: i.Severity,
-		Tags: i.Tags, Comments: i.Comments,
+		Classification: i.Classification, Determination: i.Determination, Status: i.Status,
+		Severity: i.Severity,
+		Tags:     i.Tags, Comments: i.Comments,
 	}
 	if i.Alert == nil { // of an empty one, whose names alone are of interest
 		return shown
@@ -152,7 +154,8 @@ func (i *incident) xdr() xdrIncident {
 			Type: e.Type, SHA1: e.SHA1, SHA256: e.SHA256, FileName: e.FileName, FilePath: e.FilePath,
 			ProcessID: e.ProcessID, CommandLine: e.CommandLine, ProcessCreated: e.ProcessCreated,
 			ParentID: e.ParentID, ParentCreated: e.ParentCreated, AccountName: e.AccountName,
-			DomainName: e.DomainName, UserSID: e.UserSID, AADUserID: e.AADUserID, UserPrincipal: e.UserPrincipal,
+			DomainName: e.DomainName, UserSID: e.UserSID, AADUserID: e.AADUserID,
+			UserPrincipal: e.UserPrincipal,
 		}
 		if e.Type != "User" {
 			entities[n].DeviceID = &m.ID
@@ -160,11 +163,14 @@ func (i *incident) xdr() xdrIncident {
 	}
 	shown.Alerts = []xdrAlert{{
 		AlertID: a.ID, IncidentID: a.IncidentID, Source: "MicrosoftDefenderForEndpoint",
-		Created: a.Created, Updated: a.Updated, Resolved: a.Resolved, FirstActivity: a.FirstEvent, LastActivity: a.LastEvent,
-		Title: a.Title, Description: a.Description, Category: a.Category, Status: a.Status, Severity: a.Severity,
+		Created: a.Created, Updated: a.Updated, Resolved: a.Resolved, FirstActivity: a.FirstEvent,
+		LastActivity: a.LastEvent,
+		Title:        a.Title, Description: a.Description, Category: a.Category, Status: a.Status,
+		Severity:        a.Severity,
 		InvestigationID: a.InvestigationID, InvestigationState: a.InvestigationState,
-		Classification: a.Classification, Determination: a.Determination, DetectionSource: a.DetectionSource,
-		AssignedTo: a.AssignedTo, ThreatFamily: a.ThreatFamily, Techniques: a.Techniques,
+		Classification: a.Classification, Determination: a.Determination,
+		DetectionSource: a.DetectionSource,
+		AssignedTo:      a.AssignedTo, ThreatFamily: a.ThreatFamily, Techniques: a.Techniques,
 		Devices: []xdrDevice{{
 			m.ID, m.AADDeviceID, m.ComputerDNSName, m.OSPlatform, m.Version, m.OSProcessor, m.OSBuild,
 			m.HealthStatus, m.RiskScore, m.GroupName, m.GroupID, m.FirstSeen,

@@ -63,7 +63,8 @@ func (t *tenant) indicatorList() listing[indicator] {
 			{"severity", text, func(i *indicator) value { return maybe(i.Severity, textValue) }, ""},
 			{"createdBy", text, func(i *indicator) value { return textValue(i.CreatedBy) }, ""},
 			{"createdByDisplayName", text, func(i *indicator) value { return textValue(i.CreatedName) }, ""},
-			{"creationTimeDateTimeUtc", moment, func(i *indicator) value { return timeValue(i.Created) }, ""},
+			{"creationTimeDateTimeUtc", moment, func(i *indicator) value { return timeValue(i.Created) },
+				""},
 			{"expirationTime", moment, (*indicator).expires, ""},
 			{"generateAlert", boolean, func(i *indicator) value {
 				return value{kind: boolean, known: true, text: strconv.FormatBool(i.GenerateAlert)}

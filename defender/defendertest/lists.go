@@ -54,7 +54,10 @@ const (
 const mdeOptions = "$filter $top $skip $skiptoken $orderby $select $expand $count"
 
 // mdeRules are those of Defender for Endpoint's lists.
-func (t *tenant) mdeRules() rules { return rules{size: t.pageSize, most: maxTop, options: mdeOptions} }
+func (t *tenant) mdeRules() rules {
+	return rules{size: t.pageSize, most: maxTop,
+		options: mdeOptions}
+}
 
 // A page is the part of a list that a call asks for, after filtering.
 type page struct {
@@ -179,11 +182,13 @@ func (l listing[T]) order(text string) (func(T, T) int, error) {
 		words := strings.Fields(part)
 		i := -1
 		if len(words) > 0 {
-			i = slices.IndexFunc(l.properties, func(p property[T]) bool { return strings.EqualFold(p.name, words[0]) })
+			i = slices.IndexFunc(l.properties,
+				func(p property[T]) bool { return strings.EqualFold(p.name, words[0]) })
 		}
 		switch {
 		case i < 0 || l.properties[i].kind == collection:
-			return nil, errOData("Could not find a property named '%s' that $orderby supports.", shown(strings.TrimSpace(part)))
+			return nil, errOData("Could not find a property named '%s' that $orderby supports.",
+				shown(strings.TrimSpace(part)))
 		case len(words) > 2 || len(words) == 2 && !oneOf(words[1], "asc desc"):
 			return nil, errOData("Syntax error: 'asc' or 'desc' expected in '%s'.", shown(text))
 		case len(keys) == len(l.properties):

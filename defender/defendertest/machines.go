@@ -97,7 +97,8 @@ func machineProperties() []property[machine] {
 // no part of the documentation.
 func (t *tenant) machineList() listing[machine] {
 	return listing[machine]{
-		context: "Machines", properties: machineProperties(), unselected: "onboardingStatus", rules: t.mdeRules(),
+		context: "Machines", properties: machineProperties(), unselected: "onboardingStatus",
+		rules: t.mdeRules(),
 	}
 }
 

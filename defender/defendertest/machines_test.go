@@ -71,7 +71,8 @@ func TestMachinesBadQuery(t *testing.T) {
 	s := start(t, defendertest.Config{})
 	for _, query := range []string{
 		"$top=10001", "$top=-1", "$top=x", "$top=", "$skip=-1", "$skip=1.5", "$skiptoken=", "$skiptoken=!", "$skiptoken=MTA",
-		"$filter=nothing+eq+'x'", "$filter=id", "$filter=id+eq", "$filter=id+is+'x'", "$filter=id+eq+'x", "$filter=id+eq+'x'+or+'y'", "$filter=id+eq+'x'+and",
+		"$filter=nothing+eq+'x'", "$filter=id", "$filter=id+eq", "$filter=id+is+'x'", "$filter=id+eq+'x",
+		"$filter=id+eq+'x'+or+'y'", "$filter=id+eq+'x'+and",
 	} {
 		call(t, s, "GET", "/api/machines?"+query, "").want(t, 400, "ODataError")
 	}

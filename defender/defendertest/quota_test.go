@@ -18,18 +18,25 @@ func newRecorder() *httptest.ResponseRecorder { return httptest.NewRecorder() }
 
 func TestDefaultQuotas(t *testing.T) {
 	for family, want := range map[string][]quota.Window{
-		"machines":                                  {{N: 100, Per: time.Minute}, {N: 1500, Per: time.Hour}},
-		"machines/{id}/vulnerabilities":             {{N: 50, Per: time.Minute}, {N: 1500, Per: time.Hour}},
-		"machines/{id}/startInvestigation":          {{N: 50, Per: time.Hour}},
-		"machines/{id}/runliveresponse":             {{N: 10, Per: time.Minute}},
-		"alerts/batchUpdate":                        {{N: 10, Per: time.Minute}, {N: 500, Per: time.Hour}},
-		"indicators/import":                         {{N: 30, Per: time.Minute}},
-		"indicators/BatchDelete":                    {{N: 30, Per: time.Minute}, {N: 1500, Per: time.Hour}},
-		"advancedqueries/run":                       {{N: 45, Per: time.Minute}, {N: 1500, Per: time.Hour}},
-		"machineactions/{id}/getPackageUri":         {{N: 2, Per: time.Minute}, {N: 120, Per: time.Hour}},
-		"machines/SoftwareVulnerabilitiesByMachine": {{N: 30, Per: time.Minute}, {N: 1000, Per: time.Hour}},
-		"machines/SoftwareVulnerabilitiesExport":    {{N: 5, Per: time.Minute}, {N: 20, Per: time.Hour}},
-		"incidents":                                 {{N: 50, Per: time.Minute}, {N: 1500, Per: time.Hour}},
+		"machines": {{N: 100, Per: time.Minute},
+			{N: 1500, Per: time.Hour}},
+		"machines/{id}/vulnerabilities": {{N: 50, Per: time.Minute},
+			{N: 1500, Per: time.Hour}},
+		"machines/{id}/startInvestigation": {{N: 50, Per: time.Hour}},
+		"machines/{id}/runliveresponse":    {{N: 10, Per: time.Minute}},
+		"alerts/batchUpdate": {{N: 10, Per: time.Minute},
+			{N: 500, Per: time.Hour}},
+		"indicators/import": {{N: 30, Per: time.Minute}},
+		"indicators/BatchDelete": {{N: 30, Per: time.Minute},
+			{N: 1500, Per: time.Hour}},
+		"advancedqueries/run": {{N: 45, Per: time.Minute},
+			{N: 1500, Per: time.Hour}},
+		"machineactions/{id}/getPackageUri": {{N: 2, Per: time.Minute}, {N: 120, Per: time.Hour}},
+		"machines/SoftwareVulnerabilitiesByMachine": {{N: 30, Per: time.Minute},
+			{N: 1000, Per: time.Hour}},
+		"machines/SoftwareVulnerabilitiesExport": {{N: 5, Per: time.Minute}, {N: 20, Per: time.Hour}},
+		"incidents": {{N: 50, Per: time.Minute},
+			{N: 1500, Per: time.Hour}},
 	} {
 		if got := defendertest.DefaultQuotas()[family]; !slices.Equal(got, want) {
 			t.Errorf("%s: got %+v, want %+v", family, got, want)

@@ -42,14 +42,16 @@ func (r request) metadata(of string) string { return r.origin + r.root + "/$meta
 func routes() []route {
 	const (
 		machine, alert         = "machines/{id}", "alerts/{id}"
-		packageURI, resultLink = "machineactions/{id}/getPackageUri", "machineactions/{id}/GetLiveResponseResultDownloadLink"
+		packageURI, resultLink = "machineactions/{id}/getPackageUri",
+			"machineactions/{id}/GetLiveResponseResultDownloadLink"
 	)
 	return slices.Concat([]route{
 		// What is fixed stands before what would take its name for an id.
 		{"GET", "machines", "machines", (*tenant).listMachines},
 		{"POST", "machines/AddOrRemoveTagForMultipleMachines", "machines/AddOrRemoveTagForMultipleMachines", (*tenant).tagMachines},
 		{"GET", "machines/findbyip()", machine, (*tenant).findByIP},
-		{"GET", "machines/SoftwareVulnerabilitiesByMachine", "machines/SoftwareVulnerabilitiesByMachine", (*tenant).exportPages},
+		{"GET", "machines/SoftwareVulnerabilitiesByMachine", "machines/SoftwareVulnerabilitiesByMachine",
+			(*tenant).exportPages},
 		{"GET", "machines/" + exportName, "machines/" + exportName, (*tenant).exportFiles},
 		{"GET", "machines/{id}", machine, (*tenant).getMachine},
 		{"PATCH", "machines/{id}", machine, (*tenant).updateMachine},
@@ -117,7 +119,8 @@ func find(routes []route, method string, segments []string) match {
 		allowed = append(allowed, r.method)
 	}
 	if allowed == nil {
-		return match{problem: &problem{http.StatusNotFound, "NotFound", "The requested resource was not found"}}
+		return match{problem: &problem{http.StatusNotFound, "NotFound",
+			"The requested resource was not found"}}
 	}
 	// No code is documented for 405: BadRequest is the general one.
 	return match{allowed: allowed, problem: &problem{http.StatusMethodNotAllowed, "BadRequest",

@@ -160,7 +160,8 @@ func (s *Server) listenAll(listening func(address, otherwise string) (net.Listen
 		}
 		s.certificate = authority
 		scheme, secured = "https", func(l net.Listener) net.Listener {
-			return tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{certificate}, NextProtos: []string{"h2", "http/1.1"}})
+			return tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{certificate},
+				NextProtos: []string{"h2", "http/1.1"}})
 		}
 	}
 	s.everywhere = address.IP.IsUnspecified()
@@ -241,8 +242,8 @@ func (s *Server) SetFaults(f Faults) {
 	s.faults.faults = f
 }
 
-// SetQuotas replaces the windows of single families from the next arrival on, as Config.Quotas does;
-// the counting of those begins anew. It panics on what can't be meant, as NewServer does.
+// SetQuotas replaces the windows of single families from the next arrival on, as Config.Quotas
+// does; the counting of those begins anew. It panics on what can't be meant, as NewServer does.
 func (s *Server) SetQuotas(quotas map[string][]quota.Window) {
 	if err := checkQuotas("Quotas", quotas); err != nil {
 		panic("defendertest: " + err.Error())
@@ -253,8 +254,9 @@ func (s *Server) SetQuotas(quotas map[string][]quota.Window) {
 }
 
 // Reset forgets all calls and changes: the ledger is empty, the tenant as it was at the start, its
-// quotas unused, and the dice are set back to the seed. Faults and quotas stay as they were set last,
-// and tokens are good for as long as they were. A call that is being served ends in the old ledger.
+// quotas unused, and the dice are set back to the seed. Faults and quotas stay as they were set
+// last, and tokens are good for as long as they were. A call that is being served ends in the old
+// ledger.
 func (s *Server) Reset() {
 	fresh := newTenant(s.config)
 	s.mu.Lock()
@@ -383,9 +385,12 @@ func (s *Server) apiErrand(r *http.Request) errand {
 			return s.admit(r, forMDE(found.family), found.family, now, dress,
 				func(full *refusal) *answer { return full.answer(now, s.config.Wait) })
 		},
-		carryOut: func(w http.ResponseWriter, at arrival) answer { return s.carryOut(w, r, at, found, "/api", dress) },
-		failure:  apiFailure,
-		problem:  dress,
+		carryOut: func(w http.ResponseWriter,
+			at arrival) answer {
+			return s.carryOut(w, r, at, found, "/api", dress)
+		},
+		failure: apiFailure,
+		problem: dress,
 	}
 }
 
@@ -416,7 +421,8 @@ func (s *Server) admit(
 // carryOut reads the request's body and lets the tenant answer. The body is read
 // before the tenant is locked, so that a slow sender holds nobody up.
 func (s *Server) carryOut(
-	w http.ResponseWriter, r *http.Request, at arrival, found match, root string, dress func(problem) answer,
+	w http.ResponseWriter, r *http.Request, at arrival, found match, root string,
+	dress func(problem) answer,
 ) answer {
 	// Found out only now, so that faults strike unknown paths too.
 	if found.problem != nil {

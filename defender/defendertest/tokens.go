@@ -61,10 +61,12 @@ func audienceOf(resource string) audience {
 	case name == "00000003-0000-0000-c000-000000000000",
 		name == "graph.microsoft.com", name == "graph.microsoft.us", name == "dod-graph.microsoft.us":
 		return audienceGraph
-	case strings.HasSuffix(name, ".securitycenter.microsoft.com"), strings.HasSuffix(name, ".securitycenter.windows.com"),
+	case strings.HasSuffix(name, ".securitycenter.microsoft.com"),
+		strings.HasSuffix(name, ".securitycenter.windows.com"),
 		strings.HasSuffix(name, ".securitycenter.microsoft.us"), name == "securitycenter.onmicrosoft.com":
 		return audienceMDE
-	case strings.HasSuffix(name, ".security.microsoft.com"), strings.HasSuffix(name, ".security.microsoft.us"):
+	case strings.HasSuffix(name, ".security.microsoft.com"),
+		strings.HasSuffix(name, ".security.microsoft.us"):
 		return audienceXDR
 	}
 	return audienceOther
@@ -148,7 +150,8 @@ func (s *Server) issue(r *http.Request, body string, now time.Time) answer {
 			Resource   string `json:"resource"`
 			AccessCode string `json:"access_token"`
 		}{
-			"Bearer", fmt.Sprint(left), fmt.Sprint(left), fmt.Sprint(now.Add(life).Unix()), fmt.Sprint(now.Unix()), audience, token,
+			"Bearer", fmt.Sprint(left), fmt.Sprint(left), fmt.Sprint(now.Add(life).Unix()),
+			fmt.Sprint(now.Unix()), audience, token,
 		})
 	}
 	return done(http.StatusOK, struct {
@@ -187,7 +190,8 @@ func (s *Server) token(c claims) string {
 // authorize returns the application that an Authorization header stands for, ""
 // where none is needed, what its token is for, and whether it may call. An expired token is told
 // from a wrong one by nothing, as documented.
-func (s *Server) authorize(header string, now time.Time) (application string, holds audience, ok bool) {
+func (s *Server) authorize(header string, now time.Time) (application string, holds audience,
+	ok bool) {
 	if s.config.Token == "" && len(s.config.Clients) == 0 {
 		return "", audienceAny, true
 	}
