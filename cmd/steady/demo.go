@@ -36,7 +36,7 @@ type demoOptions struct {
 func parseDemo(args []string, out io.Writer) (demoOptions, error) {
 	var o demoOptions
 	flags := flag.NewFlagSet("steady demo", flag.ContinueOnError)
-	flags.IntVar(&o.machines, "machines", 300, "machines in the simulated tenant; each costs two calls")
+	flags.IntVar(&o.machines, "machines", 240, "machines in the simulated tenant; each costs two calls")
 	flags.Float64Var(&o.faults, "faults", 0.05, "share of the calls that meet a 500, a 503, a lost connection or a broken body")
 	flags.Uint64Var(&o.seed, "seed", 1, "of the faults")
 	flags.BoolVar(&o.all, "all", false, "list every call that failed")

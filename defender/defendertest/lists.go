@@ -133,6 +133,10 @@ func (l listing[T]) checkOptions(query url.Values) error {
 		if strings.HasPrefix(name, "$") && !oneOf(name, l.rules.options) {
 			return errOData("The query parameter '%s' is not supported.", shown(name))
 		}
+		// Defender ignores it then, and Graph doesn't always: no test should pass by that.
+		if oneOf("$"+strings.ToLower(name), mdeOptions) {
+			return errOData("The query parameter '%s' has no dollar sign.", shown(name))
+		}
 	}
 	if expand := query.Get("$expand"); expand != "" && expand != l.expand {
 		return errOData("Could not find a property named '%s' to expand.", shown(expand))

@@ -135,7 +135,7 @@ func TestQueryOptions(t *testing.T) {
 		t.Errorf("there are %d and %d evidences", evidence(""), evidence("?$expand=evidence"))
 	}
 	for _, path := range []string{
-		"/api/machines?$search=x", "/api/machines?$apply=x", "/api/machines?$expand=evidence",
+		"/api/machines?top=1", "/api/machines?Filter=id+eq+'x'", "/api/machines?$search=x", "/api/machines?$apply=x", "/api/machines?$expand=evidence",
 		"/api/alerts?$expand=machine",
 		"/api/alerts?$expand=evidence($top=1)", "/api/machines?$orderby=firstSeen",
 		"/api/machines?$orderby=id+down", "/api/machines?$orderby=",
