@@ -372,7 +372,7 @@ func upper(member string) string {
 func graphComments(comments []alertComment) []graphComment {
 	all := make([]graphComment, len(comments))
 	for i, c := range comments {
-		all[i] = graphComment{c.Comment, c.CreatedBy, c.Created}
+		all[i] = graphComment(c)
 	}
 	return all
 }
