@@ -24,7 +24,7 @@ import (
 func connectorFlags(seed int) []string {
 	flags := []string{
 		"-machines", "400", "-minute", "500ms", "-hour", "5s", "-clients", "app:secret", "-page-size",
-		"20", "-action-time", "1h", "-keep", "0",
+		"20", "-action-time", "1h", "-token-life", "1h", "-keep", "0",
 		"-faults", "0.06", "-seed", fmt.Sprint(seed),
 	}
 	for _, fault := range []string{"HTML502", "HTML503", "After504", "Empty200", "Partial206"} {
@@ -205,7 +205,7 @@ func newConnector(base, scope string) (*http.Client, error) {
 		defer resp.Body.Close()
 		var g grant
 		return g, json.NewDecoder(resp.Body).Decode(&g)
-	}, func(g grant) (string, time.Time) { return g.Token, time.Now().Add(4 * time.Second) })
+	}, func(g grant) (string, time.Time) { return g.Token, time.Now().Add(time.Hour) })
 	transport, err := defender.New(c)
 	return &http.Client{Transport: transport}, err
 }
@@ -285,7 +285,7 @@ func TestSimulatorDocument(t *testing.T) {
 func startForScripts(t *testing.T, secure bool, flags ...string) (s *simulated, control,
 	authority string) {
 	t.Helper()
-	flags = append(flags, "-minute", "1s", "-hour", "1m", "-action-time", "1h", "-clients",
+	flags = append(flags, "-minute", "1s", "-hour", "1m", "-token-life", "1h", "-action-time", "1h", "-clients",
 		"app:secret")
 	if secure {
 		authority = filepath.Join(t.TempDir(), "ca.pem")

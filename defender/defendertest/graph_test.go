@@ -96,6 +96,8 @@ func TestGraphErrors(t *testing.T) {
 		{"POST", "alerts_v2/x/comments", `{"comment":"x"}`, 404, "ResourceNotFound"},
 		{"PATCH", "incidents/1", `{"status":"closed"}`, 400, "BadRequest"},
 		{"PATCH", "incidents/1", `{"displayed":"x"}`, 400, "BadRequest"},
+		{"PATCH", "incidents/1", `{"status":"active","displayed":"x"}`, 400, "BadRequest"},
+		{"POST", "incidents/1/comments", `{"comment":"x","text":"x"}`, 400, "BadRequest"},
 		{"PATCH", "incidents/1", `{"assignedTo":7}`, 400, "BadRequest"},
 		{"PATCH", "alerts_v2/a0001", `{"customTags":["x"]}`, 400, "BadRequest"},
 		{"POST", "runHuntingQuery", `{}`, 400, "BadRequest"},
