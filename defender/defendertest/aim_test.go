@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -73,6 +74,39 @@ func TestDefenderAimsATransport(t *testing.T) {
 				t.Errorf("%d tokens were issued", n)
 			}
 		})
+	}
+}
+
+// The quotas are the documented ones as long as they last here, with those of the server's Config in
+// the place of some.
+func TestDefenderQuotasAreScaled(t *testing.T) {
+	s := start(t, defendertest.Config{
+		Minute: time.Second, Hour: 10 * time.Second,
+		Quotas: map[string][]quota.Window{"machines": {{N: 3, Per: time.Minute}}, "alerts": {}},
+	})
+	quotas := s.Defender().Quotas
+	for _, e := range defender.Endpoints() {
+		want := []quota.Window{}
+		for _, w := range e.Windows {
+			switch w.Per {
+			case time.Minute:
+				want = append(want, quota.Window{N: w.N, Per: time.Second})
+			case time.Hour:
+				want = append(want, quota.Window{N: w.N, Per: 10 * time.Second})
+			default: // of no family that is served here
+				want = nil
+			}
+		}
+		switch e.Family {
+		case "machines":
+			want = []quota.Window{{N: 3, Per: time.Second}}
+		case "alerts":
+			want = []quota.Window{}
+		}
+		got, ok := quotas[e.Family]
+		if !ok || want != nil && !slices.Equal(got, want) || got == nil {
+			t.Errorf("%s: got %v, want %v", e.Family, got, want)
+		}
 	}
 }
 
