@@ -303,11 +303,29 @@ func (s *simulation) announce(out io.Writer, server *defendertest.Server) {
 	}
 	row("tokens", "POST %s/{tenant}/oauth2/v2.0/token: %s", server.URL, s.access())
 	row("downloads", "%s: by URLs from the API, without Authorization", server.StorageURL)
-	row("quotas", "as documented, %s, with a minute of %v and an hour of %v; a 429 tells its wait by %s", s.counting, s.config.Minute, s.config.Hour, s.wait)
-	row("faults", "%.3g %% of the calls, seed %d", 100*s.faults, s.config.Seed)
+	row("quotas", "%s, %s, with a minute of %v and an hour of %v; a 429 tells its wait by %s",
+		s.limits(), s.counting, s.config.Minute, s.config.Hour, s.wait)
+	row("faults", "%.3g %% of the calls, seed %d", 100*shareOf(s.config.Faults), s.config.Seed)
 	table.Flush()
 	fmt.Fprintf(out, "A Go connector meets it with\n\n%s\nAn interrupt (Ctrl-C) ends it.\n",
 		s.goConfig(server))
+}
+
+// limits says what of the documented quotas holds.
+func (s *simulation) limits() string {
+	switch n := len(s.config.Quotas); {
+	case s.config.NoQuotas:
+		return "none"
+	case n > 0:
+		return fmt.Sprintf("as documented but for %d families", n)
+	}
+	return "as documented"
+}
+
+// shareOf is the share of the calls that meet a fault which all calls can meet.
+func shareOf(f defendertest.Faults) float64 {
+	return f.Error500 + f.Bare500 + f.After500 + f.Error503 + f.ResetBefore + f.ResetAfter + f.BreakBody +
+		f.Slow + f.HTML502 + f.HTML503 + f.After504 + f.Empty200
 }
 
 // goConfig is the defender.Config that matches the flags, as far as what is served here goes: with
