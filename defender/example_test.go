@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"strings"
 	"time"
 
@@ -21,15 +20,7 @@ func Example() {
 	server := defendertest.NewServer(defendertest.Config{}) // in the place of https://api.security.microsoft.com
 	defer server.Close()
 
-	home, err := url.Parse(server.URL)
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	transport, err := defender.New(defender.Config{
-		Hosts: []string{home.Host}, // as only a test server or a proxy needs it
-		Token: func(context.Context) (string, time.Time, error) { return "token", time.Now().Add(time.Hour), nil },
-	})
+	transport, err := defender.New(server.Defender()) // to the service itself: defender.Config{Token: …}
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -108,7 +108,7 @@ func TestDocumentedQuotasMeetNo429(t *testing.T) {
 			call("POST", "/advancedqueries/run", `{"Query":"DeviceInfo"}`)
 			call("GET", "/machineactions?$top=1", "")
 			if i < 40 {
-				call("GET", "/machines/SoftwareInventoryExport", "")
+				call("GET", "/machines/SoftwareVulnerabilitiesExport", "")
 			}
 			if i < 120 {
 				call("GET", "/incidents", "")

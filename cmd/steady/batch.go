@@ -42,6 +42,8 @@ type batch struct {
 type outcome struct {
 	call  string // method and path
 	wrong bool   // it was meant to be refused
+	once  bool   // it orders something that must not be done twice
+	stood bool   // its answer was lost, and it was found to be carried out, or ordered again
 	err   error  // nil: answered
 }
 
@@ -101,9 +103,10 @@ func (b *batch) least() time.Duration {
 	return least
 }
 
-// listMachines follows the pages to the end.
+// listMachines follows the pages to the end. It leaves the size to the service, which gives no link
+// where $top is given.
 func (b *batch) listMachines(ctx context.Context) {
-	next := fmt.Sprintf("%s/api/machines?$top=%d", b.base, pageSize)
+	next := b.base + "/api/machines"
 	for next != "" {
 		var page struct {
 			NextLink string `json:"@odata.nextLink"`
@@ -184,8 +187,8 @@ func (b *batch) stands(call string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for i := range b.outcomes {
-		if b.outcomes[i].call == call {
-			b.outcomes[i].err = nil
+		if o := &b.outcomes[i]; o.call == call && o.err != nil {
+			o.stood, o.err = true, nil
 		}
 	}
 }
@@ -217,7 +220,9 @@ func (b *batch) call(ctx context.Context, method, target string, body, answer an
 		path = u.Path
 	}
 	b.mu.Lock()
-	b.outcomes = append(b.outcomes, outcome{call: method + " " + path, wrong: wrong, err: err})
+	once := method == http.MethodPost && strings.HasPrefix(path, "/api/machines/") // a machine action
+	b.outcomes = append(b.outcomes,
+		outcome{call: method + " " + path, wrong: wrong, once: once, err: err})
 	b.mu.Unlock()
 	b.progress.step()
 	return err == nil

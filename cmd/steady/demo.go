@@ -9,14 +9,13 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
-	"slices"
-	"strings"
 	"time"
+
+	"github.com/cenkalti/backoff/v4"
 
 	"github.com/steadyhttp/steadyhttp"
 	"github.com/steadyhttp/steadyhttp/defender"
 	"github.com/steadyhttp/steadyhttp/defender/defendertest"
-	"github.com/steadyhttp/steadyhttp/quota"
 )
 
 // The demo's minute and hour. The service tells a wait in whole seconds: shorter ones would not do.
@@ -38,10 +37,10 @@ type demoOptions struct {
 func parseDemo(args []string, out io.Writer) (demoOptions, error) {
 	var o demoOptions
 	flags := flag.NewFlagSet("steady demo", flag.ContinueOnError)
-	flags.IntVar(&o.machines, "machines", 300, "machines in the simulated tenant; each costs two calls")
+	flags.IntVar(&o.machines, "machines", 240, "machines in the simulated tenant; each costs two calls")
 	flags.Float64Var(&o.faults, "faults", 0.05, "share of the calls that meet a 500, a 503, a lost connection or a broken body")
 	flags.Uint64Var(&o.seed, "seed", 1, "of the faults")
-	flags.BoolVar(&o.all, "all", false, "list every call that the plain client lost")
+	flags.BoolVar(&o.all, "all", false, "list every call that failed")
 	flags.BoolVar(&o.trace, "trace", false, "print the spans of the last call that failed for good, as OpenTelemetry has them")
 	otlp := flags.String("otlp", "", "send the steadyhttp run's spans and metrics to an OpenTelemetry collector: its base `URL` for OTLP/HTTP,\nsuch as http://127.0.0.1:4318")
 	if err := parse(flags, args, out); err != nil {
@@ -70,8 +69,8 @@ func given(flags *flag.FlagSet, name string) bool {
 	return found
 }
 
-// demo runs the same batch twice, each time against a fresh server: through a plain http.Client,
-// and through steadyhttp.
+// demo runs the same batch three times, each time against a fresh server: through a plain
+// http.Client, through what people write today, and through steadyhttp.
 func demo(ctx context.Context, args []string, out, progress io.Writer) error {
 	o, err := parseDemo(args, out)
 	if err != nil {
@@ -81,66 +80,87 @@ func demo(ctx context.Context, args []string, out, progress io.Writer) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "A connector's batch against a simulated Defender API: %d machines, quotas with a minute of %v, %.3g %% faults.\n\n",
-		o.machines, demoMinute, 100*o.faults)
-
-	plain, err := runBatch(ctx, o, "plain http.Client", nil, progress, func(*tally, string) (http.RoundTripper, error) {
-		return http.DefaultTransport.(*http.Transport).Clone(), nil
-	})
+	introduce(out, o)
+	plain, err := runBatch(ctx, o, "plain", false, progress,
+		func(*tally, *defendertest.Server) (http.RoundTripper, error) {
+			return http.DefaultTransport.(*http.Transport).Clone(), nil
+		})
 	if err != nil {
 		return err
 	}
-	steady, err := runBatch(ctx, o, "steadyhttp", scaled(), progress, func(t *tally, host string) (http.RoundTripper, error) {
-		transport, err := defender.New(defender.Config{
-			Policy: steadyhttp.Batch(),
-			Hosts:  []string{host},
-			Quotas: scaled(),
-			Trace:  steadyhttp.Join(t.trace(), observed.trace()),
-			Log:    slog.New(slog.DiscardHandler), // that hunting moves to Graph is not what it shows
+	usual, err := runBatch(ctx, o, "retryablehttp", false, progress,
+		func(t *tally, _ *defendertest.Server) (http.RoundTripper, error) {
+			return newRetryable(t), nil
 		})
-		if err != nil {
-			return nil, err
-		}
-		observed.observe(transport)
-		return transport, nil
-	})
+	if err != nil {
+		return err
+	}
+	steady, err := runBatch(ctx, o, "steadyhttp", true, progress,
+		func(t *tally, server *defendertest.Server) (http.RoundTripper, error) {
+			c := server.Defender()
+			c.Policy, c.Trace = scaledBatch(), steadyhttp.Join(t.trace(), observed.trace())
+			c.Log = slog.New(slog.DiscardHandler) // that hunting moves to Graph is not what it shows
+			transport, err := defender.New(c)
+			if err != nil {
+				return nil, err
+			}
+			observed.observe(transport)
+			return transport, nil
+		})
 	observed.close(ctx, progress)
 	if err != nil {
 		return err
 	}
-	report(out, plain, steady, o.all)
+	report(out, []*result{plain, usual, steady}, o.all)
 	if o.trace {
 		printTree(out, observed.last.call())
 	}
 	return steady.verdict()
 }
 
-// scaled returns Defender's quotas with the demo's minute and hour.
-func scaled() map[string][]quota.Window {
-	quotas := make(map[string][]quota.Window)
-	for _, e := range defender.Endpoints() {
-		windows := slices.Clone(e.Windows)
-		for i, w := range windows {
-			switch w.Per {
-			case time.Minute:
-				windows[i].Per = demoMinute
-			case time.Hour:
-				windows[i].Per = demoHour
-			}
-		}
-		quotas[e.Family] = windows
+// introduce says what the columns are.
+func introduce(out io.Writer, o demoOptions) {
+	text := textOf(out)
+	text.say("", fmt.Sprintf("A connector's batch against a simulated Defender API, three times: %d machines, the documented quotas with a minute of %v, %.3g %% faults.",
+		o.machines, demoMinute, 100*o.faults))
+	fmt.Fprintln(out)
+	for _, column := range [][2]string{
+		{"plain", "http.Client as it is"},
+		{"retryablehttp", fmt.Sprintf("hashicorp/go-retryablehttp with %d retries, each request under a rate.Limiter of %d a minute", retryableMax, retryableRate)},
+		{"steadyhttp", "defender.New with the policy steadyhttp.Batch()"},
+	} {
+		text.entry(column[0], column[1])
 	}
-	return quotas
+	fmt.Fprintln(out)
+	text.say("", "The back-offs of both are scaled as the minute is.")
+	fmt.Fprintln(out)
 }
 
-// runBatch runs the batch against a server of its own, through the transport that through makes,
-// which keeps to quotas.
+// scaledBatch is steadyhttp.Batch for a clock that runs faster: with its own back-offs, and a
+// budget that a minute pays as much as ever.
+func scaledBatch() steadyhttp.Policy {
+	const faster = time.Minute / demoMinute
+	p := steadyhttp.Batch()
+	p.NewBackOff = func() backoff.BackOff {
+		return backoff.NewExponentialBackOff(
+			backoff.WithInitialInterval(500*time.Millisecond/faster),
+			backoff.WithMultiplier(2),
+			backoff.WithMaxInterval(30*time.Second/faster),
+			backoff.WithMaxElapsedTime(0))
+	}
+	p.Budget = &steadyhttp.Budget{PerSecond: float64(faster), Wait: true}
+	return p
+}
+
+// runBatch runs the batch against a server of its own, through the transport that through makes.
+// Where that keeps to the server's quotas, the progress says how long they make it take.
 func runBatch(
-	ctx context.Context, o demoOptions, name string, quotas map[string][]quota.Window, progress io.Writer,
-	through func(t *tally, host string) (http.RoundTripper, error),
+	ctx context.Context, o demoOptions, name string, paced bool, progress io.Writer,
+	through func(*tally, *defendertest.Server) (http.RoundTripper, error),
 ) (*result, error) {
 	server := defendertest.NewServer(defendertest.Config{
 		Machines: o.machines,
+		PageSize: pageSize,
 		Minute:   demoMinute,
 		Hour:     demoHour,
 		Seed:     o.seed,
@@ -149,22 +169,25 @@ func runBatch(
 	defer server.Close()
 
 	var t tally
-	transport, err := through(&t, strings.TrimPrefix(server.URL, "http://"))
+	transport, err := through(&t, server)
 	if err != nil {
 		return nil, err
 	}
 	b := &batch{
 		base: server.URL, machines: server.MachineIDs(),
 		client: &http.Client{Transport: transport}, progress: newProgress(progress, name),
-		quotas: quotas,
+	}
+	if paced {
+		b.quotas = server.Defender().Quotas
 	}
 	defer b.client.CloseIdleConnections()
 	began := time.Now()
 	b.run(ctx)
-	b.progress.finish()
 	if ctx.Err() != nil {
+		b.progress.stop()
 		return nil, context.Cause(ctx)
 	}
+	b.progress.finish()
 	return &result{name: name, took: time.Since(began), outcomes: b.outcomes, tally: &t, server: server}, nil
 }
 

@@ -10,6 +10,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -18,6 +19,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"sync"
 )
 
 func main() {
@@ -31,13 +33,14 @@ func main() {
 type command struct {
 	name, summary string
 	run           func(ctx context.Context, args []string, out, progress io.Writer) error
+	reports       bool // its output is what it is for
 }
 
 func commands() []command {
 	return []command{
-		{"demo", "a batch against a simulated Defender API, with and without steadyhttp", demo},
-		{"simulate", "a simulated Defender API, for connectors in any language", simulate},
-		{"version", "which version this is", version},
+		{"demo", "a batch against a simulated Defender API, with and without steadyhttp", demo, true},
+		{"simulate", "a simulated Defender API, for connectors in any language", simulate, false},
+		{"version", "which version this is", version, true},
 	}
 }
 
@@ -51,19 +54,71 @@ func run(ctx context.Context, args []string, out, progress io.Writer) int {
 	switch args[0] {
 	case "help", "-h", "-help", "--help":
 		if len(args) == 1 {
-			usage(out)
-			return 0
+			checked := &checkedWriter{Writer: out}
+			usage(checked)
+			return exitCode(ctx, checked.failure(), progress)
 		}
 		args = []string{args[1], "-h"}
 	}
 	for _, c := range commands() {
 		if c.name == args[0] {
-			return exitCode(ctx, c.run(ctx, args[1:], out, progress), progress)
+			checked := &checkedWriter{Writer: out}
+			if f, ok := out.(*os.File); ok && c.reports && isClosed(f) {
+				return exitCode(ctx, errors.New("can't write the output: it is closed"), progress)
+			}
+			err := c.run(ctx, args[1:], checked, progress)
+			if err == nil || errors.Is(err, flag.ErrHelp) {
+				err = cmp.Or(checked.failure(), err)
+			}
+			return exitCode(ctx, err, progress)
 		}
 	}
 	fmt.Fprintf(progress, "steady: there is no command %q\n\n", args[0])
 	usage(progress)
 	return 2
+}
+
+// checkedWriter remembers that a report was not written whole: to a full disk, or to nobody.
+type checkedWriter struct {
+	io.Writer
+	mu  sync.Mutex // guards err
+	err error
+}
+
+func (w *checkedWriter) Write(p []byte) (int, error) {
+	n, err := w.Writer.Write(p)
+	if err != nil {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.err = cmp.Or(w.err, err)
+	}
+	return n, err
+}
+
+func (w *checkedWriter) failure() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.err == nil {
+		return nil
+	}
+	return fmt.Errorf("can't write the output: %w", w.err)
+}
+
+// writeError is the first error of a command's output so far.
+func writeError(out io.Writer) error {
+	if w, ok := out.(*checkedWriter); ok {
+		return w.failure()
+	}
+	return nil
+}
+
+// fileOf returns the file that a command's output goes to, if it is one.
+func fileOf(out io.Writer) (*os.File, bool) {
+	if w, ok := out.(*checkedWriter); ok {
+		out = w.Writer
+	}
+	f, ok := out.(*os.File)
+	return f, ok
 }
 
 // usageError is a command line that makes no sense.

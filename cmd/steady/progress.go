@@ -15,35 +15,45 @@ import (
 type progress interface {
 	// expect tells how many calls there will be, about, and how long they take at the least.
 	expect(calls int, least time.Duration)
-	step() // a call has ended
-	finish()
+	step()   // a call has ended
+	finish() // all have
+	stop()   // an interrupt has ended it
 }
 
 // newProgress returns a bar on a terminal, and a line every few seconds elsewhere: a log is no
 // place for a bar.
 func newProgress(w io.Writer, name string) progress {
 	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		return &bar{progressbar.NewOptions(-1,
+		columns, _, err := term.GetSize(int(f.Fd()))
+		if err != nil || columns <= 0 {
+			columns = 80
+		}
+		return &bar{w: w, ProgressBar: progressbar.NewOptions(-1,
 			progressbar.OptionSetWriter(w),
-			progressbar.OptionSetDescription(fmt.Sprintf("%-18s", name)),
+			progressbar.OptionSetDescription(fmt.Sprintf("%-13s", name)),
 			progressbar.OptionShowCount(),
-			progressbar.OptionSetWidth(30),
+			progressbar.OptionSetWidth(barWidth(columns)),
 			progressbar.OptionThrottle(50*time.Millisecond),
 			progressbar.OptionSetPredictTime(false),
-			progressbar.OptionOnCompletion(func() { fmt.Fprintln(w) }),
+			progressbar.OptionSetElapsedTime(false),
 		)}
 	}
 	return &lines{w: w, name: name, last: time.Now()}
 }
 
-type bar struct{ *progressbar.ProgressBar }
-
-func (b *bar) expect(calls int, least time.Duration) {
-	b.ChangeMax(calls)
-	if least > 0 {
-		b.Describe(fmt.Sprintf("%s, %v at least", b.State().Description, least.Round(time.Second)))
-	}
+// barWidth leaves room for the name, the share and the counts, so that a line of the terminal holds
+// all: a bar that wraps is printed anew on each step.
+func barWidth(columns int) int {
+	const beside = len("retryablehttp 100% || (99999/99999) ")
+	return max(1, min(30, columns-1-beside))
 }
+
+type bar struct {
+	*progressbar.ProgressBar
+	w io.Writer
+}
+
+func (b *bar) expect(calls int, _ time.Duration) { b.ChangeMax(calls) }
 
 func (b *bar) step() {
 	// Polling makes more calls than can be known.
@@ -52,7 +62,16 @@ func (b *bar) step() {
 	}
 	b.Add(1)
 }
-func (b *bar) finish() { b.Finish() }
+func (b *bar) finish() {
+	b.Finish()
+	fmt.Fprintln(b.w)
+}
+
+// stop leaves the bar as far as it has come.
+func (b *bar) stop() {
+	b.Exit()
+	fmt.Fprintln(b.w)
+}
 
 // lineEvery is how often something is said where there is no terminal.
 const lineEvery = 3 * time.Second
@@ -97,4 +116,10 @@ func (l *lines) finish() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	fmt.Fprintf(l.w, "%s: %d calls done\n", l.name, l.done)
+}
+
+func (l *lines) stop() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	fmt.Fprintf(l.w, "%s: stopped after %d of about %d calls\n", l.name, l.done, max(l.done, l.total))
 }

@@ -28,7 +28,9 @@ func TestBatchKnowsTheLeastTime(t *testing.T) {
 		{300, nil, 0},
 		{300, map[string][]quota.Window{"machines/{id}": minute}, quota.Estimate(minute, 300)},
 		{2_000, map[string][]quota.Window{"machines/{id}": minute}, quota.Estimate(minute, 2_000)},
-		{300, scaled(), quota.Estimate(scaled()["machines/{id}/vulnerabilities"], 300)},
+		{300, map[string][]quota.Window{
+			"machines/{id}": minute, "machines/{id}/vulnerabilities": {{N: 50, Per: time.Minute}},
+		}, quota.Estimate([]quota.Window{{N: 50, Per: time.Minute}}, 300)},
 	} {
 		b := &batch{machines: machines(c.machines), quotas: c.quotas}
 		if got := b.least(); got != c.want {

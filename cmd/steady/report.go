@@ -6,7 +6,6 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/steadyhttp/steadyhttp"
@@ -76,51 +75,89 @@ func (r *result) actions() (list []string, twice bool) {
 	return list, twice
 }
 
+// open reports whether a call is one that nobody may retry: an order that may have been carried
+// out, and may not be given twice. It is no lost call.
+func (o outcome) open() bool {
+	if o.err == nil || !o.once {
+		return false
+	}
+	e, ok := errors.AsType[*steadyhttp.Error](o.err)
+	return !ok || e.StatusCode == 0 || e.StatusCode >= 500
+}
+
+// lookedUp returns how many orders failed, so that the batch had to look what became of them, and
+// left how many of these are open in the end.
+func (r *result) lookedUp() int {
+	return r.left() + r.countOutcomes(func(o outcome) bool { return o.stood })
+}
+func (r *result) left() int { return r.countOutcomes(outcome.open) }
+
+func (r *result) countOutcomes(like func(outcome) bool) int {
+	n := 0
+	for _, o := range r.outcomes {
+		if like(o) {
+			n++
+		}
+	}
+	return n
+}
+
+// lost returns how many calls could have been answered and weren't. One that is wrong on purpose is
+// answered by its refusal.
+func (r *result) lost() int {
+	return len(r.failed(false)) - r.left() + len(r.failed(true)) - r.refused()
+}
+
 // verdict is the demo's own test.
 func (r *result) verdict() error {
 	_, twice := r.actions()
 	switch {
 	case twice:
 		return errTwice
-	case len(r.failed(false)) > 0, r.refused() < len(r.failed(true)):
+	case r.lost() > 0:
 		return errLost
 	}
 	return nil
 }
 
-func report(out io.Writer, plain, steady *result, all bool) {
-	table := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)
-	row := func(label string, cell func(*result) string) {
-		fmt.Fprintf(table, "%s\t%s\t%s\t\n", label, cell(plain), cell(steady))
-	}
+func report(out io.Writer, results []*result, all bool) {
+	t := newTable(results)
 	number := func(label string, count func(*result) int) {
-		row(label, func(r *result) string { return fmt.Sprint(count(r)) })
+		t.row(label, func(r *result) string { return fmt.Sprint(count(r)) })
 	}
-	row("", func(r *result) string { return r.name })
 	number("calls", func(r *result) int { return len(r.outcomes) })
 	number("answered", (*result).answered)
-	number("failed", func(r *result) int { return len(r.failed(true)) + len(r.failed(false)) })
-	number("of these, wrong on purpose and refused", (*result).refused)
+	number("failed for good", func(r *result) int {
+		return len(r.failed(true)) +
+			len(r.failed(false))
+	})
+	number("wrong on purpose, refused", (*result).refused)
+	number("lost", (*result).lost)
+	number("orders not safe to retry", (*result).lookedUp)
 	number("requests sent", func(r *result) int { return r.count(func(defendertest.Call) bool { return true }) })
 	number("429s", func(r *result) int { return r.count(func(c defendertest.Call) bool { return c.Status == 429 }) })
 	number("500s and 503s", func(r *result) int { return r.count(func(c defendertest.Call) bool { return c.Status >= 500 }) })
-	number("connections and bodies that broke", func(r *result) int { return r.count(broke) })
+	number("broken connections, bodies", func(r *result) int { return r.count(broke) })
 	number("retries", func(r *result) int { return int(r.tally.retries.Load()) })
-	row("waits before retries, sum", func(r *result) string { return seconds(r.tally.backOffs.Load()) })
-	row("waits for the quota, sum", func(r *result) string { return seconds(r.tally.quota.Load()) })
-	row("took", func(r *result) string { return seconds(int64(r.took)) })
-	table.Flush()
+	t.row("waits before retries, sum",
+		func(r *result) string { return seconds(r.tally.backOffs.Load()) })
+	t.row("waits for the quota, sum", func(r *result) string { return seconds(r.tally.quota.Load()) })
+	t.row("took", func(r *result) string { return seconds(int64(r.took)) })
+	t.print(out)
 
-	listFailures(out, plain, all)
-	listFailures(out, steady, true)
+	for i, r := range results {
+		listFailures(out, r, all || i == len(results)-1)
+	}
 	fmt.Fprintln(out)
-	for _, r := range []*result{plain, steady} {
+	text := textOf(out)
+	for _, r := range results {
 		list, twice := r.actions()
 		said := "nothing was done twice"
 		if twice {
 			said = "DONE TWICE"
 		}
-		fmt.Fprintf(out, "The server's ledger of the %s run: %s: %s.\n", r.name, strings.Join(list, ", "), said)
+		text.line("", fmt.Sprintf("The server's ledger of the %s run: %s: %s.", r.name,
+			strings.Join(list, ", "), said))
 	}
 }
 
@@ -129,13 +166,19 @@ const fewFailures = 8
 
 func listFailures(out io.Writer, r *result, all bool) {
 	failures := slices.Concat(r.failed(false), r.failed(true))
-	fmt.Fprintf(out, "\nFailed for good through %s: %d\n", r.name, len(failures))
+	text, indent := textOf(out), "    "
+	if text.width < 48 {
+		indent = "   " // a tracking ID has 36 characters, and 40 columns are a terminal
+	}
+	fmt.Fprintln(out)
+	text.say("", fmt.Sprintf("Failed for good through %s: %d", r.name, len(failures)))
 	for i, o := range failures {
 		if !all && i == fewFailures {
-			fmt.Fprintf(out, "  … and %d more; -all lists them\n", len(failures)-i)
+			text.say("  ", fmt.Sprintf("… and %d more; -all lists them", len(failures)-i))
 			return
 		}
-		fmt.Fprintf(out, "  %s\n    %s\n", printable(o.call), printable(describe(o.err)))
+		text.line("  ", printable(o.call))
+		text.line(indent, printable(describe(o.err)))
 	}
 }
 

@@ -3,14 +3,24 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
+	"go/parser"
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
+	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/steadyhttp/steadyhttp/defender/defendertest"
+	"github.com/steadyhttp/steadyhttp/quota"
 )
 
 // A run of steady simulate, whose output is read while it goes on.
@@ -137,6 +147,25 @@ func TestSimulateCommandLine(t *testing.T) {
 		args string
 		says string
 	}{
+		{"-control nowhere", `-control is "nowhere"; use a host and a port`},
+		{"-page-size 0", "-page-size is 0; use 1 to 10000"},
+		{"-action-time 0s", "-action-time is 0s"},
+		{"-hunting-cpu -1s", "-hunting-cpu is -1s"},
+		{"-hunting-cost 0s", "-hunting-cost is 0s"},
+		{"-token-life -1s", "-token-life is -1s"},
+		{"-slow-for -1s", "-slow-for is -1s"},
+		{"-keep -1", "-keep is -1"},
+		{"-second maybe", `-second is "maybe"; use refused or pending`},
+		{"-quota machine=1/1m", "-quota: use a family such as"},
+		{"-quota machines", "-quota: use a family such as"},
+		{"-quota machines=1", `-quota: "1" is no window`},
+		{"-quota machines=0/1m", `-quota: "0/1m" is no window`},
+		{"-quota machines=1/1m,", `-quota: "" is no window`},
+		{"-fault After5=0.1", `-fault: there is no fault "After5"`},
+		{"-fault After500=2", "-fault: use a name"},
+		{"-fault After500", "-fault: use a name"},
+		{"-fault After500=0.6 -faults 0.6", "-fault: Faults has shares of"},
+		{"-tls=", "-tls is empty; name the file"},
 		{"-addr nowhere", `-addr is "nowhere"; use a host and a port`},
 		{"-storage nowhere", `-storage is "nowhere"; use a host and a port`},
 		{"-minute 0s", "-minute is 0s"},
@@ -186,5 +215,118 @@ func TestSimulateCounting(t *testing.T) {
 		if fmt.Sprint(s.config.Clients) != "map[]" || s.config.Clients != nil {
 			t.Errorf("%s: got clients %v", counting, s.config.Clients)
 		}
+	}
+}
+
+// Every field of the server's Config is set by a flag: one that has none can't be used from outside
+// of Go.
+func TestSimulateFlagForEveryField(t *testing.T) {
+	s, err := parseSimulation(strings.Fields("-addr :1 -storage :2 -control :3 -tls ca.pem -minute 2m -hour 2h -machines 3 -page-size 4 "+
+		"-counting fixed -phase 5s -quota machines=6/1m,7/1h -quota alerts= -no-quotas -hunting-cpu 8s -hunting-cost 9s -action-time 10s "+
+		"-second pending -fault After504=0.1 -fault Slow=0.1 -slow-for 11s -wait date -token t -clients a:b -token-life 12s -no-licence -seed 13 -keep 14"), io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := reflect.ValueOf(s.config)
+	for i := range config.NumField() {
+		if config.Field(i).IsZero() {
+			t.Errorf("no flag sets Config.%s", config.Type().Field(i).Name)
+		}
+	}
+	c := s.config
+	if want := []quota.Window{{N: 6, Per: time.Minute},
+		{N: 7, Per: time.Hour}}; !slices.Equal(c.Quotas["machines"], want) || c.Quotas["alerts"] == nil ||
+		len(c.Quotas["alerts"]) != 0 {
+		t.Errorf("the quotas are %v", c.Quotas)
+	}
+	if c.Faults.After504 != 0.1 || c.Faults.Slow != 0.1 || c.Faults.SlowFor != 11*time.Second ||
+		c.KeepCalls != 14 || c.TokenLife != 12*time.Second || c.Second != defendertest.SecondPending {
+		t.Errorf("got %+v", c)
+	}
+	// And every fault by its name.
+	faults := reflect.TypeFor[defendertest.Faults]()
+	for i := range faults.NumField() {
+		name := faults.Field(i).Name
+		if name == "SlowFor" {
+			continue
+		}
+		s, err := parseSimulation([]string{"-fault", name + "=0.25"}, io.Discard)
+		if err != nil || reflect.ValueOf(s.config.Faults).Field(i).Float() != 0.25 {
+			t.Errorf("%s: got %+v and error %v", name, s.config.Faults, err)
+		}
+	}
+	if s, err := parseSimulation(strings.Fields("-faults 0.1 -fault Error500=0.5"),
+		io.Discard); err != nil || s.config.Faults.Error500 != 0.5 || s.config.Faults.Error503 == 0 {
+		t.Errorf("got %+v and error %v", s.config.Faults, err)
+	}
+}
+
+// What it prints as the Config is Go that means the same.
+func TestSimulatePrintsItsConfig(t *testing.T) {
+	for _, test := range []struct {
+		args string
+		says []string
+		not  []string
+	}{
+		{"", []string{"Hosts: []string{\"127.0.0.1:"}, []string{"Quotas", "Token", "Base"}},
+		{"-no-quotas", []string{"NoQuotas: true"}, []string{"Quotas:"}},
+		{"-quota machines=10/1m,5/90s -quota alerts=",
+			[]string{`"machines": {{N: 10, Per: time.Minute}, {N: 5, Per: 90 * time.Second}}`,
+				`"alerts": {}`}, []string{"machines/{id}"}},
+		{"-minute 1s -hour 10s -clients a:hidden",
+			[]string{`"indicators/import": {{N: 30, Per: time.Second}}`,
+				`"machines/{id}/startInvestigation": {{N: 50, Per: 10 * time.Second}}`, "Token: …"},
+			[]string{"hidden", "domains/{id}"}},
+		{"-token hidden", []string{"Token: …"}, []string{"hidden"}},
+	} {
+		t.Run(test.args, func(t *testing.T) {
+			said := startSimulate(t, strings.Fields(test.args)...).until(t, "An interrupt")
+			_, config, ok := strings.Cut(said, "A Go connector meets it with\n")
+			if !ok {
+				t.Fatalf("said %s", said)
+			}
+			expression := strings.NewReplacer("Token: …,", "Token: nil,", "Base: …,",
+				"Base: nil,").Replace(config[:strings.LastIndex(config, "}")+1])
+			if _, err := parser.ParseExpr(strings.TrimSpace(expression)); err != nil {
+				t.Errorf("%v: %s", err, config)
+			}
+			for _, part := range test.says {
+				if !strings.Contains(config, part) {
+					t.Errorf("no %q in %s", part, config)
+				}
+			}
+			for _, part := range test.not {
+				if strings.Contains(strings.ReplaceAll(config, "NoQuotas", ""), part) {
+					t.Errorf("%q in %s", part, config)
+				}
+			}
+		})
+	}
+}
+
+// With -tls the authority is in its file before the URL is printed, and a client that trusts it
+// gets through; a file that can't be written is an error.
+func TestSimulateTLS(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	s := startSimulate(t, "-tls", file)
+	data, err := os.ReadFile(file)
+	pool := x509.NewCertPool()
+	if err != nil || !pool.AppendCertsFromPEM(data) {
+		t.Fatalf("the file has %q, error %v", data, err)
+	}
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}}
+	defer client.CloseIdleConnections()
+	resp, err := client.Get(s.url + "/api/machines")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if !strings.HasPrefix(s.url, "https://") || resp.StatusCode != 200 {
+		t.Errorf("%s answers %s", s.url, resp.Status)
+	}
+	code, _, said := steady(t, "simulate", "-addr", "127.0.0.1:0", "-tls",
+		filepath.Join(file, "no", "such"))
+	if code != 1 || !strings.Contains(said, "can't write the authority of -tls") {
+		t.Errorf("exit code %d, said %q", code, said)
 	}
 }

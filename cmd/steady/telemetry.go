@@ -15,7 +15,7 @@ import (
 
 	"github.com/steadyhttp/steadyhttp"
 	"github.com/steadyhttp/steadyhttp/defender"
-	"github.com/steadyhttp/steadyhttp/otel"
+	steadyotel "github.com/steadyhttp/steadyhttp/otel"
 )
 
 // flushTime is how long the demo waits at most, after the run, for a collector to take the rest.

@@ -142,7 +142,7 @@ func attributeOf(list []*commonpb.KeyValue, key string) string {
 // number returns a row's number in the steadyhttp column of the demo's table.
 func number(t *testing.T, out, label string) int {
 	t.Helper()
-	_, text := cells(t, out, label)
+	_, _, text := cells(t, out, label)
 	n, err := strconv.Atoi(text)
 	if err != nil {
 		t.Fatalf("the row %q has %q", label, text)

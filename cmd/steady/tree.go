@@ -235,7 +235,7 @@ type look struct {
 // lookOf finds colours on terminals only, unless NO_COLOR speaks against them. Older Windows ones
 // would print them as they are.
 func lookOf(w io.Writer) look {
-	f, ok := w.(*os.File)
+	f, ok := fileOf(w)
 	if !ok || !term.IsTerminal(int(f.Fd())) {
 		return look{width: treeWidth}
 	}

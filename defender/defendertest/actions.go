@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"net/http"
+	"slices"
 	"time"
 )
 
@@ -22,8 +23,8 @@ type actionKind struct {
 func actionKinds() []actionKind {
 	const usual = "machines/{id}/action"
 	return []actionKind{
-		{"isolate", "Isolate", usual, http.StatusCreated, actionOrder.checkIsolation},
-		{"unisolate", "Unisolate", usual, http.StatusCreated, nil},
+		{"isolate", isolating, usual, http.StatusCreated, actionOrder.checkIsolation},
+		{"unisolate", releasing, usual, http.StatusCreated, nil},
 		{"runAntiVirusScan", "RunAntiVirusScan", usual, http.StatusCreated, actionOrder.checkScan},
 		{"restrictCodeExecution", "RestrictCodeExecution", usual, http.StatusCreated, nil},
 		{"unrestrictCodeExecution", "UnrestrictCodeExecution", usual, http.StatusCreated, nil},
@@ -96,54 +97,95 @@ func (o actionOrder) checkFile() error {
 }
 
 // An action is a machine action as it was ordered, with a GUID for its id. Its status is a matter of
-// time, see view: no timer runs for it.
+// time, see view: no timer runs for it. The time of the last update has two names in the
+// documentation, one in the resource and one in the examples of the list.
 type action struct {
-	ID          string    `json:"id"`
-	Type        string    `json:"type"`
-	Requestor   string    `json:"requestor"`
-	Comment     string    `json:"requestorComment"`
-	Status      string    `json:"status"`
-	MachineID   string    `json:"machineId"`
-	DNSName     string    `json:"computerDnsName"`
-	Created     time.Time `json:"creationDateTimeUtc"`
-	Updated     time.Time `json:"lastUpdateDateTimeUtc"`
-	ExternalID  string    `json:"externalId,omitempty"`
-	CancelledBy string    `json:"cancellationRequestor,omitempty"`
-	CancelNote  string    `json:"cancellationComment,omitempty"`
+	ID            string     `json:"id"`
+	Type          string     `json:"type"`
+	Title         *string    `json:"title"`
+	Scope         *string    `json:"scope"`
+	Requestor     string     `json:"requestor"`
+	RequestSource string     `json:"requestSource"`
+	Comment       string     `json:"requestorComment"`
+	Status        string     `json:"status"`
+	MachineID     string     `json:"machineId"`
+	DNSName       string     `json:"computerDnsName"`
+	Created       time.Time  `json:"creationDateTimeUtc"`
+	Updated       time.Time  `json:"lastUpdateDateTimeUtc"`
+	UpdatedAgain  time.Time  `json:"lastUpdateTimeUtc"`
+	ExternalID    *string    `json:"externalId"`
+	CancelledBy   *string    `json:"cancellationRequestor"`
+	CancelNote    *string    `json:"cancellationComment"`
+	Cancelled     *time.Time `json:"cancellationDateTimeUtc"`
+	ErrorHResult  int        `json:"errorHResult"`
 
-	Commands []commandResult `json:"commands,omitempty"` // of a live response session
+	Commands []commandResult `json:"commands"` // of a live response session
+	File     *relatedFile    `json:"relatedFileInfo"`
+
+	// An isolation that was ordered while the machine was isolated is stuck, and begins when a
+	// later release is over (MicrosoftDocs/microsoft-365-docs#5903).
+	stuck   bool
+	release *action // the last one that was ordered since; nil: none
+}
+
+// A relatedFile is what StopAndQuarantineFile is about.
+type relatedFile struct {
+	ID   string `json:"fileIdentifier"`
+	Type string `json:"fileIdentifierType"`
 }
 
 // requestor is who ordered an action, or wrote a comment. Of the real service it
 // is the application's name.
 const requestor = "defendertest"
 
-// properties are those that are documented as filterable. externalId is not:
-// who looks for a lost action finds it by its machine and type.
-func (a action) properties() map[string]string {
-	return map[string]string{
-		"id":                  a.ID,
-		"status":              a.Status,
-		"machineId":           a.MachineID,
-		"type":                a.Type,
-		"requestor":           a.Requestor,
-		"creationDateTimeUtc": a.Created.Format(time.RFC3339Nano),
+// actionList is the list of actions. Those are filterable that are documented: externalId is not,
+// and who looks for a lost action finds it by its machine and type.
+func (t *tenant) actionList() listing[action] {
+	return listing[action]{
+		context: "MachineActions", rules: t.mdeRules(),
+		properties: []property[action]{
+			{"id", text, func(a *action) value { return textValue(a.ID) }, ""},
+			{"status", text, func(a *action) value { return textValue(a.Status) }, ""},
+			{"machineId", text, func(a *action) value { return textValue(a.MachineID) }, ""},
+			{"type", text, func(a *action) value { return textValue(a.Type) }, ""},
+			{"requestor", text, func(a *action) value { return textValue(a.Requestor) }, ""},
+			{"creationDateTimeUtc", moment, func(a *action) value { return timeValue(a.Created) }, ""},
+		},
 	}
+}
+
+// begins returns when an action starts to run, and whether that is known yet.
+func (a *action) begins(takes time.Duration) (time.Time, bool) {
+	switch {
+	case !a.stuck:
+		return a.Created, true
+	case a.release == nil || a.release.CancelledBy != nil:
+		return time.Time{}, false
+	}
+	return a.release.Created.Add(takes), true
+}
+
+// ends returns when an action succeeds, and whether it does so by a time.
+func (a *action) ends(now time.Time, takes time.Duration) (time.Time, bool) {
+	start, ok := a.begins(takes)
+	end := start.Add(takes)
+	return end, ok && a.CancelledBy == nil && !now.Before(end)
 }
 
 // view is the action as it stands at a time. Actions never fail and never time out:
 // what a client makes of those is not a matter of its transport.
 func (a action) view(now time.Time, takes time.Duration) action {
-	if a.CancelledBy != "" {
-		return a // final since then
-	}
-	switch age := now.Sub(a.Created); {
+	start, ok := a.begins(takes)
+	age := now.Sub(start)
+	switch {
+	case a.CancelledBy != nil, !ok: // final since then, or stuck
 	case age >= takes:
-		a.Status, a.Updated = "Succeeded", a.Created.Add(takes)
-		a.Commands = finish(a.Commands, a.Created, a.Updated)
+		a.Status, a.Updated = "Succeeded", start.Add(takes)
+		a.Commands = finish(a.Commands, start, a.Updated)
 	case age >= takes/2:
-		a.Status, a.Updated = "InProgress", a.Created.Add(takes/2)
+		a.Status, a.Updated = "InProgress", start.Add(takes/2)
 	}
+	a.UpdatedAgain = a.Updated
 	return a
 }
 
@@ -153,6 +195,15 @@ func (a action) active() bool { return a.Status == "Pending" || a.Status == "InP
 // An actionKey is what can be active only once. After that a retry makes a new
 // action: a lost answer is dangerous for as long as nobody has looked.
 type actionKey struct{ machine, kind string }
+
+// Second is how an order is answered while an action of its kind is active on the machine. Both
+// were seen of the real service, which one is a matter of time.
+type Second uint8
+
+const (
+	SecondRefused Second = iota // 400 ActiveRequestAlreadyExists
+	SecondPending               // 201 with the action that is active
+)
 
 // order starts an action, unless one of its kind is active on the machine. The one
 // code was observed for all kinds; a client must look the active action up.
@@ -171,8 +222,17 @@ func (t *tenant) order(k actionKind, r request) (answer, error) {
 		}
 	}
 	now, key := time.Now().UTC(), actionKey{m.ID, k.kind}
-	if last := t.lastAction[key]; last != nil && last.view(now, t.actionTime).active() {
-		return answer{}, problem{http.StatusBadRequest, "ActiveRequestAlreadyExists", "Action is already in progress"}
+	if last := t.lastAction[key]; last != nil {
+		view := last.view(now, t.actionTime)
+		switch {
+		case !view.active():
+		// One session for a device: 400 is documented, and nothing else was seen.
+		case t.second == SecondPending && k.kind != liveResponse:
+			return single(r, k.status, "MachineActions/$entity", view), nil
+		default:
+			return answer{}, problem{http.StatusBadRequest, "ActiveRequestAlreadyExists",
+				"Action is already in progress"}
+		}
 	}
 	if k.kind == liveResponse {
 		if err := t.checkSessions(now); err != nil {
@@ -180,30 +240,63 @@ func (t *tenant) order(k actionKind, r request) (answer, error) {
 		}
 	}
 	a := &action{
-		ID: newGUID(), Type: k.kind, Requestor: requestor, Comment: o.Comment, Status: "Pending",
-		MachineID: m.ID, DNSName: m.ComputerDNSName, Created: now, Updated: now,
-		ExternalID: cmp.Or(o.ExternalID, o.LowerID),
+		ID: newGUID(), Type: k.kind, Requestor: requestor, RequestSource: "PublicApi", Comment: o.Comment,
+		Status: "Pending", MachineID: m.ID, DNSName: m.ComputerDNSName, Created: now, Updated: now,
+		UpdatedAgain: now,
+	}
+	if id := cmp.Or(o.ExternalID, o.LowerID); id != "" {
+		a.ExternalID = &id
 	}
 	switch k.kind {
 	case liveResponse:
 		a.Commands = newResults(o)
-	case "StartInvestigation":
-		t.investigate(m, "", now)
+	case isolating:
+		a.Scope = new(cmp.Or(o.IsolationType, "Full"))
+		a.stuck = t.isolated(m.ID, now)
+	case releasing:
+		if last := t.lastAction[actionKey{m.ID, isolating}]; last != nil && last.stuck {
+			if _, started := last.begins(t.actionTime); !started ||
+				now.Before(last.release.Created.Add(t.actionTime)) {
+				last.release = a
+			}
+		}
+	case "RunAntiVirusScan":
+		a.Scope = &o.ScanType
+	case "StopAndQuarantineFile":
+		a.File = &relatedFile{o.SHA1, "Sha1"}
 	}
 	t.actions = append(t.actions, a)
 	t.actionByID[a.ID] = a
 	t.lastAction[key] = a
-	return done(k.status, a, k.name+" "+m.ID), nil
+	return single(r, k.status, "MachineActions/$entity", a, k.name+" "+m.ID), nil
 }
 
-// listActions lists the oldest first: pages hold still while actions are added.
+// The types of an isolation and of its release.
+const isolating, releasing = "Isolate", "Unisolate"
+
+// isolated reports whether a machine is: its last isolation is over, and no release was since.
+func (t *tenant) isolated(id string, now time.Time) bool {
+	in, out := t.lastAction[actionKey{id, isolating}], t.lastAction[actionKey{id, releasing}]
+	if in == nil {
+		return false
+	}
+	since, ok := in.ends(now, t.actionTime)
+	if !ok || out == nil {
+		return ok
+	}
+	until, released := out.ends(now, t.actionTime)
+	return !released || until.Before(since)
+}
+
+// listActions lists the newest first, as in the documented example of the latest two.
 func (t *tenant) listActions(r request) (answer, error) {
 	views := values(t.actions)
+	slices.Reverse(views)
 	now := time.Now()
 	for i := range views {
 		views[i] = views[i].view(now, t.actionTime)
 	}
-	return listAnswer(r, "MachineActions", views, t.pageSize)
+	return t.actionList().answer(r, views)
 }
 
 // getAction is what a client polls. Nothing in the answer says how long to wait:
@@ -213,7 +306,7 @@ func (t *tenant) getAction(r request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return done(http.StatusOK, a.view(time.Now(), t.actionTime)), nil
+	return single(r, http.StatusOK, "MachineActions/$entity", a.view(time.Now(), t.actionTime)), nil
 }
 
 // cancelAction cancels what isn't final. What the service says of a final action
@@ -232,6 +325,7 @@ func (t *tenant) cancelAction(r request) (answer, error) {
 		return answer{}, problem{http.StatusBadRequest, "BadRequest",
 			"Machine action " + a.ID + " can't be cancelled: it is " + view.Status}
 	}
-	a.Status, a.Updated, a.CancelledBy, a.CancelNote = "Cancelled", now, requestor, o.Comment
-	return done(http.StatusOK, a, "cancel "+a.ID), nil
+	a.Status, a.Updated, a.UpdatedAgain, a.Cancelled = "Cancelled", now, now, &now
+	a.CancelledBy, a.CancelNote = new(requestor), &o.Comment
+	return single(r, http.StatusOK, "MachineActions/$entity", a, "cancel "+a.ID), nil
 }

@@ -137,7 +137,7 @@ func TestActionsFilter(t *testing.T) {
 			filter string
 			want   []string
 		}{
-			{"machineId eq 'm0001'", []string{a, b}},
+			{"machineId eq 'm0001'", []string{b, a}},
 			{"machineId eq 'm0001' and type eq 'Isolate'", []string{a}},
 			{"machineId  eq  'm0001'  and  type ne 'Isolate'", []string{b}},
 			{"status eq 'Succeeded'", []string{a}},
@@ -145,10 +145,10 @@ func TestActionsFilter(t *testing.T) {
 			{"machineId eq 'it''s and type eq'", nil},
 			{"id eq '" + b + "'", []string{b}},
 			{"requestor eq 'nobody'", nil},
-			{"creationDateTimeUtc ge " + since.Format(time.RFC3339), []string{b, c}},
+			{"creationDateTimeUtc ge " + since.Format(time.RFC3339), []string{c, b}},
 			{"creationDateTimeUtc gt " + since.Format("2006-01-02T15:04:05.0000000Z"), []string{c}},
 			{"creationDateTimeUtc lt " + since.Format(time.RFC3339), []string{a}},
-			{"creationDateTimeUtc le " + since.Format(time.RFC3339), []string{a, b}},
+			{"creationDateTimeUtc le " + since.Format(time.RFC3339), []string{b, a}},
 		} {
 			r := direct(s, "GET", "/api/machineactions?$filter="+url.QueryEscape(test.filter), "").want(t, 200, "")
 			if got := ids(decode[list[identified]](t, r).Value); !slices.Equal(got, test.want) {
@@ -158,7 +158,7 @@ func TestActionsFilter(t *testing.T) {
 		direct(s, "GET", "/api/machineactions?$filter="+url.QueryEscape("externalId eq 'x'"), "").want(t, 400, "ODataError")
 		first := decode[list[identified]](t, direct(s, "GET", "/api/machineactions", ""))
 		second := decode[list[identified]](t, direct(s, "GET", first.Next, ""))
-		if got := append(ids(first.Value), ids(second.Value)...); !slices.Equal(got, []string{a, b, c}) {
+		if got := append(ids(first.Value), ids(second.Value)...); !slices.Equal(got, []string{c, b, a}) {
 			t.Errorf("all pages have %v", got)
 		}
 	})

@@ -2,7 +2,6 @@ package defendertest_test
 
 import (
 	"encoding/json"
-	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -22,9 +21,7 @@ func TestAssessmentsPagesAndFiles(t *testing.T) {
 		pages, files string
 		perMachine   int
 	}{
-		{"SoftwareInventoryByMachine", "SoftwareInventoryExport", 2},
 		{"SoftwareVulnerabilitiesByMachine", "SoftwareVulnerabilitiesExport", 3},
-		{"SecureConfigurationsAssessmentByMachine", "SecureConfigurationsAssessmentExport", 2},
 	} {
 		var paged []row
 		pages := 0
@@ -104,29 +101,6 @@ func TestAssessmentsSnapshots(t *testing.T) {
 	})
 }
 
-func TestAssessmentsDelta(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := defendertest.NewUnstartedServer(defendertest.Config{Machines: 3})
-		const path = "/api/machines/SoftwareVulnerabilityChangesByMachine"
-		since := func(d time.Duration) string {
-			return path + "?sinceTime=" + url.QueryEscape(time.Now().Add(-d).UTC().Format(time.RFC3339))
-		}
-		time.Sleep(20 * 24 * time.Hour)
-		direct(s, "GET", path, "").want(t, 400, "MissingRequiredParameter")
-		direct(s, "GET", path+"?sinceTime=yesterday", "").want(t, 400, "InvalidInput")
-		direct(s, "GET", since(14*24*time.Hour+time.Second), "").want(t, 400, "InvalidInput")
-		if page := decode[list[row]](t, direct(s, "GET", since(14*24*time.Hour), "").want(t, 200, "")); len(page.Value) != 0 {
-			t.Errorf("got %v long after the only change", page.Value)
-		}
-	})
-	s := start(t, defendertest.Config{Machines: 3})
-	path := "/api/machines/SoftwareVulnerabilityChangesByMachine?pageSize=2&sinceTime=" + url.QueryEscape(time.Now().UTC().Add(-time.Hour).Format(time.RFC3339))
-	page := decode[list[row]](t, call(t, s, "GET", path, "").want(t, 200, ""))
-	if len(page.Value) != 2 || page.Value[0].Status != "New" || page.Value[0].CVEID == "" || page.Next == "" {
-		t.Errorf("got %+v", page)
-	}
-}
-
 func TestAssessmentsOfNoMachines(t *testing.T) {
 	s := start(t, defendertest.Config{Machines: -1})
 	if r := call(t, s, "GET", exportPath, "").want(t, 200, ""); !strings.Contains(string(r.body), `"exportFiles":[]`) {
@@ -139,7 +113,7 @@ func TestPageSizeInTwoCases(t *testing.T) {
 	s := defendertest.NewUnstartedServer(defendertest.Config{Machines: 3, NoQuotas: true})
 	defer s.Close()
 	for range 50 {
-		got := direct(s, "GET", "/api/machines/SoftwareInventoryByMachine?pageSize=1&pagesize=2&PAGESIZE=3", "")
+		got := direct(s, "GET", "/api/machines/SoftwareVulnerabilitiesByMachine?pageSize=1&pagesize=2&PAGESIZE=3", "")
 		if n := len(decode[list[json.RawMessage]](t, got).Value); n != 3 {
 			t.Fatalf("%d records", n)
 		}

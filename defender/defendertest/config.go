@@ -54,6 +54,9 @@ type Config struct {
 	// for the first half and InProgress for the second. 0: 300 ms.
 	ActionTime time.Duration
 
+	// Second is how an order is answered while one like it is active. 0: SecondRefused.
+	Second Second
+
 	// Faults are what goes wrong from the start. Zero: nothing.
 	Faults Faults
 
@@ -92,6 +95,14 @@ type Config struct {
 
 	// StorageAddr is that of the downloads. "": a free port on the host of Addr.
 	StorageAddr string
+
+	// ControlAddr is that of the control API, which must be one of the loopback interface: whoever
+	// reaches it may change everything. "": there is none.
+	ControlAddr string
+
+	// TLS serves the API and the downloads over https, with a certificate that is made at the start.
+	// Its authority is Server.Certificate. False: over http.
+	TLS bool
 }
 
 // check panics on a value that makes no sense.
@@ -107,6 +118,10 @@ func (c *Config) check() {
 	if c.Counting > Strict {
 		panic(fmt.Sprintf("defendertest: Config.Counting is %d: use Rolling, Fixed, Bucket or Strict", c.Counting))
 	}
+	if c.Second > SecondPending {
+		panic(fmt.Sprintf("defendertest: Config.Second is %d: use SecondRefused or SecondPending",
+			c.Second))
+	}
 	if _, ok := c.Clients[""]; ok {
 		panic("defendertest: Config.Clients has a client without an id")
 	}
@@ -116,20 +131,29 @@ func (c *Config) check() {
 	if c.PageSize < 0 {
 		panic(fmt.Sprintf("defendertest: Config.PageSize is %d: use a positive number, or 0 for 100", c.PageSize))
 	}
-	// A misspelt family would silently leave the documented limit in force.
+	if err := checkQuotas("Config.Quotas", c.Quotas); err != nil {
+		panic("defendertest: " + err.Error())
+	}
+	c.Faults.check("Config.Faults")
+}
+
+// checkQuotas says which windows make no sense. A misspelt family would silently leave the
+// documented limit in force.
+func checkQuotas(prefix string, quotas map[string][]quota.Window) error {
 	known := DefaultQuotas()
-	for family, windows := range c.Quotas {
+	for family, windows := range quotas {
 		if _, ok := known[family]; !ok {
-			panic(fmt.Sprintf("defendertest: Config.Quotas has no family %q: use a key of DefaultQuotas", family))
+			return fmt.Errorf("%s has no family %q: use a key of DefaultQuotas", prefix, shown(family))
 		}
 		for i, w := range windows {
 			if w.N < 1 || w.Per <= 0 {
-				panic(fmt.Sprintf("defendertest: Config.Quotas[%q][%d] is %d per %v: "+
-					"use at least 1 in a positive time, and no window at all for no limit", family, i, w.N, w.Per))
+				return fmt.Errorf("%s[%q][%d] is %d per %v: "+
+					"use at least 1 in a positive time, and no window at all for no limit", prefix, family, i, w.N,
+					w.Per)
 			}
 		}
 	}
-	c.Faults.check("Config.Faults")
+	return nil
 }
 
 // minute is how long the quotas' minute lasts.

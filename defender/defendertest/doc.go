@@ -1,5 +1,5 @@
-// Package defendertest is a simulated Microsoft Defender for Endpoint API, in
-// the manner of net/http/httptest: a tenant with machines, alerts, indicators
+// Package defendertest is a simulated Microsoft Defender and Graph security API, in
+// the manner of net/http/httptest: a tenant with machines, alerts, incidents, indicators
 // and machine actions behind the documented paths, codes, envelopes and quotas.
 //
 // Its purpose is proof. A [Server] keeps a ledger of every call that arrived
@@ -11,6 +11,7 @@
 //		Faults: defendertest.Faults{Error503: 0.1, ResetAfter: 0.1},
 //	})
 //	defer server.Close()
+//	transport, err := defender.New(server.Defender())
 //	// … let the client isolate every machine at server.URL …
 //	for _, id := range server.MachineIDs() {
 //		if n := server.Effects()["isolate "+id]; n != 1 {
@@ -18,22 +19,22 @@
 //		}
 //	}
 //
-// It is of use without Go too: "steady simulate" runs it as a program.
+// It is of use without Go too: "steady simulate" runs it as a program, and the control
+// API (see Config.ControlAddr) changes it while it runs.
 //
 // # What is served
 //
-// Paths begin with /api or /api/v1.0, and their fixed segments are matched
+// Paths of Defender begin with /api or /api/v1.0, and their fixed segments are matched
 // whatever their case. Every error answer has the documented envelope with a
 // fresh target. A call passes, in this order: the token, the quota of its
 // endpoint family (see [DefaultQuotas]), the faults, and then the tenant.
 //
-//	GET    machines                                    $top, $skip, $filter, paged
-//	GET    machines/{id}
+//	GET    machines                                    $top, $skip, $filter, $orderby, $select, $count, paged; as the other lists
+//	GET    machines/{id}                               by its name too
 //	PATCH  machines/{id}                               machineTags, deviceValue
 //	GET    machines/findbyip(ip='…',timestamp=…)
-//	GET    machines/findbytag                          tag, useStartsWithFilter
-//	GET    machines/{id}/logonusers                    also alerts
-//	GET    machines/{id}/vulnerabilities               paged
+//	GET    machines/{id}/alerts                        also alerts/$count
+//	GET    machines/{id}/vulnerabilities
 //	POST   machines/{id}/tags                          Value, Action
 //	POST   machines/{id}/setDeviceValue                DeviceValue
 //	POST   machines/AddOrRemoveTagForMultipleMachines  Value, Action, MachineIds
@@ -46,111 +47,115 @@
 //	POST   machines/{id}/collectInvestigationPackage
 //	POST   machines/{id}/startInvestigation
 //	POST   machines/{id}/runliveresponse               Commands
-//	GET    machines/SoftwareInventoryByMachine         pageSize, $top; also SoftwareVulnerabilitiesByMachine,
-//	                                                   SecureConfigurationsAssessmentByMachine
-//	GET    machines/SoftwareInventoryExport            sasValidHours; also SoftwareVulnerabilitiesExport,
-//	                                                   SecureConfigurationsAssessmentExport
-//	GET    machines/SoftwareVulnerabilityChangesByMachine  sinceTime, pageSize, $top
-//	GET    machineactions                              $top, $skip, $filter, paged
+//	GET    machines/SoftwareVulnerabilitiesByMachine   pageSize, $top
+//	GET    machines/SoftwareVulnerabilitiesExport      sasValidHours
+//	GET    machineactions                              the newest first
 //	GET    machineactions/{id}
 //	POST   machineactions/{id}/cancel                  Comment
 //	GET    machineactions/{id}/getPackageUri           404 until the action has succeeded
 //	GET    machineactions/{id}/GetLiveResponseResultDownloadLink(index=0)
-//	GET    libraryfiles
-//	POST   libraryfiles                                multipart: File, Description, OverrideIfExists and others
-//	GET    alerts                                      $top, $skip, $filter, paged
+//	GET    alerts                                      $expand=evidence
 //	GET    alerts/{id}
 //	PATCH  alerts/{id}                                 status, comment and others
-//	GET    alerts/{id}/domains                         also files, ips, machine, user
 //	POST   alerts/batchUpdate                          alertIds, status, comment and others
-//	POST   alerts/CreateAlertByReference               machineId, eventTime, reportId, title and others
-//	GET    investigations                              $top, $skip, $filter, paged
-//	GET    investigations/{id}                         also by the id of the alert
-//	GET    domains/{id}/stats                          also alerts, machines
-//	GET    files/{id}                                  by SHA-1 or SHA-256; also stats, alerts, machines
-//	GET    ips/{id}/stats                              also alerts
-//	GET    users/{id}/alerts                           also machines
-//	GET    indicators                                  $top, $skip, $filter, paged
+//	GET    indicators
 //	POST   indicators                                  indicatorValue, indicatorType, action and others
 //	DELETE indicators/{id}
 //	POST   indicators/import                           Indicators, at most 500
 //	POST   indicators/BatchDelete                      IndicatorIds, at most 500
 //	POST   advancedqueries/run                         Query
 //
-// And of Defender XDR's API:
+// Of Defender XDR's API:
 //
 //	GET    incidents                                   $top of at most 100, $skip, $filter, paged
 //	GET    incidents/{id}
 //	PATCH  incidents/{id}                              status, comment and others
 //	POST   advancedhunting/run                         Query
 //
-// The answers are simplified where a client can't tell: the query of an
-// advanced hunting call isn't run, and a list's $filter knows comparisons
-// joined by "and" only. A list's $top is the size of its pages, and the
-// nextLink leads on from there; that of an export suppresses the link, as
-// documented. Each machine has an alert, and each alert a domain, a file, an
-// address and a user of its own.
+// And of Microsoft Graph, below /v1.0/security, with its envelope, its ids and its own 429s:
+//
+//	GET    incidents                                   $top of at most 50, $skip, $filter, $count, $expand=alerts, paged
+//	GET    incidents/{id}                              $expand=alerts
+//	PATCH  incidents/{id}                              status, assignedTo, classification, determination, customTags
+//	POST   incidents/{id}/comments                     comment
+//	GET    alerts_v2                                   $top, $skip of at most 500, $filter, $count, $orderby; no nextLink
+//	GET    alerts_v2/{id}                              also PATCH, and POST of comments
+//	POST   runHuntingQuery                             Query, Timespan
+//
+// Incidents and alerts are the same in all of them. Each machine has an alert, and each alert an
+// incident. The answer to a hunting query is a row for each machine: no query is run.
+//
+// A list's $filter knows comparisons, startswith, any, and, or, not and parentheses, on the
+// properties that the documentation names; it has at most 1000 comparisons. Where $top is given, a
+// list of Defender for Endpoint has no nextLink: $skip leads on. What an option asks for is done or
+// refused, and never ignored.
+//
+// An order is refused while one like it is active, or answered with that (see [Second]). An
+// isolation of a machine that is isolated is stuck until a later release is over, and then isolates
+// it again.
 //
 // # Hunting
 //
-// A query fails for good, with a 400, if its text has one of these comments: the
-// first as one that ran longer than the documented 200 s, the second as one whose
-// result was larger than 124 MB. It is answered at once; see [Faults] for slow
-// answers.
+// A query fails for good, with a 400, if its text has one of these comments: the first as one that
+// ran longer than the documented 200 s, the second as one whose result was larger than 124 MB. It
+// is answered at once; see [Faults] for slow answers.
 //
 //	// defendertest: too long
 //	// defendertest: too large
 //
-// With Config.HuntingCPU queries run out of CPU time, which both hunting APIs
-// share, until the next cycle of 15 minutes.
+// With Config.HuntingCPU queries run out of CPU time, which all hunting APIs share, until the next
+// cycle of 15 minutes. Such a 429 names no time.
 //
 // # Tokens
 //
-// POST /{tenant}/oauth2/v2.0/token on the same server, for any tenant, issues
-// tokens for client_credentials, which expire after Config.TokenLife. With
-// Config.Clients a call needs one.
+// POST /{tenant}/oauth2/v2.0/token (with scope) and /{tenant}/oauth2/token (with resource) on the
+// same server, for any tenant, issue tokens for client_credentials, which expire after
+// Config.TokenLife. With Config.Clients a call needs one, and one for another API is refused: 403
+// by Defender for Endpoint, 401 by Defender XDR and Graph.
 //
 // # Downloads
 //
-// Packages, results of live response and files of exports are downloaded from
-// another host, [Server.StorageURL], by URLs whose parameters sig and se say that
-// they are good, and until when. A request with an Authorization header is refused
-// with Azure's XML, as is an expired URL. Downloads count toward no quota. They
-// are in the ledger, of the family "storage".
+// Packages, results of live response and files of exports are downloaded from another host,
+// [Server.StorageURL], by URLs whose parameters sig and se say that they are good, and until when.
+// A request with an Authorization header is refused with Azure's XML, as is an expired URL.
+// Downloads count toward no quota. They are in the ledger, of the family "storage".
 //
 // # What is a guess
 //
-// Neither the documentation nor a public log tells everything. Here quotas are
-// exact, and how they count is up to Config.Counting; a family is a row of the
-// documented table, a batch with an unknown id is 404 and changes nothing, a
-// final action can't be cancelled (400), a wrong method is a 405 with the code
-// BadRequest, and a 503 has the code ServiceUnavailable. The 429 of the 26th live
-// response session has the code TooManyRequests and tells no wait, and that of the
-// CPU the code and the sentence of any other; commands in a wrong order are
-// InvalidInput, a file that is in the library already is BadRequest, and what has
-// no result yet is NotFound.
+// Neither the documentation nor a public log tells everything. Here quotas are exact, and how they
+// count is up to Config.Counting; a family is a row of the documented table, a batch with an
+// unknown id is 404 and changes nothing, a final action can't be cancelled (400), a wrong method is
+// a 405 with the code BadRequest, and a 503 has the code ServiceUnavailable. The 429 of the 26th
+// live response session has the code TooManyRequests and tells no wait, and that of the CPU the
+// code of any other; commands in a wrong order are InvalidInput, and what has no result yet is
+// NotFound.
+//
+// Further guesses: incidents of Defender XDR have a nextLink with $top too; alerts can be filtered
+// by machineId; $orderby takes what $filter takes; Defender for Endpoint accepts Defender XDR's
+// tokens; an active action that is returned comes with its usual status; a 504 of Defender has no
+// body; an incident or alert that isn't there is ResourceNotFound in Graph, and a full $filter an
+// ODataError.
 //
 // # Time
 //
-// Whatever the documentation says in minutes or hours is scaled by Config.Minute or
-// Config.Hour: windows, links, snapshots and tokens. Its days are days.
+// Whatever the documentation says in minutes or hours is scaled by Config.Minute or Config.Hour:
+// windows, links, snapshots and tokens. Its days are days.
 //
-// The package asks [time.Now] alone for the time. In a testing/synctest bubble
-// create the server with [NewUnstartedServer] and call ServeHTTP directly, with
-// a httptest.ResponseRecorder: an hour's quota then takes no time at all.
-// Downloads are at http://storage.invalid then, which ServeHTTP answers for too.
+// The package asks [time.Now] alone for the time. In a testing/synctest bubble create the server
+// with [NewUnstartedServer] and call ServeHTTP directly, with a httptest.ResponseRecorder: an
+// hour's quota then takes no time at all. Downloads are at http://storage.invalid then, which
+// ServeHTTP answers for too.
 //
 // # Resets
 //
-// When a kept-alive connection is reset, net/http replays by itself what is
-// idempotent by method. The ledger then has calls that the client under test
-// never made. Set DisableKeepAlives on its http.Transport where that matters.
+// When a kept-alive connection is reset, net/http replays by itself what is idempotent by method.
+// The ledger then has calls that the client under test never made. Set DisableKeepAlives on its
+// http.Transport where that matters.
 //
 // # Growth
 //
-// The ledger, the counts of the changes, the machine actions, the investigations,
-// created alerts, the library, the comments of alerts and incidents, and the tags
-// of machines grow with the calls, for as long as the server lives. A long run
-// needs the memory for it, or Config.KeepCalls for the ledger, which grows most.
-// All else is bounded; tokens, links and downloads take no memory at all.
+// The ledger, the counts of the changes, the machine actions, the comments of alerts and incidents,
+// and the tags of machines grow with the calls, for as long as the server lives. A long run needs
+// the memory for it, or Config.KeepCalls for the ledger, which grows most. All else is bounded;
+// tokens, links and downloads take no memory at all.
 package defendertest

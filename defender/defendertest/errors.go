@@ -3,6 +3,7 @@ package defendertest
 import (
 	"cmp"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -43,13 +44,13 @@ func (p problem) answer() *answer {
 	return a
 }
 
-// answerOf turns a handler's error into an answer. What isn't a problem of the
-// caller is one of ours.
-func answerOf(err error) *answer {
+// problemOf is what is wrong by a handler's error. What isn't a problem of the caller is one of
+// ours.
+func problemOf(err error) problem {
 	if p, ok := errors.AsType[problem](err); ok {
-		return p.answer()
+		return p
 	}
-	return errInternal().answer()
+	return errInternal()
 }
 
 // errInternal has no message, as documented.
@@ -68,13 +69,39 @@ func errNoLicence() problem {
 	return problem{http.StatusUnauthorized, "Unauthorized", "Unauthorized request - reason of failure: No Tvm license"}
 }
 
+// errAudience is for a token of another API. Defender for Endpoint was seen to answer 403
+// (MicrosoftDocs/microsoft-365-docs#9246), Defender XDR 401 (windows-itpro-docs#10564), and Graph
+// 401. A new token of the same kind doesn't help.
+func errAudience(to audience) problem {
+	switch to {
+	case audienceMDE:
+		return problem{http.StatusForbidden, "Forbidden", "The token's audience is another API"}
+	case audienceGraph:
+		return problem{http.StatusUnauthorized, "InvalidAuthenticationToken",
+			"Access token validation failure. Invalid audience."}
+	}
+	return errUnauthorized()
+}
+
 // apiFailure is what a fault is answered with. No body of a 503 is documented; its
-// code is that of the status.
+// code is that of the status. A 504 has no body at all.
 func apiFailure(status int) answer {
-	if status == http.StatusServiceUnavailable {
+	switch status {
+	case http.StatusServiceUnavailable:
 		return *problem{status, "ServiceUnavailable", ""}.answer()
+	case http.StatusGatewayTimeout:
+		return answer{status: status}
 	}
 	return *errInternal().answer()
+}
+
+// frontDoor is what stands before the service, and fails without its words: a page for people.
+func frontDoor(status int) answer {
+	name := http.StatusText(status)
+	page := "<!DOCTYPE html>\r\n<html><head><title>" + strconv.Itoa(status) + " " + name +
+		"</title></head>\r\n" +
+		"<body><center><h1>" + strconv.Itoa(status) + " " + name + "</h1></center><hr></body></html>\r\n"
+	return answer{status: status, contentType: "text/html", body: []byte(page)}
 }
 
 // errIncorrectBody is for broken JSON, and for keys in the wrong case: the
@@ -162,6 +189,15 @@ func newGUID() string {
 	var b [16]byte
 	rand.Read(b[:])
 	b[6] = b[6]&0x0f | 0x40
+	b[8] = b[8]&0x3f | 0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
+
+// guidOf returns a GUID that is the same each time, for what a failing test should read alike.
+func guidOf(what string, n int) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d", what, n))
+	b := sum[:16]
+	b[6] = b[6]&0x0f | 0x50
 	b[8] = b[8]&0x3f | 0x80
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }

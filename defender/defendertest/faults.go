@@ -30,6 +30,23 @@ type Faults struct {
 	Slow    float64       // processed at once; answered after SlowFor
 	SlowFor time.Duration // 0: 1 s
 
+	HTML502  float64 // a front door's page with the status 502; not processed
+	HTML503  float64 // likewise with 503
+	After504 float64 // processed, then answered 504: by Graph as UnknownError, by the others without a body
+	Empty200 float64 // processed, then answered 200 without a body
+
+	// CPU429 is for queries of the hunting APIs: the tenant has used up its processor time. Such a
+	// 429 names no time. Not processed.
+	CPU429 float64
+
+	// Partial206 is for Graph's lists, which say with a 206 and a Warning that a provider failed.
+	Partial206 float64
+
+	// WrongAudience is a token that is another API's: 403 by Defender for Endpoint, 401 by Defender
+	// XDR and Graph. Not processed. A token that the server has issued for another API is answered
+	// so without any fault.
+	WrongAudience float64
+
 	// Token429 is a share of the fetches of a token, which meet no other fault:
 	// 429 with a plain text and "Retry-After: 60", a minute as Config.Minute
 	// scales it. No token is issued.
@@ -53,28 +70,65 @@ func (f Faults) shares() []share {
 		{"ResetAfter", f.ResetAfter},
 		{"BreakBody", f.BreakBody},
 		{"Slow", f.Slow},
+		{"HTML502", f.HTML502},
+		{"HTML503", f.HTML503},
+		{"After504", f.After504},
+		{"Empty200", f.Empty200},
+		{"CPU429", f.CPU429},
+		{"Partial206", f.Partial206},
+		{"WrongAudience", f.WrongAudience},
 	}
 }
 
 // check panics on shares that make no sense; prefix says where they come from.
 func (f Faults) check(prefix string) {
+	if err := f.problem(prefix); err != nil {
+		panic("defendertest: " + err.Error())
+	}
+}
+
+// Check says which shares make no sense, as NewServer panics on them.
+func (f Faults) Check() error { return f.problem("Faults") }
+
+// problem says which shares make no sense.
+func (f Faults) problem(prefix string) error {
 	sum := 0.0
 	for _, s := range f.shares() {
 		if !(s.of >= 0 && s.of <= 1) { // false for NaN too
-			panic(fmt.Sprintf("defendertest: %s.%s is %v: use a share from 0 to 1", prefix, s.name, s.of))
+			return fmt.Errorf("%s.%s is %v: use a share from 0 to 1", prefix, s.name, s.of)
 		}
 		sum += s.of
 	}
 	if !(f.Token429 >= 0 && f.Token429 <= 1) {
-		panic(fmt.Sprintf("defendertest: %s.Token429 is %v: use a share from 0 to 1", prefix, f.Token429))
+		return fmt.Errorf("%s.Token429 is %v: use a share from 0 to 1", prefix, f.Token429)
 	}
 	// Ten shares of 0.1 add up to a little more or less than 1.
 	if sum > 1+1e-9 {
-		panic(fmt.Sprintf("defendertest: %s has shares of %v in sum: use at most 1", prefix, sum))
+		return fmt.Errorf("%s has shares of %v in sum: use at most 1", prefix, sum)
 	}
 	if f.SlowFor < 0 {
-		panic(fmt.Sprintf("defendertest: %s.SlowFor is %v: use a positive duration, or 0 for 1 s", prefix, f.SlowFor))
+		return fmt.Errorf("%s.SlowFor is %v: use a positive duration, or 0 for 1 s", prefix, f.SlowFor)
 	}
+	return nil
+}
+
+// Set sets the share of the fault that is named as its field, for what reads names from a command
+// line or a file. The error is for a name that no share has.
+func (f *Faults) Set(name string, share float64) error {
+	field := map[string]*float64{
+		"Error500": &f.Error500, "Bare500": &f.Bare500, "After500": &f.After500, "Error503": &f.Error503,
+		"ResetBefore": &f.ResetBefore, "ResetAfter": &f.ResetAfter, "BreakBody": &f.BreakBody,
+		"Slow":    &f.Slow,
+		"HTML502": &f.HTML502, "HTML503": &f.HTML503, "After504": &f.After504, "Empty200": &f.Empty200,
+		"CPU429": &f.CPU429, "Partial206": &f.Partial206, "WrongAudience": &f.WrongAudience,
+		"Token429": &f.Token429,
+	}[name]
+	if field == nil {
+		return fmt.Errorf("there is no fault %q: use a field of defendertest.Faults, such as After500",
+			shown(name))
+	}
+	*field = share
+	return nil
 }
 
 // pick returns the name of the fault that a family's call meets at a point from 0
@@ -89,11 +143,28 @@ func (f Faults) pick(family string, point float64) string {
 	// What lies beyond all shares is the lucky rest.
 	for _, s := range f.shares() {
 		if point < s.of {
+			if !strikes(s.name, family) {
+				return ""
+			}
 			return s.name
 		}
 		point -= s.of
 	}
 	return ""
+}
+
+// strikes reports whether a fault is one that a family's calls can meet. Another call that the
+// dice choose for it has been lucky.
+func strikes(fault, family string) bool {
+	switch fault {
+	case "CPU429":
+		return hunts(family)
+	case "Partial206":
+		return family == graphIncidents || family == graphAlerts
+	case "WrongAudience":
+		return family != storageFamily
+	}
+	return true
 }
 
 // slowFor resolves the default.
@@ -134,6 +205,18 @@ func (s *Server) failBefore(w http.ResponseWriter, at arrival, e errand) bool {
 		s.reply(w, at, answer{status: http.StatusInternalServerError})
 	case "Error503":
 		s.reply(w, at, e.failure(http.StatusServiceUnavailable))
+	case "HTML502":
+		s.reply(w, at, frontDoor(http.StatusBadGateway))
+	case "HTML503":
+		s.reply(w, at, frontDoor(http.StatusServiceUnavailable))
+	case "CPU429":
+		s.reply(w, at, e.problem(errCPU()))
+	case "WrongAudience":
+		to := audienceGraph
+		if !isGraphFamily(at.family) {
+			to = forMDE(at.family)
+		}
+		s.reply(w, at, e.problem(errAudience(to)))
 	case "ResetBefore":
 		reset(w)
 	case "Token429":
@@ -151,6 +234,12 @@ func (s *Server) failAfter(w http.ResponseWriter, r *http.Request, at arrival, e
 	switch at.fault {
 	case "After500":
 		s.reply(w, at, e.failure(http.StatusInternalServerError))
+	case "After504":
+		s.reply(w, at, e.failure(http.StatusGatewayTimeout))
+	case "Empty200":
+		s.reply(w, at, answer{status: http.StatusOK})
+	case "Partial206":
+		s.reply(w, at, partial(result))
 	case "ResetAfter":
 		reset(w)
 	case "BreakBody":
@@ -174,7 +263,7 @@ func (s *Server) breakOff(w http.ResponseWriter, at arrival, result answer) {
 		result.status, result.body = http.StatusOK, []byte("{}")
 	}
 	s.mu.Lock()
-	s.ledger.answered(at.seq, at.family, result)
+	at.ledger.answered(at.seq, at.family, result)
 	s.mu.Unlock()
 	result.write(w, len(result.body)/2)
 }

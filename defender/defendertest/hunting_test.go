@@ -65,8 +65,8 @@ func TestHuntingCPU(t *testing.T) {
 		time.Sleep(90 * time.Second)
 		for _, path := range []string{huntPath, huntXDRPath} {
 			r := direct(s, "POST", path, query).want(t, 429, "429")
-			r.wantMessage(t, "Query execution was blocked: the tenant has reached 100% of the CPU resources allocated to it for this 15-minute cycle. You can send requests again in 510 seconds.")
-			if wait := r.header.Get("Retry-After"); wait != "510" {
+			r.wantMessage(t, "Query execution was blocked: the tenant has reached 100% of the CPU resources allocated to it for this 15-minute cycle.")
+			if wait := r.header.Get("Retry-After"); wait != "" {
 				t.Errorf("Retry-After is %s", wait)
 			}
 		}
@@ -92,7 +92,8 @@ func TestHuntingCPUScaled(t *testing.T) {
 			for range 3 {
 				direct(s, "POST", huntPath, query).want(t, 200, "")
 			}
-			if r := direct(s, "POST", huntPath, query).want(t, 429, "429"); !strings.HasSuffix(r.message, " in 15 seconds.") {
+			if r := direct(s, "POST", huntPath, query).want(t, 429, "429"); !strings.HasSuffix(r.message,
+				" for this 15-minute cycle.") {
 				t.Errorf("got %s", r.message)
 			}
 			time.Sleep(15 * time.Second)

@@ -10,73 +10,183 @@ import (
 // maxIncidents is the documented bound of $top, and of a page, for incidents.
 const maxIncidents = 100
 
-// An incident is one of Defender XDR's. There is one for each alert of the start,
-// with the alert's number.
+// An incident is one of the tenant's. There is one for each alert, with the alert's number.
+// Defender XDR and Graph show it in other words each, see xdrIncident and graphIncident.
 type incident struct {
-	ID             int             `json:"incidentId"`
-	RedirectID     *int            `json:"redirectIncidentId"`
-	Name           string          `json:"incidentName"`
-	Created        time.Time       `json:"createdTime"`
-	Updated        time.Time       `json:"lastUpdateTime"`
-	AssignedTo     *string         `json:"assignedTo"` // null if nobody
-	Classification string          `json:"classification"`
-	Determination  string          `json:"determination"`
-	Status         string          `json:"status"`
-	Severity       string          `json:"severity"`
-	Tags           []string        `json:"tags"`
-	Comments       []alertComment  `json:"comments"`
-	Alerts         []incidentAlert `json:"alerts"`
+	ID             int
+	Name           string
+	Created        time.Time
+	Updated        time.Time
+	AssignedTo     *string // nil if nobody
+	Classification string
+	Determination  string
+	Status         string
+	Severity       string
+	Tags           []string
+	Comments       []alertComment
+	Alert          *alert
+	Machine        *machine
 }
 
-// An incidentAlert is an alert as an incident shows it, which is otherwise than the
-// alerts' own API does.
-type incidentAlert struct {
-	AlertID    string           `json:"alertId"`
-	IncidentID int              `json:"incidentId"`
-	Source     string           `json:"serviceSource"`
-	Created    time.Time        `json:"creationTime"`
-	Updated    time.Time        `json:"lastUpdatedTime"`
-	Title      string           `json:"title"`
-	Category   string           `json:"category"`
-	Status     string           `json:"status"`
-	Severity   string           `json:"severity"`
-	Devices    []incidentDevice `json:"devices"`
+// An xdrIncident is an incident as Defender XDR shows it.
+type xdrIncident struct {
+	ID             int            `json:"incidentId"`
+	RedirectID     *int           `json:"redirectIncidentId"`
+	Name           string         `json:"incidentName"`
+	Created        time.Time      `json:"createdTime"`
+	Updated        time.Time      `json:"lastUpdateTime"`
+	AssignedTo     *string        `json:"assignedTo"`
+	Classification string         `json:"classification"`
+	Determination  string         `json:"determination"`
+	Status         string         `json:"status"`
+	Severity       string         `json:"severity"`
+	Tags           []string       `json:"tags"`
+	Comments       []alertComment `json:"comments"`
+	Alerts         []xdrAlert     `json:"alerts"`
 }
 
-// An incidentDevice is an alert's machine.
-type incidentDevice struct {
-	MDEDeviceID string `json:"mdatpDeviceId"`
-	DNSName     string `json:"deviceDnsName"`
-	OSPlatform  string `json:"osPlatform"`
+// An xdrAlert is an alert as an incident shows it, which is otherwise than the alerts' own API
+// does.
+type xdrAlert struct {
+	AlertID            string      `json:"alertId"`
+	IncidentID         int         `json:"incidentId"`
+	Source             string      `json:"serviceSource"`
+	Created            time.Time   `json:"creationTime"`
+	Updated            time.Time   `json:"lastUpdatedTime"`
+	Resolved           *time.Time  `json:"resolvedTime"`
+	FirstActivity      time.Time   `json:"firstActivity"`
+	LastActivity       time.Time   `json:"lastActivity"`
+	Title              string      `json:"title"`
+	Description        string      `json:"description"`
+	Category           string      `json:"category"`
+	Status             string      `json:"status"`
+	Severity           string      `json:"severity"`
+	InvestigationID    *int        `json:"investigationId"`
+	InvestigationState string      `json:"investigationState"`
+	Classification     *string     `json:"classification"`
+	Determination      *string     `json:"determination"`
+	DetectionSource    string      `json:"detectionSource"`
+	AssignedTo         *string     `json:"assignedTo"`
+	Actor              *string     `json:"actorName"`
+	ThreatFamily       *string     `json:"threatFamilyName"`
+	Techniques         []string    `json:"mitreTechniques"`
+	Devices            []xdrDevice `json:"devices"`
+	Entities           []xdrEntity `json:"entities"`
+}
+
+// An xdrDevice is an alert's machine.
+type xdrDevice struct {
+	MDEDeviceID  string    `json:"mdatpDeviceId"`
+	AADDeviceID  *string   `json:"aadDeviceId"`
+	DNSName      string    `json:"deviceDnsName"`
+	OSPlatform   string    `json:"osPlatform"`
+	Version      string    `json:"version"`
+	OSProcessor  string    `json:"osProcessor"`
+	OSBuild      *int      `json:"osBuild"`
+	HealthStatus string    `json:"healthStatus"`
+	RiskScore    *string   `json:"riskScore"`
+	GroupName    string    `json:"rbacGroupName"`
+	GroupID      int       `json:"rbacGroupId"`
+	FirstSeen    time.Time `json:"firstSeen"`
+}
+
+// An xdrEntity is an evidence in Defender XDR's words. Those of mails are null: no alert is of one.
+type xdrEntity struct {
+	Type           string     `json:"entityType"`
+	SHA1           *string    `json:"sha1"`
+	SHA256         *string    `json:"sha256"`
+	FileName       *string    `json:"fileName"`
+	FilePath       *string    `json:"filePath"`
+	ProcessID      *int       `json:"processId"`
+	CommandLine    *string    `json:"processCommandLine"`
+	ProcessCreated *time.Time `json:"processCreationTime"`
+	ParentID       *int       `json:"parentProcessId"`
+	ParentCreated  *time.Time `json:"parentProcessCreationTime"`
+	IPAddress      *string    `json:"ipAddress"`
+	URL            *string    `json:"url"`
+	AccountName    *string    `json:"accountName"`
+	DomainName     *string    `json:"domainName"`
+	UserSID        *string    `json:"userSid"`
+	AADUserID      *string    `json:"aadUserId"`
+	UserPrincipal  *string    `json:"userPrincipalName"`
+	MailboxName    *string    `json:"mailboxDisplayName"`
+	MailboxAddress *string    `json:"mailboxAddress"`
+	ClusterBy      *string    `json:"clusterBy"`
+	Sender         *string    `json:"sender"`
+	Recipient      *string    `json:"recipient"`
+	Subject        *string    `json:"subject"`
+	DeliveryAction *string    `json:"deliveryAction"`
+	GroupID        *string    `json:"securityGroupId"`
+	GroupName      *string    `json:"securityGroupName"`
+	RegistryHive   *string    `json:"registryHive"`
+	RegistryKey    *string    `json:"registryKey"`
+	RegistryType   *string    `json:"registryValueType"`
+	RegistryValue  *string    `json:"registryValue"`
+	DeviceID       *string    `json:"deviceId"`
 }
 
 // addIncident adds the incident of an alert.
-func (t *tenant) addIncident(a *alert, now time.Time) {
-	id := len(t.incidents) + 1
-	m := t.machineByID[a.MachineID]
+func (t *tenant) addIncident(a *alert, m *machine, now time.Time) {
 	i := &incident{
-		ID: id, Name: a.Title, Created: now, Updated: now, Classification: "Unknown", Determination: "NotAvailable",
-		Status: "Active", Severity: a.Severity, Tags: []string{}, Comments: []alertComment{},
-		Alerts: []incidentAlert{{
-			a.ID, id, "MicrosoftDefenderForEndpoint", a.Created, a.Updated, a.Title, a.Category, a.Status, a.Severity,
-			[]incidentDevice{{m.ID, m.ComputerDNSName, m.OSPlatform}},
-		}},
+		ID: a.IncidentID, Name: a.Title, Created: now, Updated: now,
+		Classification: "Unknown", Determination: "NotAvailable", Status: "Active", Severity: a.Severity,
+		Tags: []string{}, Comments: []alertComment{}, Alert: a, Machine: m,
 	}
 	t.incidents = append(t.incidents, i)
-	t.incidentByID[strconv.Itoa(id)] = i
+	t.incidentByID[strconv.Itoa(i.ID)] = i
 }
 
-// properties are the four that are documented as filterable.
-func (i incident) properties() map[string]string {
-	assigned := ""
-	if i.AssignedTo != nil {
-		assigned = *i.AssignedTo
+// xdr returns an incident in Defender XDR's words.
+func (i *incident) xdr() xdrIncident {
+	shown := xdrIncident{
+		ID: i.ID, Name: i.Name, Created: i.Created, Updated: i.Updated, AssignedTo: i.AssignedTo,
+		Classification: i.Classification, Determination: i.Determination, Status: i.Status,
+		Severity: i.Severity,
+		Tags:     i.Tags, Comments: i.Comments,
 	}
-	return map[string]string{
-		"createdTime":    i.Created.Format(time.RFC3339Nano),
-		"lastUpdateTime": i.Updated.Format(time.RFC3339Nano),
-		"status":         i.Status,
-		"assignedTo":     assigned,
+	if i.Alert == nil { // of an empty one, whose names alone are of interest
+		return shown
+	}
+	a, m := i.Alert, i.Machine
+	entities := make([]xdrEntity, len(a.Evidence))
+	for n, e := range a.Evidence {
+		entities[n] = xdrEntity{
+			Type: e.Type, SHA1: e.SHA1, SHA256: e.SHA256, FileName: e.FileName, FilePath: e.FilePath,
+			ProcessID: e.ProcessID, CommandLine: e.CommandLine, ProcessCreated: e.ProcessCreated,
+			ParentID: e.ParentID, ParentCreated: e.ParentCreated, AccountName: e.AccountName,
+			DomainName: e.DomainName, UserSID: e.UserSID, AADUserID: e.AADUserID,
+			UserPrincipal: e.UserPrincipal,
+		}
+		if e.Type != "User" {
+			entities[n].DeviceID = &m.ID
+		}
+	}
+	shown.Alerts = []xdrAlert{{
+		AlertID: a.ID, IncidentID: a.IncidentID, Source: "MicrosoftDefenderForEndpoint",
+		Created: a.Created, Updated: a.Updated, Resolved: a.Resolved, FirstActivity: a.FirstEvent,
+		LastActivity: a.LastEvent,
+		Title:        a.Title, Description: a.Description, Category: a.Category, Status: a.Status,
+		Severity:        a.Severity,
+		InvestigationID: a.InvestigationID, InvestigationState: a.InvestigationState,
+		Classification: a.Classification, Determination: a.Determination,
+		DetectionSource: a.DetectionSource,
+		AssignedTo:      a.AssignedTo, ThreatFamily: a.ThreatFamily, Techniques: a.Techniques,
+		Devices: []xdrDevice{{
+			m.ID, m.AADDeviceID, m.ComputerDNSName, m.OSPlatform, m.Version, m.OSProcessor, m.OSBuild,
+			m.HealthStatus, m.RiskScore, m.GroupName, m.GroupID, m.FirstSeen,
+		}},
+		Entities: entities,
+	}}
+	return shown
+}
+
+// incidentProperties are the four that are documented as filterable.
+func incidentProperties() []property[incident] {
+	return []property[incident]{
+		{"createdTime", moment, func(i *incident) value { return timeValue(i.Created) }, ""},
+		{"lastUpdateTime", moment, func(i *incident) value { return timeValue(i.Updated) }, ""},
+		{"status", text, func(i *incident) value { return textValue(i.Status) }, ""},
+		{"assignedTo", text, func(i *incident) value { return maybe(i.AssignedTo, textValue) }, ""},
 	}
 }
 
@@ -106,15 +216,20 @@ func (u incidentUpdate) check() error {
 	return nil
 }
 
-// listIncidents lists the newest first, as documented. Its pages have 100 at most.
+// listIncidents lists the newest first, as documented. Its pages have 100 at most, and lead on
+// with $top too: nothing else was reported of this API.
 func (t *tenant) listIncidents(r request) (answer, error) {
-	wanted, err := askedPage(r.query, min(t.pageSize, maxIncidents), maxIncidents)
-	if err != nil {
-		return answer{}, err
+	list := listing[incident]{
+		context: "Incidents", properties: incidentProperties(),
+		show: func(i *incident, _ bool) any { return i.xdr() },
+		rules: rules{
+			size: min(t.pageSize, maxIncidents), most: maxIncidents, links: always,
+			options: "$filter $top $skip $skiptoken",
+		},
 	}
 	all := values(t.incidents)
 	slices.Reverse(all)
-	return pageAnswer(r, "Incidents", all, wanted)
+	return list.answer(r, all)
 }
 
 // getIncident shows the comments, in which a retried update can be seen.
@@ -123,7 +238,7 @@ func (t *tenant) getIncident(r request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return done(http.StatusOK, i), nil
+	return single(r, http.StatusOK, "Incidents/$entity", i.xdr()), nil
 }
 
 // updateIncident is an alert's update in other words: the comment is appended.
@@ -156,5 +271,5 @@ func (t *tenant) updateIncident(r request) (answer, error) {
 		i.Comments = append(i.Comments, alertComment{u.Comment, requestor, now})
 		effect = "commentIncident " + r.id
 	}
-	return done(http.StatusOK, i, effect), nil
+	return single(r, http.StatusOK, "Incidents/$entity", i.xdr(), effect), nil
 }

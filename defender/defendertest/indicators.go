@@ -21,45 +21,72 @@ const (
 // An indicator is one that was submitted or imported. Its id is a number, as in
 // the documented examples, and its other properties come back as they came in.
 type indicator struct {
-	ID      string    `json:"id"`
-	Created time.Time `json:"creationTimeDateTimeUtc"`
-	Updated time.Time `json:"lastUpdateTime"`
+	ID          string    `json:"id"`
+	Source      string    `json:"source"`
+	SourceType  string    `json:"sourceType"`
+	CreatedBy   string    `json:"createdBy"`
+	CreatedName string    `json:"createdByDisplayName"`
+	Created     time.Time `json:"creationTimeDateTimeUtc"`
+	Updated     time.Time `json:"lastUpdateTime"`
+	UpdatedBy   string    `json:"lastUpdatedBy"`
 	indicatorOrder
 }
 
 // An indicatorOrder is the body of POST, and an item of an import. What isn't
-// checked below is optional here.
+// checked below is optional here, and null where it is absent.
 type indicatorOrder struct {
 	Value              string   `json:"indicatorValue"`
 	Type               string   `json:"indicatorType"`
 	Action             string   `json:"action"`
-	Application        string   `json:"application,omitempty"`
+	Application        *string  `json:"application"`
 	Title              string   `json:"title"`
 	Description        string   `json:"description"`
-	Severity           string   `json:"severity,omitempty"`
-	Expiration         string   `json:"expirationTime,omitempty"`
-	RecommendedActions string   `json:"recommendedActions,omitempty"`
-	Groups             []string `json:"rbacGroupNames,omitempty"`
+	Severity           *string  `json:"severity"`
+	Expiration         *string  `json:"expirationTime"`
+	RecommendedActions *string  `json:"recommendedActions"`
+	Groups             []string `json:"rbacGroupNames"`
+	GroupIDs           []string `json:"rbacGroupIds"`
 	GenerateAlert      bool     `json:"generateAlert"`
-	ExternalID         string   `json:"externalId,omitempty"`
+	ExternalID         *string  `json:"externalId"`
+}
+
+// indicatorList is the list of indicators, with the documented filters.
+func (t *tenant) indicatorList() listing[indicator] {
+	return listing[indicator]{
+		context: "Indicators", rules: t.mdeRules(),
+		properties: []property[indicator]{
+			{"indicatorValue", text, func(i *indicator) value { return textValue(i.Value) }, ""},
+			{"indicatorType", text, func(i *indicator) value { return textValue(i.Type) }, ""},
+			{"action", text, func(i *indicator) value { return textValue(i.Action) }, ""},
+			{"application", text, func(i *indicator) value { return maybe(i.Application, textValue) }, ""},
+			{"title", text, func(i *indicator) value { return textValue(i.Title) }, ""},
+			{"severity", text, func(i *indicator) value { return maybe(i.Severity, textValue) }, ""},
+			{"createdBy", text, func(i *indicator) value { return textValue(i.CreatedBy) }, ""},
+			{"createdByDisplayName", text, func(i *indicator) value { return textValue(i.CreatedName) }, ""},
+			{"creationTimeDateTimeUtc", moment, func(i *indicator) value { return timeValue(i.Created) },
+				""},
+			{"expirationTime", moment, (*indicator).expires, ""},
+			{"generateAlert", boolean, func(i *indicator) value {
+				return value{kind: boolean, known: true, text: strconv.FormatBool(i.GenerateAlert)}
+			}, ""},
+			{"rbacGroupNames", collection, func(i *indicator) value { return listValue(i.Groups) }, ""},
+			{"rbacGroupIds", collection, func(i *indicator) value { return listValue(i.GroupIDs) }, ""},
+		},
+	}
+}
+
+// expires is the expiration as a time; it was checked when it came in.
+func (i *indicator) expires() value {
+	if i.Expiration == nil {
+		return value{}
+	}
+	at, _ := time.Parse(time.RFC3339, *i.Expiration)
+	return timeValue(at)
 }
 
 // An indicatorKey is what makes two indicators the same one. Submitting is
 // documented as "submit or update", which makes a retry safe.
 type indicatorKey struct{ value, kind string }
-
-// properties leaves out what nobody would look an indicator up by.
-func (i indicator) properties() map[string]string {
-	return map[string]string{
-		"id":                      i.ID,
-		"indicatorValue":          i.Value,
-		"indicatorType":           i.Type,
-		"action":                  i.Action,
-		"severity":                i.Severity,
-		"expirationTime":          i.Expiration,
-		"creationTimeDateTimeUtc": i.Created.Format(time.RFC3339Nano),
-	}
-}
 
 // check finds what the service wouldn't take. Its messages are observed ones
 // where there are any, spelling included.
@@ -77,12 +104,12 @@ func (o indicatorOrder) check(now time.Time) error {
 	if err := checkValue(o.Type, o.Value); err != nil {
 		return err
 	}
-	if o.Expiration == "" {
+	if o.Expiration == nil || *o.Expiration == "" {
 		return nil
 	}
-	expires, err := time.Parse(time.RFC3339, o.Expiration)
+	expires, err := time.Parse(time.RFC3339, *o.Expiration)
 	if err != nil {
-		return errInvalid("Invalid input %s: expirationTime is a date and time such as 2030-12-31T00:00:00Z", o.Expiration)
+		return errInvalid("Invalid input %s: expirationTime is a date and time such as 2030-12-31T00:00:00Z", *o.Expiration)
 	}
 	if !expires.After(now) {
 		return problem{http.StatusBadRequest, "BadRequest",
@@ -135,6 +162,11 @@ func (t *tenant) put(o indicatorOrder, now time.Time) (*indicator, error) {
 	if err := o.check(now); err != nil {
 		return nil, err
 	}
+	if o.Expiration != nil && *o.Expiration == "" {
+		o.Expiration = nil
+	}
+	// Never null on the wire.
+	o.Groups, o.GroupIDs = append([]string{}, o.Groups...), append([]string{}, o.GroupIDs...)
 	key := indicatorKey{o.Value, o.Type}
 	if known := t.indicatorOf[key]; known != nil {
 		o.Application = known.Application // documented as applying to new indicators only
@@ -146,7 +178,11 @@ func (t *tenant) put(o indicatorOrder, now time.Time) (*indicator, error) {
 			fmt.Sprintf("Max capacity exceeded. Current Total: %d, Limit: %d (Parameter 'Capacity: %d/%d')", n, maxIndicators, n, maxIndicators)}
 	}
 	t.indicatorID++
-	i := &indicator{ID: strconv.Itoa(t.indicatorID), Created: now, Updated: now, indicatorOrder: o}
+	i := &indicator{
+		ID: strconv.Itoa(t.indicatorID), Created: now, Updated: now, indicatorOrder: o,
+		Source: requestor, SourceType: "AadApp", CreatedName: requestor, UpdatedBy: requestor,
+		CreatedBy: guidOf("application", 1),
+	}
 	t.indicators = append(t.indicators, i)
 	t.indicatorByID[i.ID] = i
 	t.indicatorOf[key] = i
@@ -173,7 +209,7 @@ func (t *tenant) remove(all ...*indicator) (effects []string) {
 // listIndicators lists the oldest first, expired ones included: an indicator is
 // checked once, when it comes in.
 func (t *tenant) listIndicators(r request) (answer, error) {
-	return listAnswer(r, "Indicators", values(t.indicators), t.pageSize)
+	return t.indicatorList().answer(r, values(t.indicators))
 }
 
 // submitIndicator is refused as a whole, other than an import. A value that
@@ -190,7 +226,7 @@ func (t *tenant) submitIndicator(r request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return done(http.StatusOK, i, "submit "+i.Value), nil
+	return single(r, http.StatusOK, "Indicators/$entity", i, "submit "+i.Value), nil
 }
 
 // An importResult is what an import says of one indicator.
@@ -225,7 +261,7 @@ func (t *tenant) importIndicators(r request) (answer, error) {
 	body := struct {
 		Context string         `json:"@odata.context"`
 		Value   []importResult `json:"value"`
-	}{r.origin + "/api/$metadata#Collection(microsoft.windowsDefenderATP.api.ImportIndicatorResult)", results}
+	}{r.metadata("Collection(microsoft.windowsDefenderATP.api.ImportIndicatorResult)"), results}
 	return done(http.StatusOK, body, effects...), nil
 }
 

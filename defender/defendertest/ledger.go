@@ -19,10 +19,10 @@ type Call struct {
 	Path     string // as the client sent it, prefix included
 	RawQuery string
 	Family   string // of the quota, a key of DefaultQuotas; "storage", "token", or "" for an unknown path or method
-	CallID   string // the x-ms-client-request-id header, to join a test's calls with the ledger; "" if there was none
+	CallID   string // the x-ms-client-request-id header, or Graph's client-request-id, to join a test's calls with the ledger; "" if there was none
 	Status   int    // of the answer; 0: no answer was sent
 	Code     string // of the answer's error envelope; "" if it had none
-	Target   string // of the answer's error envelope; "" if it had none
+	Target   string // of the answer's error envelope, of Graph's the request-id; "" if it had none
 
 	// Processed says that the request was carried out, or read, whatever the
 	// caller got to see of it. False for refused and failed requests.
@@ -75,8 +75,8 @@ type ledger struct {
 }
 
 // newLedger returns an empty one.
-func newLedger(c Config) ledger {
-	return ledger{keep: c.KeepCalls, counts: make(map[string]Count), effects: make(map[string]int)}
+func newLedger(c Config) *ledger {
+	return &ledger{keep: c.KeepCalls, counts: make(map[string]Count), effects: make(map[string]int)}
 }
 
 // arrived enters a call, which has its place from now on whenever it ends. Old ones
@@ -149,10 +149,8 @@ func (s *Server) Counts() map[string]Count {
 //	update m0007               a PATCH of a machine
 //	comment a0007              an update of an alert with a comment, which is appended
 //	update a0007               an update of an alert without one
-//	createAlert m0007 <title>  also where it was merged with an open one
 //	commentIncident 7          an update of an incident with a comment, which is appended
 //	updateIncident 7           an update of an incident without one
-//	upload <file name>         to the library
 //	submit <value>             one indicator, by its indicatorValue
 //	import <value>             of a batch, one for each indicator that didn't fail
 //	delete <indicator id>      of a batch, one for each indicator

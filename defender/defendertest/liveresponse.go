@@ -78,6 +78,9 @@ func newResults(o actionOrder) []commandResult {
 // finish returns the commands of a session that has succeeded. They are copies:
 // the kept ones stay as they were ordered.
 func finish(results []commandResult, start, end time.Time) []commandResult {
+	if results == nil {
+		return nil // null: the action is no session
+	}
 	finished := make([]commandResult, len(results))
 	for i, r := range results {
 		r.Start, r.End, r.Status = &start, &end, "Completed"
@@ -118,7 +121,7 @@ func (t *tenant) getResultLink(r request) (answer, error) {
 		return answer{}, err
 	}
 	text, ok := strings.CutPrefix(r.arguments, "index=")
-	index, err := number(text)
+	index, err := integer(text)
 	if !ok || err != nil {
 		return answer{}, errInvalid("Invalid input %s: use GetLiveResponseResultDownloadLink(index=0)", r.arguments)
 	}
@@ -148,7 +151,7 @@ func (t *tenant) result(id string, index int) (commandResult, error) {
 // what was in a file.
 func (t *tenant) resultFile(name string) (answer, error) {
 	id, text, _ := strings.Cut(name, "/")
-	index, err := number(text)
+	index, err := integer(text)
 	if err != nil {
 		return answer{}, errNotFound("File", name)
 	}

@@ -62,7 +62,7 @@ func TestLiveResponseSessions(t *testing.T) {
 			t.Errorf("effects are %v", wantEffects)
 		}
 		// A cancelled session makes room.
-		id := decode[list[identified]](t, direct(s, "GET", "/api/machineactions?$top=1&$skip=49", "")).Value[0].ID
+		id := decode[list[identified]](t, direct(s, "GET", "/api/machineactions?$top=1", "")).Value[0].ID
 		direct(s, "POST", "/api/machineactions/"+id+"/cancel", `{"Comment":"c"}`).want(t, 200, "")
 		run(25).want(t, 201, "")
 	})

@@ -11,52 +11,94 @@ import (
 // maxTagged is how many machines one call may tag, as documented.
 const maxTagged = 500
 
-// A machine has the documented properties that clients mostly read. Real ids are
-// SHA-1 hashes; no client may rely on that.
+// A machine has the documented properties, those of the resource and of the examples of its
+// pages, which aren't the same. Real ids are SHA-1 hashes; no client may rely on that.
 type machine struct {
-	ID               string    `json:"id"`
-	ComputerDNSName  string    `json:"computerDnsName"`
-	FirstSeen        time.Time `json:"firstSeen"`
-	LastSeen         time.Time `json:"lastSeen"`
-	OSPlatform       string    `json:"osPlatform"`
-	LastIPAddress    string    `json:"lastIpAddress"`
-	HealthStatus     string    `json:"healthStatus"`
-	OnboardingStatus string    `json:"onboardingStatus"`
-	RiskScore        string    `json:"riskScore"`
-	ExposureLevel    string    `json:"exposureLevel"`
-	DeviceValue      string    `json:"deviceValue"`
-	MachineTags      []string  `json:"machineTags"`
+	ID               string      `json:"id"`
+	ComputerDNSName  string      `json:"computerDnsName"`
+	FirstSeen        time.Time   `json:"firstSeen"`
+	LastSeen         time.Time   `json:"lastSeen"`
+	OSPlatform       string      `json:"osPlatform"`
+	Version          string      `json:"version"`
+	OSProcessor      string      `json:"osProcessor"`
+	OSArchitecture   string      `json:"osArchitecture"`
+	OSBuild          *int        `json:"osBuild"`
+	LastIPAddress    string      `json:"lastIpAddress"`
+	LastExternalIP   string      `json:"lastExternalIpAddress"`
+	IPAddresses      []ipAddress `json:"ipAddresses"`
+	HealthStatus     string      `json:"healthStatus"`
+	OnboardingStatus string      `json:"onboardingStatus"`
+	GroupID          int         `json:"rbacGroupId"`
+	GroupName        string      `json:"rbacGroupName"`
+	RiskScore        *string     `json:"riskScore"`
+	ExposureLevel    *string     `json:"exposureLevel"`
+	IsAADJoined      bool        `json:"isAadJoined"`
+	AADDeviceID      *string     `json:"aadDeviceId"`
+	DeviceValue      *string     `json:"deviceValue"`
+	MachineTags      []string    `json:"machineTags"`
 
 	number int // from 1
 }
 
-// newMachine makes all machines alike but for their names and addresses: no test
-// should depend on what the inventory of a real tenant looks like.
+// An ipAddress is one of a machine's network interfaces.
+type ipAddress struct {
+	Address string `json:"ipAddress"`
+	MAC     string `json:"macAddress"`
+	Status  string `json:"operationalStatus"`
+}
+
+// newMachine makes all machines alike but for their names and addresses: no test should depend on
+// what the inventory of a real tenant looks like. Every third has null wherever that is
+// documented, as a machine has that isn't joined and wasn't assessed yet.
 func newMachine(i int, now time.Time) *machine {
-	return &machine{
+	address := fmt.Sprintf("10.%d.%d.%d", i>>16&0xff, i>>8&0xff, i&0xff)
+	m := &machine{
 		ID:              fmt.Sprintf("m%04d", i),
 		ComputerDNSName: fmt.Sprintf("m%04d.contoso.example", i),
 		FirstSeen:       now.Add(-30 * 24 * time.Hour),
 		LastSeen:        now,
-		OSPlatform:      "Windows11",
-		LastIPAddress:   fmt.Sprintf("10.%d.%d.%d", i>>16&0xff, i>>8&0xff, i&0xff),
-		HealthStatus:    "Active", OnboardingStatus: "Onboarded", RiskScore: "None", ExposureLevel: "Low",
-		DeviceValue: "Normal", MachineTags: []string{}, number: i,
+		OSPlatform:      "Windows11", Version: "23H2", OSProcessor: "x64", OSArchitecture: "64-bit",
+		LastIPAddress: address, LastExternalIP: "198.51.100.1",
+		IPAddresses:  []ipAddress{{address, fmt.Sprintf("02005E%06X", i&0xffffff), "Up"}},
+		HealthStatus: "Active", OnboardingStatus: "Onboarded", GroupID: 140, GroupName: "Offices",
+		MachineTags: []string{}, DeviceValue: new("Normal"), number: i,
+	}
+	if i%3 != 0 {
+		m.OSBuild, m.RiskScore, m.ExposureLevel = new(22631), new("None"), new("Low")
+		m.IsAADJoined, m.AADDeviceID = true, new(guidOf("device", i))
+	}
+	return m
+}
+
+// machineProperties are those that the page of the list names. rbacGroupId is a number in its
+// example and a text in the resource, and so may be compared with both.
+func machineProperties() []property[machine] {
+	return []property[machine]{
+		{"id", text, func(m *machine) value { return textValue(m.ID) }, ""},
+		{"computerDnsName", text, func(m *machine) value { return textValue(m.ComputerDNSName) }, ""},
+		{"version", text, func(m *machine) value { return textValue(m.Version) }, ""},
+		{"deviceValue", text, func(m *machine) value { return maybe(m.DeviceValue, textValue) }, ""},
+		{"aadDeviceId", text, func(m *machine) value { return maybe(m.AADDeviceID, textValue) }, ""},
+		{"machineTags", collection, func(m *machine) value { return listValue(m.MachineTags) }, ""},
+		{"lastSeen", moment, func(m *machine) value { return timeValue(m.LastSeen) }, ""},
+		{"exposureLevel", text, func(m *machine) value { return maybe(m.ExposureLevel, textValue) }, ""},
+		{"onboardingStatus", text, func(m *machine) value { return textValue(m.OnboardingStatus) }, ""},
+		{"lastIpAddress", text, func(m *machine) value { return textValue(m.LastIPAddress) }, ""},
+		{"healthStatus", text, func(m *machine) value { return textValue(m.HealthStatus) }, ""},
+		{"osPlatform", text, func(m *machine) value { return textValue(m.OSPlatform) }, ""},
+		{"riskScore", text, func(m *machine) value { return maybe(m.RiskScore, textValue) }, ""},
+		{"rbacGroupId", numberText, func(m *machine) value {
+			return value{kind: numberText, known: true, number: float64(m.GroupID)}
+		}, ""},
 	}
 }
 
-// properties are those that the documented $filter knows, more or less.
-func (m machine) properties() map[string]string {
-	return map[string]string{
-		"id":               m.ID,
-		"computerDnsName":  m.ComputerDNSName,
-		"lastSeen":         m.LastSeen.Format(time.RFC3339Nano),
-		"osPlatform":       m.OSPlatform,
-		"lastIpAddress":    m.LastIPAddress,
-		"healthStatus":     m.HealthStatus,
-		"onboardingStatus": m.OnboardingStatus,
-		"riskScore":        m.RiskScore,
-		"exposureLevel":    m.ExposureLevel,
+// machineList is the list of machines. That $select refuses onboardingStatus was reported, and is
+// no part of the documentation.
+func (t *tenant) machineList() listing[machine] {
+	return listing[machine]{
+		context: "Machines", properties: machineProperties(), unselected: "onboardingStatus",
+		rules: t.mdeRules(),
 	}
 }
 
@@ -66,17 +108,20 @@ func (t *tenant) listMachines(r request) (answer, error) {
 	if len(t.machines) == 0 {
 		return answer{}, problem{http.StatusNotFound, "NotFound", "No recent machines were found"}
 	}
-	return listAnswer(r, "Machines", values(t.machines), t.pageSize)
+	return t.machineList().answer(r, values(t.machines))
 }
 
-// getMachine is the call that large inventories make once for each machine, and
-// so the first to meet its quota.
+// getMachine is the call that large inventories make once for each machine, and so the first to
+// meet its quota. The computer's name will do for its id, as documented.
 func (t *tenant) getMachine(r request) (answer, error) {
-	m, err := lookup(t.machineByID, "Machine", r.id)
-	if err != nil {
-		return answer{}, err
+	m, ok := t.machineByID[r.id]
+	for i := 0; !ok && i < len(t.machines); i++ {
+		m, ok = t.machines[i], strings.EqualFold(t.machines[i].ComputerDNSName, r.id)
 	}
-	return done(http.StatusOK, m), nil
+	if !ok {
+		return answer{}, errNotFound("Machine", r.id)
+	}
+	return single(r, http.StatusOK, "Machines/$entity", m), nil
 }
 
 // vulnerabilities is how many each machine has.
@@ -88,15 +133,19 @@ func cve(i int) string { return fmt.Sprintf("CVE-2026-%04d", i+1) }
 // A vulnerability is there for its endpoint's sake, which has a quota of its own:
 // 50 a minute.
 type vulnerability struct {
-	ID       string  `json:"id"`
-	Name     string  `json:"name"`
-	Severity string  `json:"severity"`
-	CVSSV3   float64 `json:"cvssV3"`
-}
-
-// properties are as few as the vulnerability has.
-func (v vulnerability) properties() map[string]string {
-	return map[string]string{"id": v.ID, "severity": v.Severity}
+	ID              string    `json:"id"`
+	Name            string    `json:"name"`
+	Description     string    `json:"description"`
+	Severity        string    `json:"severity"`
+	CVSSV3          float64   `json:"cvssV3"`
+	ExposedMachines int       `json:"exposedMachines"`
+	Published       time.Time `json:"publishedOn"`
+	Updated         time.Time `json:"updatedOn"`
+	PublicExploit   bool      `json:"publicExploit"`
+	ExploitVerified bool      `json:"exploitVerified"`
+	ExploitInKit    bool      `json:"exploitInKit"`
+	ExploitTypes    []string  `json:"exploitTypes"`
+	ExploitURIs     []string  `json:"exploitUris"`
 }
 
 // listVulnerabilities finds the same three on every machine.
@@ -107,26 +156,52 @@ func (t *tenant) listVulnerabilities(r request) (answer, error) {
 	found := make([]vulnerability, vulnerabilities)
 	for i := range found {
 		name := cve(i)
-		found[i] = vulnerability{name, name, "Medium", 5.5}
+		found[i] = vulnerability{
+			ID: name, Name: name, Description: "A weakness for tests.", Severity: "Medium", CVSSV3: 5.5,
+			ExposedMachines: len(t.machines), Published: t.began, Updated: t.began,
+			ExploitTypes: []string{}, ExploitURIs: []string{},
+		}
 	}
-	return listAnswer(r, "Collection(Vulnerabilities)", found, t.pageSize)
+	list := listing[vulnerability]{
+		context: "Collection(Analytics.Contracts.PublicAPI.PublicVulnerabilityDto)", rules: t.mdeRules(),
+		properties: []property[vulnerability]{
+			{"id", text, func(v *vulnerability) value { return textValue(v.ID) }, ""},
+			{"severity", text, func(v *vulnerability) value { return textValue(v.Severity) }, ""},
+		},
+	}
+	return list.answer(r, found)
 }
 
 // listMachineAlerts is a list as that of all alerts.
 func (t *tenant) listMachineAlerts(r request) (answer, error) {
-	if _, err := lookup(t.machineByID, "Machine", r.id); err != nil {
-		return answer{}, err
-	}
-	return listAnswer(r, "Alerts", t.alertsWith(func(a *alert) bool { return a.MachineID == r.id }), t.pageSize)
-}
-
-// listLogonUsers has one user for each machine.
-func (t *tenant) listLogonUsers(r request) (answer, error) {
-	m, err := lookup(t.machineByID, "Machine", r.id)
+	raised, err := t.raisedOn(r.id)
 	if err != nil {
 		return answer{}, err
 	}
-	return listAnswer(r, "Users", []user{newUser(m)}, t.pageSize)
+	return t.alertList().answer(r, raised)
+}
+
+// countMachineAlerts is one of the documented examples.
+func (t *tenant) countMachineAlerts(r request) (answer, error) {
+	raised, err := t.raisedOn(r.id)
+	if err != nil {
+		return answer{}, err
+	}
+	return t.alertList().countAnswer(r, raised)
+}
+
+// raisedOn returns the alerts of a machine.
+func (t *tenant) raisedOn(id string) ([]alert, error) {
+	if _, err := lookup(t.machineByID, "Machine", id); err != nil {
+		return nil, err
+	}
+	var raised []alert
+	for _, a := range t.alerts {
+		if a.MachineID == id {
+			raised = append(raised, *a)
+		}
+	}
+	return raised, nil
 }
 
 // seenFor is how far back a machine can be looked for by its address, as
@@ -152,19 +227,6 @@ func (t *tenant) findByIP(r request) (answer, error) {
 	return t.listMachinesWith(r, func(m *machine) bool { return m.LastIPAddress == address })
 }
 
-// findByTag finds a tag, or with useStartsWithFilter what begins like it.
-func (t *tenant) findByTag(r request) (answer, error) {
-	wanted := r.query.Get("tag")
-	if wanted == "" {
-		return answer{}, errMissing("tag")
-	}
-	same := func(tag string) bool { return tag == wanted }
-	if strings.EqualFold(r.query.Get("useStartsWithFilter"), "true") {
-		same = func(tag string) bool { return strings.HasPrefix(tag, wanted) }
-	}
-	return t.listMachinesWith(r, func(m *machine) bool { return slices.ContainsFunc(m.MachineTags, same) })
-}
-
 // listMachinesWith answers with some machines. None is an empty list here: 404 is
 // documented for a tenant without any.
 func (t *tenant) listMachinesWith(r request, like func(*machine) bool) (answer, error) {
@@ -174,7 +236,7 @@ func (t *tenant) listMachinesWith(r request, like func(*machine) bool) (answer, 
 			found = append(found, *m)
 		}
 	}
-	return listAnswer(r, "Machines", found, t.pageSize)
+	return t.machineList().answer(r, found)
 }
 
 // checkDeviceValue knows the three documented values.
@@ -209,8 +271,8 @@ func (t *tenant) setDeviceValue(r request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	m.DeviceValue = v.DeviceValue
-	return done(http.StatusOK, m, "setDeviceValue "+m.ID), nil
+	m.DeviceValue = &v.DeviceValue
+	return single(r, http.StatusOK, "Machines/$entity", m, "setDeviceValue "+m.ID), nil
 }
 
 // A machineUpdate is the body of a PATCH. Its keys aren't capitalised, other than
@@ -242,12 +304,12 @@ func (t *tenant) updateMachine(r request) (answer, error) {
 		return answer{}, err
 	}
 	if u.DeviceValue != nil {
-		m.DeviceValue = *u.DeviceValue
+		m.DeviceValue = u.DeviceValue
 	}
 	if u.MachineTags != nil {
 		m.MachineTags = u.MachineTags
 	}
-	return done(http.StatusOK, m, "update "+m.ID), nil
+	return single(r, http.StatusOK, "Machines/$entity", m, "update "+m.ID), nil
 }
 
 // A tagging is the body of both tag calls. Their keys are capitalised, those of
@@ -295,7 +357,7 @@ func (t *tenant) tagMachine(r request) (answer, error) {
 		return answer{}, err
 	}
 	effect := g.apply(m)
-	return done(http.StatusOK, m, effect), nil
+	return single(r, http.StatusOK, "Machines/$entity", m, effect), nil
 }
 
 // tagMachines tags all or none: what the service does when one machine is

@@ -40,7 +40,7 @@ func textAnswer(r request, text string) answer {
 	return done(http.StatusOK, struct {
 		Context string `json:"@odata.context"`
 		Value   string `json:"value"`
-	}{r.origin + "/api/$metadata#Edm.String", text})
+	}{r.metadata("Edm.String"), text})
 }
 
 // packageFile makes a package: an archive with one file, which names the machine.

@@ -18,20 +18,25 @@ func newRecorder() *httptest.ResponseRecorder { return httptest.NewRecorder() }
 
 func TestDefaultQuotas(t *testing.T) {
 	for family, want := range map[string][]quota.Window{
-		"machines":                                      {{N: 100, Per: time.Minute}, {N: 1500, Per: time.Hour}},
-		"machines/{id}/vulnerabilities":                 {{N: 50, Per: time.Minute}, {N: 1500, Per: time.Hour}},
-		"machines/{id}/startInvestigation":              {{N: 50, Per: time.Hour}},
-		"machines/{id}/runliveresponse":                 {{N: 10, Per: time.Minute}},
-		"alerts/batchUpdate":                            {{N: 10, Per: time.Minute}, {N: 500, Per: time.Hour}},
-		"indicators/import":                             {{N: 30, Per: time.Minute}},
-		"indicators/BatchDelete":                        {{N: 30, Per: time.Minute}, {N: 1500, Per: time.Hour}},
-		"advancedqueries/run":                           {{N: 45, Per: time.Minute}, {N: 1500, Per: time.Hour}},
-		"alerts/CreateAlertByReference":                 {{N: 15, Per: time.Minute}},
-		"machineactions/{id}/getPackageUri":             {{N: 2, Per: time.Minute}, {N: 120, Per: time.Hour}},
-		"machines/SoftwareVulnerabilitiesByMachine":     {{N: 30, Per: time.Minute}, {N: 1000, Per: time.Hour}},
-		"machines/SoftwareVulnerabilitiesExport":        {{N: 5, Per: time.Minute}, {N: 20, Per: time.Hour}},
-		"machines/SecureConfigurationsAssessmentExport": {{N: 5, Per: time.Minute}, {N: 20, Per: time.Hour}},
-		"incidents": {{N: 50, Per: time.Minute}, {N: 1500, Per: time.Hour}},
+		"machines": {{N: 100, Per: time.Minute},
+			{N: 1500, Per: time.Hour}},
+		"machines/{id}/vulnerabilities": {{N: 50, Per: time.Minute},
+			{N: 1500, Per: time.Hour}},
+		"machines/{id}/startInvestigation": {{N: 50, Per: time.Hour}},
+		"machines/{id}/runliveresponse":    {{N: 10, Per: time.Minute}},
+		"alerts/batchUpdate": {{N: 10, Per: time.Minute},
+			{N: 500, Per: time.Hour}},
+		"indicators/import": {{N: 30, Per: time.Minute}},
+		"indicators/BatchDelete": {{N: 30, Per: time.Minute},
+			{N: 1500, Per: time.Hour}},
+		"advancedqueries/run": {{N: 45, Per: time.Minute},
+			{N: 1500, Per: time.Hour}},
+		"machineactions/{id}/getPackageUri": {{N: 2, Per: time.Minute}, {N: 120, Per: time.Hour}},
+		"machines/SoftwareVulnerabilitiesByMachine": {{N: 30, Per: time.Minute},
+			{N: 1000, Per: time.Hour}},
+		"machines/SoftwareVulnerabilitiesExport": {{N: 5, Per: time.Minute}, {N: 20, Per: time.Hour}},
+		"incidents": {{N: 50, Per: time.Minute},
+			{N: 1500, Per: time.Hour}},
 	} {
 		if got := defendertest.DefaultQuotas()[family]; !slices.Equal(got, want) {
 			t.Errorf("%s: got %+v, want %+v", family, got, want)
@@ -57,15 +62,16 @@ func TestFamiliesAreServed(t *testing.T) {
 		{"POST", "machines/x/startInvestigation"}, {"POST", "machines/x/runliveresponse"}, {"GET", "machineactions"},
 		{"POST", "machineactions/x/cancel"}, {"GET", "indicators"}, {"DELETE", "indicators/x"}, {"POST", "indicators/import"},
 		{"POST", "indicators/BatchDelete"}, {"POST", "advancedqueries/run"}, {"POST", "advancedhunting/run"},
-		{"GET", "incidents"}, {"GET", "incidents/x"}, {"PATCH", "incidents/x"}, {"POST", "alerts/CreateAlertByReference"},
-		{"GET", "investigations/x"}, {"GET", "domains/x/stats"}, {"GET", "files/x"}, {"GET", "ips/x/stats"}, {"GET", "users/x/machines"},
+		{"GET", "incidents"}, {"GET", "incidents/x"}, {"PATCH", "incidents/x"},
 		{"GET", "machineactions/x/getPackageUri"}, {"GET", "machineactions/x/GetLiveResponseResultDownloadLink(index=0)"},
-		{"POST", "libraryfiles"}, {"GET", "machines/SoftwareVulnerabilityChangesByMachine"},
-		{"GET", "machines/SoftwareInventoryByMachine"}, {"GET", "machines/SoftwareInventoryExport"},
 		{"GET", "machines/SoftwareVulnerabilitiesByMachine"}, {"GET", "machines/SoftwareVulnerabilitiesExport"},
-		{"GET", "machines/SecureConfigurationsAssessmentByMachine"}, {"GET", "machines/SecureConfigurationsAssessmentExport"},
 	} {
 		direct(s, c.method, "/api/"+c.path, "")
+	}
+	for _, c := range []struct{ method, path string }{
+		{"GET", "alerts_v2"}, {"PATCH", "incidents/x"}, {"POST", "runHuntingQuery"},
+	} {
+		direct(s, c.method, "/v1.0/security/"+c.path, "")
 	}
 	unseen := defendertest.DefaultQuotas()
 	for _, c := range s.Calls() {

@@ -24,37 +24,41 @@ type handler func(*tenant, request) (answer, error)
 // A request is what a handler may look at. It has no connection, so that no
 // handler can wait for a caller while it holds the tenant.
 type request struct {
-	origin      string     // scheme and host as the client wrote them
-	storage     string     // scheme and host of the downloads
-	path        string     // escaped, as the client wrote it
-	query       url.Values // of the URL
-	id          string     // what stood for {id}, unescaped
-	arguments   string     // what stood between the parentheses, unescaped
-	contentType string     // of the body, as the client says
-	body        []byte
+	origin    string     // scheme and host as the client wrote them
+	root      string     // of the API, behind the origin
+	storage   string     // scheme and host of the downloads
+	path      string     // escaped, as the client wrote it
+	query     url.Values // of the URL
+	id        string     // what stood for {id}, unescaped
+	arguments string     // what stood between the parentheses, unescaped
+	body      []byte
 }
+
+// metadata is what a context's URL begins with, and what of it is meant.
+func (r request) metadata(of string) string { return r.origin + r.root + "/$metadata#" + of }
 
 // routes is the table of all that is served. The first match counts, so that a
 // fixed segment must stand before an {id} in its place.
 func routes() []route {
 	const (
-		machine, alert           = "machines/{id}", "alerts/{id}"
-		packageURI, resultLink   = "machineactions/{id}/getPackageUri", "machineactions/{id}/GetLiveResponseResultDownloadLink"
-		domain, file, ip, person = "domains/{id}", "files/{id}", "ips/{id}", "users/{id}"
+		machine, alert         = "machines/{id}", "alerts/{id}"
+		packageURI, resultLink = "machineactions/{id}/getPackageUri",
+			"machineactions/{id}/GetLiveResponseResultDownloadLink"
 	)
 	return slices.Concat([]route{
 		// What is fixed stands before what would take its name for an id.
 		{"GET", "machines", "machines", (*tenant).listMachines},
 		{"POST", "machines/AddOrRemoveTagForMultipleMachines", "machines/AddOrRemoveTagForMultipleMachines", (*tenant).tagMachines},
 		{"GET", "machines/findbyip()", machine, (*tenant).findByIP},
-		{"GET", "machines/findbytag", machine, (*tenant).findByTag},
-	}, assessmentRoutes(), []route{
+		{"GET", "machines/SoftwareVulnerabilitiesByMachine", "machines/SoftwareVulnerabilitiesByMachine",
+			(*tenant).exportPages},
+		{"GET", "machines/" + exportName, "machines/" + exportName, (*tenant).exportFiles},
 		{"GET", "machines/{id}", machine, (*tenant).getMachine},
 		{"PATCH", "machines/{id}", machine, (*tenant).updateMachine},
 		{"POST", "machines/{id}/tags", machine, (*tenant).tagMachine},
 		{"POST", "machines/{id}/setDeviceValue", machine, (*tenant).setDeviceValue},
-		{"GET", "machines/{id}/logonusers", machine, (*tenant).listLogonUsers},
 		{"GET", "machines/{id}/alerts", machine, (*tenant).listMachineAlerts},
+		{"GET", "machines/{id}/alerts/$count", machine, (*tenant).countMachineAlerts},
 		{"GET", "machines/{id}/vulnerabilities", "machines/{id}/vulnerabilities", (*tenant).listVulnerabilities},
 
 		// Lists and single actions share a quota: 1500 polls an hour for all
@@ -64,36 +68,12 @@ func routes() []route {
 		{"POST", "machineactions/{id}/cancel", "machineactions/{id}/cancel", (*tenant).cancelAction},
 		{"GET", "machineactions/{id}/getPackageUri", packageURI, (*tenant).getPackageURI},
 		{"GET", "machineactions/{id}/GetLiveResponseResultDownloadLink()", resultLink, (*tenant).getResultLink},
-		{"GET", "libraryfiles", "libraryfiles", (*tenant).listLibrary},
-		{"POST", "libraryfiles", "libraryfiles", (*tenant).upload},
 
 		// The batch has a tenth of the usual quota, for any number of alerts.
 		{"GET", "alerts", "alerts", (*tenant).listAlerts},
 		{"POST", "alerts/batchUpdate", "alerts/batchUpdate", (*tenant).updateAlerts},
-		{"POST", "alerts/CreateAlertByReference", "alerts/CreateAlertByReference", (*tenant).createAlert},
 		{"GET", "alerts/{id}", alert, (*tenant).getAlert},
 		{"PATCH", "alerts/{id}", alert, (*tenant).updateAlert},
-		{"GET", "alerts/{id}/domains", alert, (*tenant).listAlertDomains},
-		{"GET", "alerts/{id}/files", alert, (*tenant).listAlertFiles},
-		{"GET", "alerts/{id}/ips", alert, (*tenant).listAlertIPs},
-		{"GET", "alerts/{id}/machine", alert, (*tenant).getAlertMachine},
-		{"GET", "alerts/{id}/user", alert, (*tenant).getAlertUser},
-		{"GET", "investigations", "investigations", (*tenant).listInvestigations},
-		{"GET", "investigations/{id}", "investigations", (*tenant).getInvestigation},
-
-		// Domains, addresses and users that nobody has seen are answered
-		// otherwise than files, see each handler.
-		{"GET", "domains/{id}/alerts", domain, (*tenant).listDomainAlerts},
-		{"GET", "domains/{id}/machines", domain, (*tenant).listDomainMachines},
-		{"GET", "domains/{id}/stats", domain, (*tenant).getDomainStats},
-		{"GET", "files/{id}", file, (*tenant).getFile},
-		{"GET", "files/{id}/alerts", file, (*tenant).listFileAlerts},
-		{"GET", "files/{id}/machines", file, (*tenant).listFileMachines},
-		{"GET", "files/{id}/stats", file, (*tenant).getFileStats},
-		{"GET", "ips/{id}/alerts", ip, (*tenant).listIPAlerts},
-		{"GET", "ips/{id}/stats", ip, (*tenant).getIPStats},
-		{"GET", "users/{id}/alerts", person, (*tenant).listUserAlerts},
-		{"GET", "users/{id}/machines", person, (*tenant).listUserMachines},
 
 		// 500 indicators for one call of 30 a minute, or one for one of 100.
 		{"GET", "indicators", "indicators", (*tenant).listIndicators},
@@ -104,7 +84,7 @@ func routes() []route {
 
 		// The quotas of hunting are shared by all applications of a tenant.
 		{"POST", "advancedqueries/run", "advancedqueries/run", (*tenant).runQuery},
-		{"POST", "advancedhunting/run", "advancedhunting/run", (*tenant).runQuery},
+		{"POST", "advancedhunting/run", "advancedhunting/run", (*tenant).runXDRQuery},
 
 		// These, and the second of hunting, are of Defender XDR's API.
 		{"GET", "incidents", "incidents", (*tenant).listIncidents},
@@ -113,28 +93,20 @@ func routes() []route {
 	}, actionRoutes())
 }
 
-// A match is the route of a call, or the problem that there is none. The problem
-// is an answer already, since it may need a header.
+// A match is the route of a call, or the problem that there is none.
 type match struct {
 	route
 	parts
-	problem *answer
+	problem *problem
+	allowed []string // the methods of a 405
 }
 
 // parts are what the pattern leaves open of a path.
 type parts struct{ id, arguments string }
 
-// bodyLimit is how much of a call's body is read.
-func (m match) bodyLimit() int64 {
-	if m.family == "libraryfiles" {
-		return maxUpload
-	}
-	return maxBody
-}
-
-// find looks for a route. Of an unknown path nothing is known, not even its quota.
-func find(routes []route, method, path string) match {
-	segments := split(path)
+// find looks for a route by the segments behind the API's prefix. Of an unknown path nothing is
+// known, not even its quota.
+func find(routes []route, method string, segments []string) match {
 	var allowed []string
 	for _, r := range routes {
 		found, ok := fits(r.pattern, segments)
@@ -147,17 +119,17 @@ func find(routes []route, method, path string) match {
 		allowed = append(allowed, r.method)
 	}
 	if allowed == nil {
-		return match{problem: problem{http.StatusNotFound, "NotFound", "The requested resource was not found"}.answer()}
+		return match{problem: &problem{http.StatusNotFound, "NotFound",
+			"The requested resource was not found"}}
 	}
 	// No code is documented for 405: BadRequest is the general one.
-	wrong := problem{http.StatusMethodNotAllowed, "BadRequest", "The requested resource does not support the method " + method}.answer()
-	wrong.header.Set("Allow", strings.Join(allowed, ", "))
-	return match{problem: wrong}
+	return match{allowed: allowed, problem: &problem{http.StatusMethodNotAllowed, "BadRequest",
+		"The requested resource does not support the method " + method}}
 }
 
-// split returns the escaped segments behind the prefix, or nil if the path has
-// neither prefix. /api alone is the latest version, /api/v1.0 a fixed one.
-func split(path string) []string {
+// mdeSegments returns the escaped segments behind the prefix of Defender's APIs, or nil if the
+// path doesn't have it. /api alone is the latest version, /api/v1.0 a fixed one.
+func mdeSegments(path string) []string {
 	segments := strings.Split(strings.Trim(path, "/"), "/")
 	if !strings.EqualFold(segments[0], "api") {
 		return nil

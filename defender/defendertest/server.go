@@ -1,20 +1,24 @@
 package defendertest
 
 import (
-	"errors"
+	"bytes"
+	"cmp"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"maps"
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
+
+	"github.com/steadyhttp/steadyhttp/quota"
 )
 
-// maxBody bounds what is read of a request's body, in bytes. The largest
-// documented call beside the upload of a file, an import of 500 indicators, stays
-// far below.
+// maxBody bounds what is read of a request's body, in bytes. The largest call, an
+// import of 500 indicators, stays far below.
 const maxBody = 8 << 20
 
 // A Server is a simulated Defender API. It isn't built on httptest.Server, whose
@@ -33,15 +37,20 @@ type Server struct {
 	// the first call.
 	StorageURL string
 
+	// ControlURL is the base of the control API, without a trailing slash. "" until the server is
+	// started, and without Config.ControlAddr.
+	ControlURL string
+
 	config Config
 	routes []route
-	tenant *tenant
+	graph  []route
 	tokens seal
 
 	// mu guards ledger, quotas, faults and issued: one lock, so that the order
 	// of arrival is the same for all.
 	mu     sync.Mutex
-	ledger ledger
+	ledger *ledger
+	tenant *tenant // replaced by Reset
 	quotas *quotas
 	faults *dice
 	issued int // tokens
@@ -52,6 +61,7 @@ type Server struct {
 	served      sync.WaitGroup // of those that accept
 	connections sync.WaitGroup
 	everywhere  bool // the server listens on all addresses of the host
+	certificate []byte
 }
 
 // NewServer returns a server that listens on Config.Addr. Call Close when done.
@@ -74,6 +84,7 @@ func NewUnstartedServer(c Config) *Server {
 
 		config: c,
 		routes: routes(),
+		graph:  graphRoutes(),
 		tenant: newTenant(c),
 		tokens: newSeal(),
 		quotas: newQuotas(c, time.Now()),
@@ -102,22 +113,71 @@ func (s *Server) Listen() error {
 		panic("defendertest: Server is closed: make a new one")
 	default:
 	}
-	api, err := listen(s.config.Addr, "127.0.0.1:0")
+	var open []net.Listener
+	listening := func(address, otherwise string) (net.Listener, error) {
+		l, err := listen(address, otherwise)
+		if err == nil {
+			open = append(open, l)
+		}
+		return l, err
+	}
+	err := s.listenAll(listening)
+	if err != nil {
+		for _, l := range open {
+			l.Close()
+		}
+		s.URL, s.ControlURL = "", ""
+	}
+	return err
+}
+
+// listenAll opens the listeners, and accepts only when all are open.
+func (s *Server) listenAll(listening func(address, otherwise string) (net.Listener, error)) error {
+	api, err := listening(s.config.Addr, "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
 	address := api.Addr().(*net.TCPAddr)
-	storage, err := listen(s.config.StorageAddr, net.JoinHostPort(address.IP.String(), "0"))
+	storage, err := listening(s.config.StorageAddr, net.JoinHostPort(address.IP.String(), "0"))
 	if err != nil {
-		api.Close()
 		return err
 	}
+	var control net.Listener
+	if s.config.ControlAddr != "" {
+		if control, err = listening(s.config.ControlAddr, ""); err != nil {
+			return err
+		}
+		if !control.Addr().(*net.TCPAddr).IP.IsLoopback() {
+			return fmt.Errorf("defendertest: Config.ControlAddr is %q: use an address of the loopback interface, such as 127.0.0.1:0", s.config.ControlAddr)
+		}
+	}
+	scheme, secured := "http", func(l net.Listener) net.Listener { return l }
+	if s.config.TLS {
+		named, _, _ := net.SplitHostPort(s.config.Addr)
+		certificate, authority, err := newCertificate(named, address.IP.String())
+		if err != nil {
+			return err
+		}
+		s.certificate = authority
+		scheme, secured = "https", func(l net.Listener) net.Listener {
+			return tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{certificate},
+				NextProtos: []string{"h2", "http/1.1"}})
+		}
+	}
 	s.everywhere = address.IP.IsUnspecified()
-	s.URL, s.StorageURL = base(api), base(storage)
-	s.accept(api, s)
-	s.accept(storage, http.HandlerFunc(s.serveStorage))
+	s.URL, s.StorageURL = base(scheme, api), base(scheme, storage)
+	s.accept(secured(api), s)
+	s.accept(secured(storage), http.HandlerFunc(s.serveStorage))
+	if control != nil {
+		s.ControlURL = base("http", control)
+		s.accept(control, http.HandlerFunc(s.serveControl))
+	}
 	return nil
 }
+
+// Certificate returns the authority that signed the server's certificate, in PEM, for a client to
+// trust. It is nil until the server is started, and without Config.TLS.
+func (s *Server) Certificate() []byte { return bytes.Clone(s.certificate) }
 
 // listen returns a listener on an address, or on another if the first is "".
 func listen(address, otherwise string) (net.Listener, error) {
@@ -128,12 +188,12 @@ func listen(address, otherwise string) (net.Listener, error) {
 }
 
 // base returns where a listener can be reached from this host.
-func base(listener net.Listener) string {
+func base(scheme string, listener net.Listener) string {
 	address := *listener.Addr().(*net.TCPAddr)
 	if address.IP.IsUnspecified() {
 		address.IP = net.IPv4(127, 0, 0, 1)
 	}
-	return "http://" + address.String()
+	return scheme + "://" + address.String()
 }
 
 // accept serves one of the listeners.
@@ -182,12 +242,41 @@ func (s *Server) SetFaults(f Faults) {
 	s.faults.faults = f
 }
 
+// SetQuotas replaces the windows of single families from the next arrival on, as Config.Quotas
+// does; the counting of those begins anew. It panics on what can't be meant, as NewServer does.
+func (s *Server) SetQuotas(quotas map[string][]quota.Window) {
+	if err := checkQuotas("Quotas", quotas); err != nil {
+		panic("defendertest: " + err.Error())
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.quotas.replace(quotas)
+}
+
+// Reset forgets all calls and changes: the ledger is empty, the tenant as it was at the start, its
+// quotas unused, and the dice are set back to the seed. Faults and quotas stay as they were set
+// last, and tokens are good for as long as they were. A call that is being served ends in the old
+// ledger.
+func (s *Server) Reset() {
+	fresh := newTenant(s.config)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	dice, families := newDice(s.config), s.quotas.families
+	dice.faults = s.faults.faults
+	s.tenant, s.faults, s.ledger, s.issued = fresh, dice, newLedger(s.config), 0
+	s.quotas = newQuotas(s.config, time.Now())
+	s.quotas.families = families
+}
+
 // MachineIDs returns the ids of all machines, in the order of the list:
 // "m0001", "m0002" and so on.
 func (s *Server) MachineIDs() []string {
-	ids := make([]string, len(s.tenant.machines))
-	for i, m := range s.tenant.machines {
-		ids[i] = m.ID // never changes, so no lock is needed
+	s.mu.Lock()
+	machines := s.tenant.machines
+	s.mu.Unlock()
+	ids := make([]string, len(machines))
+	for i, m := range machines {
+		ids[i] = m.ID // never changes, so the tenant's lock isn't needed
 	}
 	return ids
 }
@@ -202,23 +291,30 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.serve(w, r, s.storageErrand(r))
 	case isTokenPath(r.URL.Path):
 		s.serve(w, r, s.tokenErrand(r))
+	case isGraphPath(r.URL.Path):
+		s.serve(w, r, s.graphErrand(r))
 	default:
 		s.serve(w, r, s.apiErrand(r))
 	}
 }
 
-// An errand is a call as the service sees it that it is for: the API, the token
-// endpoint or the storage.
+// An errand is a call as the service sees it that it is for: an API, the token endpoint or the
+// storage.
 type errand struct {
 	family   string // for the ledger
 	admit    func(now time.Time) *answer
-	carryOut func(w http.ResponseWriter, now time.Time) answer
-	failure  func(status int) answer // a fault's 500 or 503 in the service's own form
+	carryOut func(w http.ResponseWriter, at arrival) answer
+	failure  func(status int) answer  // a fault's 500, 503 or 504 in the service's own form
+	problem  func(p problem) answer   // likewise, and nil where no fault needs it
+	finish   func(header http.Header) // adds what every answer has; nil: nothing
 }
 
 // serve takes a call through what all services have in common: the ledger and the
 // faults.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request, e errand) {
+	if e.finish != nil {
+		e.finish(w.Header())
+	}
 	at := s.arrive(r, e)
 	if at.refused != nil {
 		s.reply(w, at, *at.refused)
@@ -227,20 +323,23 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, e errand) {
 	if s.failBefore(w, at, e) {
 		return
 	}
-	result := e.carryOut(w, at.now)
+	result := e.carryOut(w, at)
 	// Entered before the answer goes out, or is lost: who has heard of a change
 	// must find it in Effects.
 	s.mu.Lock()
-	s.ledger.carriedOut(at.seq, result)
+	at.ledger.carriedOut(at.seq, result)
 	s.mu.Unlock()
 	s.failAfter(w, r, at, e, result)
 }
 
-// An arrival is what is decided about a call when it comes in.
+// An arrival is what is decided about a call when it comes in. Its ledger and its tenant are those
+// of that moment: a Reset meanwhile gives the server others.
 type arrival struct {
 	seq     int
 	family  string
 	now     time.Time
+	ledger  *ledger
+	tenant  *tenant
 	refused *answer       // by token or quota; nil: the call may pass
 	fault   string        // the name of the Faults field to strike, or ""
 	slowFor time.Duration // of the same Faults, which may be replaced meanwhile
@@ -254,75 +353,105 @@ func (s *Server) arrive(r *http.Request, e errand) arrival {
 	now := time.Now()
 	// The dice are rolled for refused calls too: which fault a call meets then
 	// depends on its number alone, and not on how fast the others came.
-	at := arrival{family: e.family, now: now, fault: s.faults.roll(e.family), slowFor: s.faults.faults.slowFor()}
+	at := arrival{
+		family: e.family, now: now, ledger: s.ledger, tenant: s.tenant,
+		fault: s.faults.roll(e.family), slowFor: s.faults.faults.slowFor(),
+	}
 	if at.refused = e.admit(now); at.refused != nil {
 		at.fault = ""
 	}
 	at.seq = s.ledger.arrived(Call{
 		At: now, Method: r.Method, Path: r.URL.Path, RawQuery: r.URL.RawQuery, Family: e.family,
-		CallID: r.Header.Get("x-ms-client-request-id"), Fault: at.fault,
+		CallID: callID(r.Header), Fault: at.fault,
 	})
 	return at
+}
+
+// callID is what a client may send to find its call again: Graph has a name of its own for it.
+func callID(header http.Header) string {
+	return cmp.Or(header.Get("x-ms-client-request-id"), header.Get("client-request-id"))
 }
 
 // admitAll is for what neither needs a token nor counts.
 func admitAll(time.Time) *answer { return nil }
 
-// apiErrand is a call of the API.
+// apiErrand is a call of Defender for Endpoint or Defender XDR.
 func (s *Server) apiErrand(r *http.Request) errand {
-	found := find(s.routes, r.Method, r.URL.EscapedPath())
+	found := find(s.routes, r.Method, mdeSegments(r.URL.EscapedPath()))
+	dress := func(p problem) answer { return *p.answer() }
 	return errand{
-		family:   found.family,
-		admit:    func(now time.Time) *answer { return s.admit(r, found.family, now) },
-		carryOut: func(w http.ResponseWriter, _ time.Time) answer { return s.carryOut(w, r, found) },
-		failure:  apiFailure,
+		family: found.family,
+		admit: func(now time.Time) *answer {
+			return s.admit(r, forMDE(found.family), found.family, now, dress,
+				func(full *refusal) *answer { return full.answer(now, s.config.Wait) })
+		},
+		carryOut: func(w http.ResponseWriter,
+			at arrival) answer {
+			return s.carryOut(w, r, at, found, "/api", dress)
+		},
+		failure: apiFailure,
+		problem: dress,
 	}
 }
 
-// admit lets a call in that has a token, a licence and a place in the quota.
-func (s *Server) admit(r *http.Request, family string, now time.Time) *answer {
-	application, ok := s.authorize(r.Header.Get("Authorization"), now)
-	if !ok {
+// admit lets a call in that has a token, a licence and a place in the quota. The API's own words
+// are made by dress, and those of a full quota by throttle.
+func (s *Server) admit(
+	r *http.Request, to audience, family string, now time.Time,
+	dress func(problem) answer, throttle func(*refusal) *answer,
+) *answer {
+	refuse := func(p problem) *answer { a := dress(p); return &a }
+	application, holds, ok := s.authorize(r.Header.Get("Authorization"), now)
+	switch {
+	case !ok:
 		// Counted nowhere: the quota's key is the application, which an
 		// unknown token doesn't tell.
-		return errUnauthorized().answer()
-	}
-	if s.config.NoLicence {
-		return errNoLicence().answer()
+		return refuse(errUnauthorized())
+	case !to.takes(holds):
+		return refuse(errAudience(to))
+	case s.config.NoLicence:
+		return refuse(errNoLicence())
 	}
 	if full := s.quotas.take(application, family, now); full != nil {
-		return full.answer(now, s.config.Wait)
+		return throttle(full)
 	}
 	return nil
 }
 
 // carryOut reads the request's body and lets the tenant answer. The body is read
 // before the tenant is locked, so that a slow sender holds nobody up.
-func (s *Server) carryOut(w http.ResponseWriter, r *http.Request, found match) answer {
+func (s *Server) carryOut(
+	w http.ResponseWriter, r *http.Request, at arrival, found match, root string,
+	dress func(problem) answer,
+) answer {
 	// Found out only now, so that faults strike unknown paths too.
 	if found.problem != nil {
-		return *found.problem
+		a := dress(*found.problem)
+		if found.allowed != nil {
+			a.header.Set("Allow", strings.Join(found.allowed, ", "))
+		}
+		return a
 	}
 	from, err := origin(r)
 	if err != nil {
-		return *answerOf(err)
+		return dress(problemOf(err))
 	}
-	body, err := readBody(w, r, found.bodyLimit())
+	body, err := readBody(w, r, maxBody)
 	if err != nil {
-		return *answerOf(err)
+		return dress(problemOf(err))
 	}
-	result, err := s.tenant.serve(found.route.handle, request{
-		origin:      from,
-		storage:     s.storageOrigin(r),
-		path:        r.URL.EscapedPath(),
-		query:       r.URL.Query(),
-		id:          found.id,
-		arguments:   found.arguments,
-		contentType: r.Header.Get("Content-Type"),
-		body:        body,
+	result, err := at.tenant.serve(found.route.handle, request{
+		origin:    from,
+		root:      root,
+		storage:   s.storageOrigin(r),
+		path:      r.URL.EscapedPath(),
+		query:     r.URL.Query(),
+		id:        found.id,
+		arguments: found.arguments,
+		body:      body,
 	})
 	if err != nil {
-		return *answerOf(err)
+		return dress(problemOf(err))
 	}
 	return result
 }
@@ -334,9 +463,6 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 		return nil, nil
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
-	if _, ok := errors.AsType[*http.MaxBytesError](err); ok && limit == maxUpload {
-		return nil, errFileSize()
-	}
 	if err != nil {
 		return nil, errIncorrectBody()
 	}
@@ -362,7 +488,7 @@ func origin(r *http.Request) (string, error) {
 // the answer finds it there.
 func (s *Server) reply(w http.ResponseWriter, at arrival, a answer) {
 	s.mu.Lock()
-	s.ledger.answered(at.seq, at.family, a)
+	at.ledger.answered(at.seq, at.family, a)
 	s.mu.Unlock()
 	a.write(w, len(a.body))
 }

@@ -39,7 +39,7 @@ func (s *Server) storageOrigin(r *http.Request) string {
 		return s.StorageURL
 	}
 	caller := url.URL{Host: r.Host}
-	return "http://" + net.JoinHostPort(caller.Hostname(), storage.Port())
+	return storage.Scheme + "://" + net.JoinHostPort(caller.Hostname(), storage.Port())
 }
 
 // storageErrand is a download.
@@ -47,10 +47,13 @@ func (s *Server) storageErrand(r *http.Request) errand {
 	return errand{
 		family:   storageFamily,
 		admit:    admitAll,
-		carryOut: func(_ http.ResponseWriter, now time.Time) answer { return s.download(r, now) },
+		carryOut: func(_ http.ResponseWriter, at arrival) answer { return s.download(r, at) },
 		failure: func(status int) answer {
-			if status == http.StatusServiceUnavailable {
+			switch status {
+			case http.StatusServiceUnavailable:
 				return errStorage(status, "ServerBusy", "The server is busy.", "", time.Now())
+			case http.StatusGatewayTimeout:
+				return answer{status: status}
 			}
 			return errStorage(status, "InternalError", "The server encountered an internal error. Please retry the request.", "", time.Now())
 		},
@@ -60,7 +63,8 @@ func (s *Server) storageErrand(r *http.Request) errand {
 // download answers a file to whoever has its URL. The URL is all the authorization
 // there may be: the storage takes an Authorization header for a try to sign in
 // another way, and can't read ours.
-func (s *Server) download(r *http.Request, now time.Time) answer {
+func (s *Server) download(r *http.Request, at arrival) answer {
+	now := at.now
 	query := r.URL.Query()
 	path, start, expiry := r.URL.EscapedPath(), query.Get("st"), query.Get("se")
 	refused := func(detail string) answer {
@@ -71,7 +75,7 @@ func (s *Server) download(r *http.Request, now time.Time) answer {
 	if r.Header.Get("Authorization") != "" {
 		return refused("")
 	}
-	if !s.tenant.links.holds(signed(path, start, expiry), query.Get("sig")) {
+	if !at.tenant.links.holds(signed(path, start, expiry), query.Get("sig")) {
 		return refused("Signature did not match.")
 	}
 	// What is signed was written by link, and so can be read.
@@ -85,7 +89,7 @@ func (s *Server) download(r *http.Request, now time.Time) answer {
 		return errStorage(http.StatusForbidden, "AuthorizationPermissionMismatch",
 			"This request is not authorized to perform this operation using this permission.", "", now)
 	}
-	result, err := s.tenant.serve((*tenant).file, request{path: path})
+	result, err := at.tenant.serve((*tenant).file, request{path: path})
 	if err != nil {
 		return errStorage(http.StatusNotFound, "BlobNotFound", "The specified blob does not exist.", "", now)
 	}

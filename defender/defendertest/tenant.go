@@ -10,6 +10,7 @@ import (
 type tenant struct {
 	pageSize     int
 	actionTime   time.Duration
+	second       Second
 	minute, hour time.Duration // that links and snapshots live by
 	began        time.Time
 	links        seal
@@ -24,10 +25,7 @@ type tenant struct {
 	actions       []*action // in order of creation
 	actionByID    map[string]*action
 	lastAction    map[actionKey]*action // the only one that can be active
-	uploads       []*libraryFile        // in order of their first upload
-	uploadByName  map[string]*libraryFile
-	inquiries     []*investigation // in order of their start
-	incidents     []*incident      // in order of creation
+	incidents     []*incident           // in order of creation
 	incidentByID  map[string]*incident
 	indicators    []*indicator // in order of creation
 	indicatorByID map[string]*indicator
@@ -39,11 +37,11 @@ type tenant struct {
 // reads the same each time.
 func newTenant(c Config) *tenant {
 	t := &tenant{
-		pageSize: c.PageSize, actionTime: c.ActionTime,
+		pageSize: c.PageSize, actionTime: c.ActionTime, second: c.Second,
 		minute: c.minute(), hour: c.hour(), began: time.Now().UTC(), links: newSeal(),
 		machineByID: make(map[string]*machine), alertByID: make(map[string]*alert),
 		actionByID: make(map[string]*action), lastAction: make(map[actionKey]*action),
-		uploadByName: make(map[string]*libraryFile), incidentByID: make(map[string]*incident),
+		incidentByID:  make(map[string]*incident),
 		indicatorByID: make(map[string]*indicator), indicatorOf: make(map[indicatorKey]*indicator),
 	}
 	if t.pageSize == 0 {
@@ -62,7 +60,7 @@ func newTenant(c Config) *tenant {
 		t.machines = append(t.machines, m)
 		t.machineByID[m.ID] = m
 		a := t.addAlert(m, now)
-		t.addIncident(a, now)
+		t.addIncident(a, m, now)
 	}
 	return t
 }

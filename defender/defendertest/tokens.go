@@ -1,6 +1,7 @@
 package defendertest
 
 import (
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -13,11 +14,62 @@ import (
 // tokenFamily is the token endpoint's name in the ledger. It has no quota.
 const tokenFamily = "token"
 
-// isTokenPath knows /{tenant}/oauth2/v2.0/token. Of which tenant doesn't matter:
-// a server is one tenant.
+// isTokenPath knows /{tenant}/oauth2/v2.0/token and the older /{tenant}/oauth2/token, which the
+// documentation's samples still use. Of which tenant doesn't matter: a server is one tenant.
 func isTokenPath(path string) bool {
 	tenant, ok := strings.CutSuffix(path, "/oauth2/v2.0/token")
+	if !ok {
+		tenant, ok = strings.CutSuffix(path, "/oauth2/token")
+	}
 	return ok && len(tenant) > 1 && !strings.Contains(tenant[1:], "/")
+}
+
+// An audience is the API that a token is for.
+type audience uint8
+
+const (
+	audienceAny audience = iota // of Config.Token, and where no token is needed
+	audienceMDE
+	audienceXDR
+	audienceGraph
+	audienceOther
+)
+
+// takes reports whether an API takes a token. The documentation calls Defender for Endpoint by the
+// host that is Defender XDR's audience; that it takes such a token too is a guess.
+func (to audience) takes(a audience) bool {
+	return a == audienceAny || a == to || to == audienceMDE && a == audienceXDR
+}
+
+// forMDE is the audience of one of Defender's families.
+func forMDE(family string) audience {
+	switch family {
+	case "incidents", "incidents/{id}", "PATCH incidents/{id}", "advancedhunting/run":
+		return audienceXDR
+	}
+	return audienceMDE
+}
+
+// audienceOf knows the audiences of the documentation, and those of public connectors.
+func audienceOf(resource string) audience {
+	u, err := url.Parse(resource)
+	if err != nil {
+		return audienceOther
+	}
+	name := strings.ToLower(cmp.Or(u.Hostname(), resource))
+	switch {
+	case name == "00000003-0000-0000-c000-000000000000",
+		name == "graph.microsoft.com", name == "graph.microsoft.us", name == "dod-graph.microsoft.us":
+		return audienceGraph
+	case strings.HasSuffix(name, ".securitycenter.microsoft.com"),
+		strings.HasSuffix(name, ".securitycenter.windows.com"),
+		strings.HasSuffix(name, ".securitycenter.microsoft.us"), name == "securitycenter.onmicrosoft.com":
+		return audienceMDE
+	case strings.HasSuffix(name, ".security.microsoft.com"),
+		strings.HasSuffix(name, ".security.microsoft.us"):
+		return audienceXDR
+	}
+	return audienceOther
 }
 
 // tokenErrand is a fetch of a token. The documented sign-in host is another one
@@ -26,7 +78,8 @@ func (s *Server) tokenErrand(r *http.Request) errand {
 	return errand{
 		family: tokenFamily,
 		admit:  admitAll,
-		carryOut: func(w http.ResponseWriter, now time.Time) answer {
+		carryOut: func(w http.ResponseWriter, at arrival) answer {
+			now := at.now
 			body, err := readBody(w, r, maxBody)
 			if err != nil || r.Method != http.MethodPost {
 				return errGrant(http.StatusBadRequest, "invalid_request", 900144, "The request must be a POST with a form.", now)
@@ -44,7 +97,12 @@ func (s *Server) issue(r *http.Request, body string, now time.Time) answer {
 	if err != nil {
 		return errGrant(http.StatusBadRequest, "invalid_request", 9000411, "The request is not properly formatted.", now)
 	}
-	for _, name := range []string{"grant_type", "client_id", "client_secret", "scope"} {
+	v1 := !strings.HasSuffix(r.URL.Path, "/v2.0/token")
+	asks := "scope"
+	if v1 {
+		asks = "resource"
+	}
+	for _, name := range []string{"grant_type", "client_id", "client_secret", asks} {
 		if form.Get(name) == "" {
 			return errGrant(http.StatusBadRequest, "invalid_request", 900144,
 				"The request body must contain the following parameter: '"+name+"'.", now)
@@ -54,10 +112,9 @@ func (s *Server) issue(r *http.Request, body string, now time.Time) answer {
 		return errGrant(http.StatusBadRequest, "unsupported_grant_type", 70003,
 			"The app requested an unsupported grant type '"+grant+"'.", now)
 	}
-	// The audience isn't compared with the API's: the documentation's own
-	// samples call one host with another's scope.
-	audience, ok := strings.CutSuffix(form.Get("scope"), "/.default")
-	if !ok {
+	// What it is for is looked at when it is used: Entra knows more APIs than these.
+	audience, ok := strings.CutSuffix(form.Get(asks), "/.default")
+	if !ok && !v1 {
 		return errGrant(http.StatusBadRequest, "invalid_scope", 1002012,
 			"The provided value for scope "+form.Get("scope")+" is not valid. Client credential flows must have a scope value with /.default suffixed to the resource identifier.", now)
 	}
@@ -80,16 +137,30 @@ func (s *Server) issue(r *http.Request, body string, now time.Time) answer {
 	s.mu.Lock()
 	s.issued++
 	s.mu.Unlock()
+	// The documented sample has 3599 for an hour: what is left, rounded down.
+	left := int64((life - 1) / time.Second)
+	if v1 {
+		// The older endpoint writes its numbers as texts.
+		return done(http.StatusOK, struct {
+			Type       string `json:"token_type"`
+			ExpiresIn  string `json:"expires_in"`
+			Extended   string `json:"ext_expires_in"`
+			ExpiresOn  string `json:"expires_on"`
+			NotBefore  string `json:"not_before"`
+			Resource   string `json:"resource"`
+			AccessCode string `json:"access_token"`
+		}{
+			"Bearer", fmt.Sprint(left), fmt.Sprint(left), fmt.Sprint(now.Add(life).Unix()),
+			fmt.Sprint(now.Unix()), audience, token,
+		})
+	}
 	return done(http.StatusOK, struct {
 		Type       string `json:"token_type"`
 		ExpiresIn  int64  `json:"expires_in"`
 		Extended   int64  `json:"ext_expires_in"`
 		AccessCode string `json:"access_token"`
 	}{
-		"Bearer",
-		// The documented sample has 3599 for an hour: what is left, rounded down.
-		int64((life - 1) / time.Second), 0,
-		token,
+		"Bearer", left, 0, token,
 	})
 }
 
@@ -117,34 +188,35 @@ func (s *Server) token(c claims) string {
 }
 
 // authorize returns the application that an Authorization header stands for, ""
-// where none is needed, and whether it may call. An expired token is told from a
-// wrong one by nothing, as documented.
-func (s *Server) authorize(header string, now time.Time) (application string, ok bool) {
+// where none is needed, what its token is for, and whether it may call. An expired token is told
+// from a wrong one by nothing, as documented.
+func (s *Server) authorize(header string, now time.Time) (application string, holds audience,
+	ok bool) {
 	if s.config.Token == "" && len(s.config.Clients) == 0 {
-		return "", true
+		return "", audienceAny, true
 	}
 	scheme, token, _ := strings.Cut(header, " ")
 	if !strings.EqualFold(scheme, "Bearer") {
-		return "", false
+		return "", 0, false
 	}
 	if s.config.Token != "" && token == s.config.Token {
-		return "", true
+		return "", audienceAny, true
 	}
 	if len(s.config.Clients) == 0 {
-		return "", false
+		return "", 0, false
 	}
 	at := strings.LastIndexByte(token, '.')
 	if at < 0 || !s.tokens.holds(token[:at], token[at+1:]) {
-		return "", false
+		return "", 0, false
 	}
 	// What is sealed was written by token, and so can be read.
 	_, payload, _ := strings.Cut(token[:at], ".")
 	text, err := base64.RawURLEncoding.DecodeString(payload)
 	var c claims
 	if err != nil || json.Unmarshal(text, &c) != nil || !now.Before(c.ExpiresAt) {
-		return "", false
+		return "", 0, false
 	}
-	return c.Application, true
+	return c.Application, audienceOf(c.Audience), true
 }
 
 // errGrant is a refusal in the token endpoint's own form, with a code of Entra's.

@@ -1,0 +1,4 @@
+package defendertest
+
+// ServeControl is the control API without a socket.
+var ServeControl = (*Server).serveControl
