@@ -68,6 +68,21 @@ func list[T any](ctx context.Context, client *http.Client, target string, each f
 	return nil
 }
 
+// pages lists what has no link to a next page where $top is given, by $skip.
+func pages[T any](ctx context.Context, client *http.Client, target string, size int, each func(T)) error {
+	for n, skip := size, 0; n == size; skip += size {
+		n = 0
+		err := list(ctx, client, fmt.Sprintf("%s?$top=%d&$skip=%d", target, size, skip), func(item T) {
+			n++
+			each(item)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // isolate orders it once: whether an order whose answer was lost was carried out, the list of
 // actions says.
 func isolate(ctx context.Context, client *http.Client, base, machine string) error {
@@ -93,7 +108,7 @@ type machine struct {
 
 // connectMDE pages all machines, hunts, and isolates the last one.
 func connectMDE(ctx context.Context, client *http.Client, base string) (ids []string, err error) {
-	err = list(ctx, client, base+"/api/machines?$top=20", func(m machine) { ids = append(ids, m.ID) })
+	err = pages(ctx, client, base+"/api/machines", 20, func(m machine) { ids = append(ids, m.ID) })
 	if err != nil {
 		return ids, err
 	}
