@@ -43,6 +43,7 @@ var known = map[string]string{
 	"otlpmetrichttp":    "go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetrichttp",
 	"oauth2":            "golang.org/x/oauth2",
 	"clientcredentials": "golang.org/x/oauth2/clientcredentials",
+	"azidentity":        "github.com/Azure/azure-sdk-for-go/sdk/azidentity",
 	"azcore":            "github.com/Azure/azure-sdk-for-go/sdk/azcore",
 	"policy":            "github.com/Azure/azure-sdk-for-go/sdk/azcore/policy",
 	"streaming":         "github.com/Azure/azure-sdk-for-go/sdk/azcore/streaming",

@@ -3,7 +3,6 @@ package docs_test
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -74,7 +73,10 @@ func TestPagesAreShort(t *testing.T) {
 // written pages are a command's output, or lists of what tests cite.
 var written = map[string]bool{"docs/benchmarks.md": true, "docs/reliability.md": true, "docs/rules.md": true}
 
-var link = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+var (
+	link = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	code = regexp.MustCompile("`[^`]*`")
+)
 
 func TestLinksLead(t *testing.T) {
 	all := pages(t)
@@ -91,7 +93,7 @@ func TestLinksLead(t *testing.T) {
 			if fenced {
 				continue
 			}
-			for _, m := range link.FindAllStringSubmatch(line, -1) {
+			for _, m := range link.FindAllStringSubmatch(code.ReplaceAllString(line, ""), -1) {
 				if err := leads(p.Name, m[1], anchors); err != nil {
 					t.Errorf("%s:%d: %v", p.Name, i+1, err)
 				}
@@ -149,6 +151,40 @@ func anchorsOf(p docs.Page) map[string]bool {
 		anchors[unique] = true
 	}
 	return anchors
+}
+
+// A test that a page names exists, in one of the modules.
+func TestNamedTestsExist(t *testing.T) {
+	declared := map[string]bool{}
+	function := regexp.MustCompile(`(?m)^func ((?:Test|Benchmark|Fuzz|Example)\w*)\(`)
+	err := filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		for _, m := range function.FindAllStringSubmatch(string(text), -1) {
+			declared[m[1]] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := regexp.MustCompile("`((?:Test|Benchmark|Fuzz|Example)[A-Z_]\\w*)`")
+	n := 0
+	for _, p := range pages(t) {
+		for i, line := range p.Lines {
+			for _, m := range name.FindAllStringSubmatch(line, -1) {
+				n++
+				if !declared[m[1]] {
+					t.Errorf("%s:%d: there is no %s", p.Name, i+1, m[1])
+				}
+			}
+		}
+	}
+	if n == 0 {
+		t.Error("no page names a test")
+	}
 }
 
 // A page in docs/ that the index does not name is not found by anybody.
@@ -233,7 +269,7 @@ func exists(t *testing.T, command string) error {
 		}
 	}
 	for _, name := range packages {
-		if err := has(filepath.Join(dir, strings.TrimSuffix(name, "..."))); err != nil {
+		if err := has(filepath.Join(dir, name)); err != nil {
 			return err
 		}
 	}
@@ -250,13 +286,17 @@ func exists(t *testing.T, command string) error {
 
 // has reports whether there is Go in a directory, or below it for a pattern.
 func has(dir string) error {
-	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
-		return fmt.Errorf("there is no %s", dir)
-	}
-	list := exec.Command("go", "list", "./...")
-	list.Dir = dir
-	if out, err := list.CombinedOutput(); err != nil || len(out) == 0 {
-		return fmt.Errorf("no package in %s: %s", dir, out)
+	below, pattern := strings.CutSuffix(dir, "...")
+	found := false
+	err := filepath.WalkDir(below, func(path string, d os.DirEntry, err error) error {
+		if err == nil && d.IsDir() && filepath.Clean(path) != filepath.Clean(below) && !pattern {
+			return filepath.SkipDir
+		}
+		found = found || strings.HasSuffix(path, ".go")
+		return err
+	})
+	if err != nil || !found {
+		return fmt.Errorf("there is no package in %s", dir)
 	}
 	return nil
 }
