@@ -30,7 +30,7 @@ const (
 // API is one API of a cloud: where to call it, and what to ask a token for. The two need not be alike: the documentation
 // calls one host with a token for another. A token for the wrong one is answered with a steady 401 or 403.
 type API struct {
-	Base  string // URL up to /api, or up to Graph's version, with no slash at the end. "": there is not one for all
+	Base  string // URL without the path, which begins with /api, or with Graph's version. "": there is not one for all
 	Scope string // for the client credentials flow. "": likewise
 }
 

@@ -1,5 +1,6 @@
-// Package quota keeps calls within several limits at once, "100 a minute and 1500 an hour", exactly: never more than N calls
-// in any interval of length W as the server counts them, and no slower than that.
+// Package quota keeps calls within several limits at once, "100 a minute and 1500 an hour": at most
+// N calls in any interval of length W as the server counts them, provided that each arrives within
+// MaxTransit of its sending, and hardly slower than that allows.
 //
 //	transport := &steadyhttp.Transport{Gates: []steadyhttp.Gate{&quota.Quota{Windows: []quota.Window{
 //		{N: 100, Per: time.Minute},
@@ -22,7 +23,7 @@
 // (Request.isReplayable). Over HTTP/1.1, that waits for a place like a new call, at the turn of its
 // own. Over HTTP/2, or a base transport that does not call httptrace.ClientTrace.GetConn, nobody can
 // be made to wait: such a replay is counted once it is under way, and where one was seen within the
-// longest window, places are kept for more. The first may be one too many.
+// longest window, places are kept for more. Those of the first loss may be too many.
 //
 // A call takes one place, or as many as Weight says.
 //
@@ -140,7 +141,7 @@ type ColdStart uint8
 
 const (
 	Fresh ColdStart = iota // nothing was sent: right for a first start, and quick
-	Spent                  // everything was sent just now: never a 429, after a wait as long as the longest window
+	Spent                  // everything was sent just now: no 429, after a wait as long as the longest window
 
 	// After Restore, Spent is for what the Snapshot does not cover: as many calls as the windows allow
 	// may have been sent since it was taken, and are taken to have been, just now. Where that was a

@@ -22,11 +22,20 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
-// closing counts the bodies that are open.
+// closing counts the bodies that are open, and can be read for as long as its request's context
+// lives.
 type closing struct {
 	io.Reader
+	ctx  context.Context
 	open *atomic.Int64
 	once sync.Once
+}
+
+func (c *closing) Read(p []byte) (int, error) {
+	if c.ctx.Err() != nil {
+		return 0, c.ctx.Err()
+	}
+	return c.Reader.Read(p)
 }
 
 func (c *closing) Close() error {
@@ -38,12 +47,25 @@ func (c *closing) Close() error {
 type backend struct {
 	sent, open, cancelled atomic.Int64
 	answer                func(n int64) (time.Duration, int)
+	deaf                  bool // it does not obey contexts
+}
+
+// content of a failure is more than the Transport reads ahead, and closes by itself.
+func content(status int) string {
+	if status < 500 {
+		return "body"
+	}
+	return strings.Repeat("sorry ", 20_000)
 }
 
 func (b *backend) RoundTrip(req *http.Request) (*http.Response, error) {
 	takes, status := b.answer(b.sent.Add(1))
+	cancelled := req.Context().Done()
+	if b.deaf {
+		cancelled = nil
+	}
 	select {
-	case <-req.Context().Done():
+	case <-cancelled:
 		b.cancelled.Add(1)
 		return nil, req.Context().Err()
 	case <-time.After(takes):
@@ -52,7 +74,7 @@ func (b *backend) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, io.ErrUnexpectedEOF
 	}
 	b.open.Add(1)
-	body := &closing{Reader: strings.NewReader("body"), open: &b.open}
+	body := &closing{Reader: strings.NewReader(content(status)), ctx: req.Context(), open: &b.open}
 	return &http.Response{StatusCode: status, Header: http.Header{}, Body: body, Request: req}, nil
 }
 
@@ -67,8 +89,8 @@ func get(t *testing.T, ctx context.Context, rt http.RoundTripper) (int, error) {
 		return 0, err
 	}
 	body, err := io.ReadAll(resp.Body)
-	if string(body) != "body" || err != nil {
-		t.Errorf("got the body %q, %v", body, err)
+	if string(body) != content(resp.StatusCode) || err != nil {
+		t.Errorf("got a body of %d bytes, %v", len(body), err)
 	}
 	resp.Body.Close()
 	return resp.StatusCode, nil
@@ -210,6 +232,7 @@ func TestHedge(t *testing.T) {
 	}{
 		{"a fast answer", "GET", []time.Duration{fast}, []int{200}, 0, 200, 1, fast, 0},
 		{"a slow one", "GET", []time.Duration{slow, fast}, []int{200, 200}, 0, 200, 2, time.Second + fast, 1},
+		{"the loser answers all the same", "GET", []time.Duration{3 * time.Second, fast}, []int{200, 200}, 0, 200, 2, time.Second + fast, 0},
 		{"a slow one, and nothing in the budget", "GET", []time.Duration{2 * time.Second}, []int{200}, 0.5, 200, 1, 2 * time.Second, 0},
 		{"a POST is sent once", "POST", []time.Duration{2 * time.Second}, []int{200}, 0, 200, 1, 2 * time.Second, 0},
 		{"the hedge fails, the first is waited for", "GET", []time.Duration{3 * time.Second, fast}, []int{200, 503}, 0, 200, 2, 3 * time.Second, 0},
@@ -223,7 +246,8 @@ func TestHedge(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				base := &backend{answer: func(n int64) (time.Duration, int) { return tt.script[n-1], tt.statuses[n-1] }}
+				base := &backend{deaf: tt.name == "the loser answers all the same"}
+				base.answer = func(n int64) (time.Duration, int) { return tt.script[n-1], tt.statuses[n-1] }
 				budget := &steadyhttp.Budget{Max: tt.max}
 				policy := steadyhttp.Policy{MaxAttempts: 1, Budget: budget}
 				rt := &hedge{next: &steadyhttp.Transport{Base: base, Policy: policy}, budget: budget, after: time.Second}
@@ -248,10 +272,11 @@ func TestHedge(t *testing.T) {
 				if resp.Request != req {
 					t.Error("the answer is not to the caller's request")
 				}
-				if body, err := io.ReadAll(resp.Body); string(body) != "body" || err != nil {
-					t.Errorf("the body is %q, %v: the context of the answer that was taken has ended", body, err)
+				if body, err := io.ReadAll(resp.Body); string(body) != content(tt.want) || err != nil {
+					t.Errorf("the body has %d bytes, %v: the context of the answer that was taken has ended", len(body), err)
 				}
 				resp.Body.Close()
+				time.Sleep(5 * time.Second) // for a loser that is deaf
 				synctest.Wait()
 				if resp.StatusCode != tt.want || base.sent.Load() != tt.sent || base.cancelled.Load() != tt.cancelled {
 					t.Errorf("got %d, %d sent, %d cancelled; want %d, %d, %d", resp.StatusCode,
