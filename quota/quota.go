@@ -42,7 +42,7 @@
 // whichever is longer; each 429 that names it meanwhile begins that time anew. Then our own limit
 // comes back, at a growing pace. If a 429 names a lower limit again before as much time again has
 // passed, it holds for twice as long, up to a day (or ten windows). A mistaken text does harm for an
-// hour, and a limit that really is lower costs one 429 a day.
+// hour, and a limit that really is lower costs some 429s a day, three at most.
 //
 // A 429 that our own calls do not explain means that others use the same quota: the Quota then
 // measures what is left to it, paces itself, and tries for more from time to time. Not so with

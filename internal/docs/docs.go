@@ -54,7 +54,7 @@ func Pages(root string) ([]Page, error) {
 		if err != nil {
 			return nil, err
 		}
-		page, err := parse(name, string(text))
+		page, err := parse(name, strings.ReplaceAll(string(text), "\r\n", "\n"))
 		if err != nil {
 			return nil, err
 		}
