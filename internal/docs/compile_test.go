@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -96,12 +97,11 @@ func TestBlocksOfAPage(t *testing.T) {
 	if err != nil || len(pages) != 1 {
 		t.Fatalf("%d pages, %v", len(pages), err)
 	}
-	got := fmt.Sprintf("%q", pages[0].Blocks)
-	want := fmt.Sprintf("%q", []Block{
+	want := []Block{
 		{"README.md", 6, "go", "use(a)\n", "var a int\n"}, {"README.md", 12, "sh", "go test\n", ""}, {"README.md", 21, "text", "", ""},
-	})
-	if got != want {
-		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	if got := pages[0].Blocks; !slices.Equal(got, want) {
+		t.Errorf("got  %#v\nwant %#v", got, want)
 	}
 	if _, err := parse("p", "```go\nx\n"); err == nil {
 		t.Error("a block that is not closed is no error")
