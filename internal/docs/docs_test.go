@@ -253,15 +253,14 @@ func exists(t *testing.T, command string) error {
 			continue
 		}
 		for _, word := range words[at+2:] {
-			word, _, versioned := strings.Cut(strings.Trim(word, `'"`), "@")
-			switch below, ours := strings.CutPrefix(word, module); {
-			case word == "." || strings.HasPrefix(word, "./"):
-				packages = append(packages, word)
-			case ours && (below == "" || below[0] == '/'):
+			word, _, _ := strings.Cut(strings.Trim(word, `'"`), "@")
+			if below, ours := strings.CutPrefix(word, module); ours && (below == "" || below[0] == '/') {
 				if err := has(filepath.Join(root, below)); err != nil {
 					return err
 				}
-			case versioned:
+			}
+			if word == "." || strings.HasPrefix(word, "./") {
+				packages = append(packages, word)
 			}
 			if words[at+1] == "run" || words[at+1] == "tool" {
 				break // the rest is the program's
