@@ -278,9 +278,11 @@ func (u unit) check(fset *token.FileSet, imports types.Importer) []error {
 	return wrong
 }
 
-// harmless is what is no fault of a fragment: that it does nothing with what it shows.
+// harmless is what is no fault of a fragment: that it does nothing with what it shows. A field of a
+// literal is a label to the compiler.
 func harmless(message string) bool {
-	return strings.HasPrefix(message, "declared and not used") || strings.HasSuffix(message, " is not used")
+	return strings.HasPrefix(message, "declared and not used") || strings.HasSuffix(message, " is not used") ||
+		strings.HasPrefix(message, "label ") && strings.HasSuffix(message, " declared and not used")
 }
 
 // declaredBy returns the names that a file declares at its top level.

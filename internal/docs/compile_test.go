@@ -24,6 +24,7 @@ func TestFaultsOfSnippetsAreFound(t *testing.T) {
 		{"an expression", "&steadyhttp.Transport{}\n", "", ""},
 		{"a declaration of the page's comment", "fmt.Println(machines[0])\n", "var machines []string\n", ""},
 		{"one that brings an import", "fmt.Println(f.Size)\n", "var f http.File\n", "Size"},
+		{"a field", "Quotas: map[string][]quota.Window{\"machines\": {{N: 50, Per: time.Minute}}}\n", "", ""},
 		{"a program", head + "func main() { fmt.Println() }\n", "", ""},
 		{"an import of its own", "import \"net/http\"\n\nvar c = http.Client{}\n", "", ""},
 
