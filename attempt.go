@@ -182,7 +182,7 @@ const (
 	Success                   // nothing to repair
 	Permanent                 // the same request would fail the same way
 	Transient                 // a fault that may pass; the request may or may not have been carried out
-	Throttled                 // refused for now, and so certainly not carried out
+	Throttled                 // refused for now, and so not carried out
 	Unauthorized              // the credentials were refused; new ones may do
 )
 

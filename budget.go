@@ -15,8 +15,8 @@ import (
 )
 
 // Budget lets successes pay for retries, so that an outage is not made worse by those who wait for
-// its end: back-off and jitter alone quadruple the load of an outage, and a service that queues
-// work never recovers from that. A retry after a Transient failure, or after a 429 that named no
+// its end: with back-off and jitter alone, four attempts a call are four times the load, and a
+// service that queues work may not recover from that. A retry after a Transient failure, or after a 429 that named no
 // time, costs 1. Every answer below 500 but 408 and 429 pays PerSuccess, and time pays PerSecond,
 // so that a client with few calls is never stuck.
 //

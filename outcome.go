@@ -314,7 +314,7 @@ func (c *call) tellPanic() {
 }
 
 // Check returns nil for a response below 400, else an *Error. It does not close the body, and what
-// it reads of it can be read again, so it works behind any wrapper. Of a response that did not come
+// it reads of it can be read again, so it works behind wrappers. Of a response that did not come
 // from a Transport, or whose wrapper hides that, it reads at most 64 KiB, for at most a second.
 func Check(resp *http.Response) error {
 	if resp == nil {

@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 Request.Cancel is deprecated, but http.Client still sets it, and whoever else does must be obeyed.
+
 package steadyhttp_test
 
 import (

@@ -14,7 +14,7 @@ import (
 // stands for that one.
 type Trace struct {
 	// Enabled is asked as a call begins. If it says no, none of the other hooks is called for that
-	// call, which then costs no more than without a Trace. nil: always.
+	// call, which then costs hardly more than without a Trace. nil: always.
 	Enabled func(ctx context.Context) bool
 
 	// Start is called as the call begins.

@@ -4,20 +4,25 @@
 //	client := &http.Client{Transport: &steadyhttp.Transport{}}
 //
 // It classifies each answer by the service's own error code, retries what can be retried, fails
-// fast on what cannot, never sends faster than its gates allow, and tells why it stopped and which
+// fast on what cannot, waits for its gates before it sends, and tells why it stopped and which
 // tracking ID the service gave the failure.
+//
+// Package defender makes a Transport ready for Microsoft Defender, package quota keeps calls within
+// "100 a minute and 1500 an hour", and package steadyotel, in the directory otel, makes spans and
+// metrics of a Trace.
 //
 // # What is retried
 //
-// A 429 was refused, so any request whose body can be sent again is retried after it, at the time
-// the server names. A fault that may pass (500, 502, 503, 504, 408, a lost connection) is retried
-// only where doing the request twice does no harm, or where it provably never left. A 401 is
-// retried once, if Transport.Prepare can bring new credentials. Everything else is final at once.
-// Retries back off, and are paid for by successes (see Budget).
+// A 429 was refused, and so was a 403, 413 or 418 that names a wait: any request whose body can be
+// sent again is retried after it, at the time the server names. A fault that may pass (500, 502,
+// 503, 504, 408, a lost connection) is retried only where doing the request twice does no harm, or
+// where it provably never left: a POST that was answered 500 is not (see Policy.Idempotent). A 401
+// is retried once, if Transport.Prepare can bring new credentials. Other answers are final at once.
+// Retries after a fault back off, and are paid for by successes (see Budget).
 //
 // # The contract of net/http
 //
-// When attempts end, the last real response is returned with a nil error, its body readable to the
+// When attempts end, the last real response is returned with a nil error, be it a 503, its body readable to the
 // byte; Check turns it into an error. The caller's request is never changed, and its body is closed
 // on every path. Bodies stream: but for Policy.MaxRead, only the first 64 KiB of an error answer
 // are read ahead. What an answer has that was retried, a Set-Cookie for one, belongs to that

@@ -52,7 +52,7 @@ const (
 // alike: the documentation calls one host with a token for another. A token for the wrong one is
 // answered with a steady 401 or 403.
 type API struct {
-	Base  string // URL up to /api, or up to Graph's version, with no slash at the end. "": there is none
+	Base  string // URL without the path, which begins with /api, or with Graph's version. "": there is not one for all
 	Scope string // for the client credentials flow. "": likewise
 }
 

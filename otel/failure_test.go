@@ -242,7 +242,7 @@ func TestASuccessThatNobodyClosesIsTold(t *testing.T) {
 	rt := &steadyhttp.Transport{Base: server.Client().Transport, Trace: s.trace(steadyotel.Config{})}
 	const calls = 10
 	for range calls {
-		if _, err := rt.RoundTrip(newRequest(t, t.Context(), "GET", server.URL)); err != nil { //nolint:bodyclose // what is tested
+		if _, err := rt.RoundTrip(newRequest(t, t.Context(), "GET", server.URL)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -289,7 +289,7 @@ func TestAFailedCallThatNobodyClosesIsTold(t *testing.T) {
 					Transport:     &steadyhttp.Transport{Base: server.Client().Transport, Policy: steadyhttp.Policy{MaxAttempts: 1}, Trace: s.trace(steadyotel.Config{})},
 					CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 				}
-				if _, err := client.Do(newRequest(t, ctx, "GET", server.URL+path)); err != nil { //nolint:bodyclose // what is tested
+				if _, err := client.Do(newRequest(t, ctx, "GET", server.URL+path)); err != nil {
 					t.Fatal(err)
 				}
 				end()

@@ -1,5 +1,6 @@
-// Package quota keeps calls within several limits at once, "100 a minute and 1500 an hour", exactly: never more than N calls
-// in any interval of length W as the server counts them, and no slower than that.
+// Package quota keeps calls within several limits at once, "100 a minute and 1500 an hour": at most
+// N calls in any interval of length W as the server counts them, provided that each arrives within
+// MaxTransit of its sending, and hardly slower than that allows.
 //
 //	transport := &steadyhttp.Transport{Gates: []steadyhttp.Gate{&quota.Quota{Windows: []quota.Window{
 //		{N: 100, Per: time.Minute},
@@ -29,8 +30,8 @@
 // (Request.isReplayable). Over HTTP/1.1, that waits for a place like a new call, at the turn of its
 // own. Over HTTP/2, with TLS or without, or a base transport that does not call
 // httptrace.ClientTrace.GetConn, nobody can be made to wait: such a replay is counted once it is under
-// way, and where one was seen within the longest window, places are kept for more. The first may be
-// one too many.
+// way, and where one was seen within the longest window, places are kept for more. Those of
+// the first loss may be too many.
 //
 // A call takes one place, or as many as Weight says. A limit on calls at once is no window: a
 // RoundTripper around the Base keeps it, until the body's end (see the example AtOnce).
@@ -55,7 +56,7 @@
 // whichever is longer; each 429 that names it meanwhile begins that time anew. Then our own limit
 // comes back, at a growing pace. If a 429 names a lower limit again before as much time again has
 // passed, it holds for twice as long, up to a day (or ten windows). A mistaken text does harm for an
-// hour, and a limit that really is lower costs one 429 a day.
+// hour, and a limit that really is lower costs some 429s a day, three at most.
 //
 // A 429 that our own calls do not explain means that others use the same quota: the Quota then
 // measures what is left to it, paces itself, and tries for more from time to time. Not so with
@@ -156,7 +157,7 @@ type ColdStart uint8
 
 const (
 	Fresh ColdStart = iota // nothing was sent: right for a first start, and quick
-	Spent                  // everything was sent just now: never a 429, after a wait as long as the longest window
+	Spent                  // everything was sent just now: no 429, after a wait as long as the longest window
 
 	// After Restore, Spent is for what the Snapshot does not cover: as many calls as the windows allow
 	// may have been sent since it was taken, and are taken to have been, just now. Where that was a

@@ -124,7 +124,7 @@ func TestRedactNilURL(t *testing.T) {
 }
 
 // A base transport that is a client of its own puts the whole URL into its error.
-func TestError(t *testing.T) {
+func TestRedactError(t *testing.T) {
 	const raw = "https://user:canary1@api.example/x?key=canary2"
 	inner := &url.Error{Op: "Get", URL: raw, Err: errors.New("EOF")}
 	for name, err := range map[string]error{
