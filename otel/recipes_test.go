@@ -59,15 +59,19 @@ func TestRecipeOfAView(t *testing.T) {
 	})
 }
 
-// The page maps each field that Log writes.
+// The page maps each field that Log and an error in a log write.
 func TestDocsMapTheLogsFields(t *testing.T) {
 	page, err := os.ReadFile("../docs/telemetry.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	source, err := os.ReadFile("../log.go")
-	if err != nil {
-		t.Fatal(err)
+	var source []byte
+	for _, file := range []string{"../log.go", "../error.go"} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		source = append(source, text...)
 	}
 	found := 0
 	for _, call := range []string{`slog.String("`, `slog.Int("`, `slog.Float64("`, `slog.Duration("`, `slog.Bool("`, `slog.Any("`} {
