@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 x/net's Transport is deprecated, and still many a base.
+
 package bench
 
 import (
