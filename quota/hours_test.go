@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -43,7 +44,7 @@ func TestHoursOfReplaysOverPipes(t *testing.T) {
 				defer base.CloseIdleConnections()
 				tr := throughQuota2(base, &quota.Quota{Windows: windows})
 				began := time.Now()
-				r := batchOf(t, tr, 16, 1<<40, time.Duration(hours)*time.Hour)
+				r := batchOf(t, tr, 16, math.MaxInt, time.Duration(hours)*time.Hour)
 				within := 0
 				for _, at := range p.arrivals {
 					if at.Sub(began) < time.Duration(hours)*time.Hour {
@@ -181,7 +182,7 @@ func TestSimulatorWithLostConnections(t *testing.T) {
 					server.Close()
 				}()
 				tr := throughQuota2(base, &quota.Quota{Windows: minuteAndHour()})
-				r := batchTo(t, tr, "http://simulator.example/api/machines/"+server.MachineIDs()[0], 16, 1<<40, time.Hour+20*time.Minute)
+				r := batchTo(t, tr, "http://simulator.example/api/machines/"+server.MachineIDs()[0], 16, math.MaxInt, time.Hour+20*time.Minute)
 				statuses := map[int]int{}
 				for _, call := range server.Calls() {
 					statuses[call.Status]++

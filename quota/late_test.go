@@ -2,6 +2,7 @@ package quota_test
 
 import (
 	"fmt"
+	"math"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -56,7 +57,7 @@ func TestHeldBackByTheNetwork(t *testing.T) {
 				s.takes = 0
 				s.holding(c.every, c.length)
 				q := &quota.Quota{Windows: c.windows, MaxTransit: c.transit}
-				r := batchOf(t, throughQuota(s, q), c.workers, 1<<40, time.Duration(hours)*time.Hour)
+				r := batchOf(t, throughQuota(s, q), c.workers, math.MaxInt, time.Duration(hours)*time.Hour)
 				if len(s.refused) > 0 || r.failed > 0 {
 					t.Errorf("%d 429s in %d calls, %d failed: %v", len(s.refused), len(s.arrivals), r.failed, r.last)
 				}
@@ -88,7 +89,7 @@ func TestLongCallsCostLittle(t *testing.T) {
 				if quota.RaceEnabled {
 					hours = 1
 				}
-				batchOf(t, throughQuota(s, &quota.Quota{Windows: c.windows}), c.workers, 1<<40, time.Duration(hours)*time.Hour)
+				batchOf(t, throughQuota(s, &quota.Quota{Windows: c.windows}), c.workers, math.MaxInt, time.Duration(hours)*time.Hour)
 				within := 0
 				for _, at := range s.arrivals {
 					if at.Sub(s.began) < time.Duration(hours)*time.Hour {
@@ -96,7 +97,7 @@ func TestLongCallsCostLittle(t *testing.T) {
 					}
 				}
 				// Without answers that come later, what is lost is the two seconds that MaxTransit allows for.
-				all, shortest := 1<<40, c.windows[0].Per
+				all, shortest := math.MaxInt, c.windows[0].Per
 				for _, w := range c.windows {
 					all = min(all, int(float64(hours)*float64(w.N)*float64(time.Hour)/float64(w.Per)))
 				}
