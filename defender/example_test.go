@@ -42,25 +42,29 @@ func Example() {
 	// has a tracking ID: true
 }
 
-// oauth2Token and oauth2TokenSource stand for Token and TokenSource of golang.org/x/oauth2, which the examples do without.
+// oauth2Token and clientCredentials stand for Token of golang.org/x/oauth2 and for Config of its package clientcredentials,
+// which the examples do without.
 type (
 	oauth2Token struct {
 		AccessToken string
 		Expiry      time.Time
 	}
-	oauth2TokenSource struct{}
+	clientCredentials struct{}
 )
 
-func (oauth2TokenSource) Token() (*oauth2Token, error) {
+func (clientCredentials) Token(context.Context) (*oauth2Token, error) {
 	return &oauth2Token{"from-oauth2", time.Now().Add(time.Hour)}, nil
 }
 
-// A TokenSource of golang.org/x/oauth2 takes one line.
+// The Token method of clientcredentials.Config fetches a token each time. That of its TokenSource would not do: it caches,
+// and returns a token again that the service has refused.
 func ExampleTokenFrom() {
-	source := oauth2TokenSource{} // (&clientcredentials.Config{…, Scopes: []string{defender.Commercial.MDE().Scope}}).TokenSource(ctx)
+	ctx := context.Background()
+	app := clientCredentials{} // clientcredentials.Config{…, Scopes: []string{defender.Commercial.MDE().Scope}}
 
+	fetch := func() (*oauth2Token, error) { return app.Token(ctx) }
 	transport, err := defender.New(defender.Config{
-		Token: defender.TokenFrom(source.Token, func(t *oauth2Token) (string, time.Time) { return t.AccessToken, t.Expiry }),
+		Token: defender.TokenFrom(fetch, func(t *oauth2Token) (string, time.Time) { return t.AccessToken, t.Expiry }),
 		Base:  authorizationEcho{},
 	})
 	if err != nil {

@@ -48,8 +48,9 @@ import (
 //	}
 type TokenFunc func(ctx context.Context) (token string, expires time.Time, err error)
 
-// TokenFrom makes a TokenFunc of a source's method, for instance that of an x/oauth2 TokenSource, and of a function that
-// reads its tokens. read is not called if get failed: such sources return a nil token then.
+// TokenFrom makes a TokenFunc of a function that fetches a token, for instance of one that calls Token of x/oauth2's
+// clientcredentials.Config, and of a function that reads its tokens. read is not called if get failed: such functions
+// return a nil token then. get should not be the Token method of an x/oauth2 TokenSource: most of them cache.
 func TokenFrom[T any](get func() (T, error), read func(T) (token string, expires time.Time)) TokenFunc {
 	return func(context.Context) (string, time.Time, error) {
 		t, err := get()
