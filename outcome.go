@@ -359,14 +359,16 @@ func examine(resp *http.Response) Verdict {
 // AttemptOf returns the last attempt of the call that resp answers, if resp comes from a Transport.
 // It is a best effort: a RoundTripper that wraps the body again hides it. It reports false for a
 // call that succeeded at the first try, of which there is nothing to tell but for a Message that
-// Classify gave its Verdict. Of an Attempt with false, nothing is promised: its N may be 0 or 1.
+// Classify gave its Verdict.
 func AttemptOf(resp *http.Response) (Attempt, bool) {
 	b := standInOf(resp)
 	if b == nil || b.attempt.N == 0 {
 		return Attempt{}, false
 	}
-	firstTry := b.attempt.N == 1 && b.attempt.Stop == StopDone && b.attempt.Verdict.Message == ""
-	return b.attempt, !firstTry
+	if b.attempt.N == 1 && b.attempt.Stop == StopDone && b.attempt.Verdict.Message == "" {
+		return Attempt{}, false
+	}
+	return b.attempt, true
 }
 
 func standInOf(resp *http.Response) *responseBody {

@@ -1,6 +1,7 @@
 package quota
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -198,7 +199,7 @@ func (o *oracle) holders() (calls []*heldCall) {
 			calls = append(calls, call)
 		}
 	}
-	slices.SortStableFunc(calls, func(a, b *heldCall) int { return int(a.door - b.door) })
+	slices.SortStableFunc(calls, func(a, b *heldCall) int { return cmp.Compare(a.door, b.door) })
 	return calls
 }
 

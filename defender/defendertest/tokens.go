@@ -97,6 +97,15 @@ func (s *Server) issue(r *http.Request, body string, now time.Time) answer {
 	if err != nil {
 		return errGrant(http.StatusBadRequest, "invalid_request", 9000411, "The request is not properly formatted.", now)
 	}
+	if id, secret, ok := r.BasicAuth(); ok && !form.Has("client_id") && !form.Has("client_secret") {
+		// Encoded like a form's (RFC 6749 section 2.3.1). What is not, is taken as it is.
+		for name, value := range map[string]string{"client_id": id, "client_secret": secret} {
+			if text, err := url.QueryUnescape(value); err == nil {
+				value = text
+			}
+			form.Set(name, value)
+		}
+	}
 	v1 := !strings.HasSuffix(r.URL.Path, "/v2.0/token")
 	asks := "scope"
 	if v1 {

@@ -213,3 +213,25 @@ func TestFaultToken429(t *testing.T) {
 		t.Errorf("Retry-After is %s", r.header.Get("Retry-After"))
 	}
 }
+
+// Entra takes the application and its secret in the Authorization field too, where the form has
+// neither; x/oauth2 tries that first.
+func TestTokenByBasicAuthorization(t *testing.T) {
+	s := start(t, defendertest.Config{Clients: map[string]string{"app": "p%20 s+/="}})
+	form := url.Values{"grant_type": {"client_credentials"}, "scope": {scope}}
+	for _, test := range []struct {
+		id, secret string
+		status     int
+	}{
+		{"app", url.QueryEscape("p%20 s+/="), 200},
+		{"app", "wrong", 401},
+		{"nobody", "secret", 400},
+		{"", "", 400},
+	} {
+		field := "Basic " + base64.StdEncoding.EncodeToString([]byte(test.id+":"+test.secret))
+		call(t, s, "POST", tokenPath, form.Encode(), "Content-Type", formType, "Authorization", field).want(t, test.status, "")
+	}
+	both := "Basic " + base64.StdEncoding.EncodeToString([]byte("nobody:wrong"))
+	call(t, s, "POST", tokenPath, grant("client_secret", "p%20 s+/="), "Content-Type", formType, "Authorization", both).
+		want(t, 200, "")
+}

@@ -43,6 +43,8 @@ def isolate(machine):
         try:
             call("POST", f"{API}/api/machines/{machine}/isolate", token, {"Comment": "c"}, tries=1)
         except LOST as e:
+            if getattr(e, "code", 500) < 500 and e.code != 429:
+                raise  # refused for good
             print("lost an order:", e, file=sys.stderr)
 
 
