@@ -122,7 +122,9 @@ func TestAnnotateLeavesTheAnswer(t *testing.T) {
 func TestOtelhttpAround(t *testing.T) {
 	service := newService(t, answer{429, refused}, answer{404, notFound})
 	r := newRecorder(t)
-	inner := &steadyhttp.Transport{Policy: atOnce(), Trace: steadyotel.New(steadyotel.Config{TracerProvider: r.tracers, MeterProvider: r.meters})}
+	inner := &steadyhttp.Transport{Policy: atOnce(), Trace: steadyotel.New(steadyotel.Config{
+		TracerProvider: r.tracers, MeterProvider: r.meters, Propagator: propagation.TraceContext{},
+	})}
 	outer := otelhttp.NewTransport(inner, otelhttp.WithTracerProvider(r.tracers), otelhttp.WithMeterProvider(r.meters), otelhttp.WithPropagators(propagation.TraceContext{}))
 	resp, err := (&http.Client{Transport: outer}).Get(service.URL + "/api/machines/1")
 	if err != nil {
