@@ -8,10 +8,10 @@ import (
 )
 
 // Trace is a set of hooks, in the manner of httptrace.ClientTrace; Log makes a log of them, package
-// steadyotel spans and metrics. Any of them may be nil. They may run concurrently, are never called
-// with a lock held, and should return quickly. Those that return a context decide what the
-// following hooks and the base transport get; it must be derived from the one they were given. nil
-// stands for that one.
+// steadyotel spans and metrics. Any of them may be nil. They may run concurrently and should return
+// quickly. No lock of a gate or a budget is held meanwhile; Waited waits for the Waiting of the same
+// wait, should that still run. Those that return a context decide what the following hooks and the
+// base transport get; it must be derived from the one they were given. nil stands for that one.
 type Trace struct {
 	// Enabled is asked as a call begins. If it says no, none of the other hooks is called for that
 	// call, which then costs hardly more than without a Trace. nil: always.

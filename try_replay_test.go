@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strings"
@@ -839,3 +840,59 @@ func TestNothingWrittenIsRetried(t *testing.T) {
 type dyingConn secureConn
 
 func (c dyingConn) Write(p []byte) (int, error) { return secureConn(c).Write(p) }
+
+// Over TLS, where a server chooses HTTP/2, a POST is not replayed after PROTOCOL_ERROR, whatever is around
+// net/http's Transport, and is retried after REFUSED_STREAM.
+func TestProtocolErrorOverTLS(t *testing.T) {
+	for _, fault := range []struct {
+		name string
+		code byte
+		want int64
+	}{{"PROTOCOL_ERROR", 1, 1}, {"REFUSED_STREAM", h2RefusedStream, 2}} {
+		for name, wrap := range map[string]func(http.RoundTripper) http.RoundTripper{
+			"bare":    func(rt http.RoundTripper) http.RoundTripper { return rt },
+			"wrapped": func(rt http.RoundTripper) http.RoundTripper { return roundTripper(rt.RoundTrip) },
+		} {
+			for who, look := range onlookers {
+				t.Run(fault.name+"/"+name+"/"+who, func(t *testing.T) {
+					trusted := httptest.NewTLSServer(nil) // for its certificate
+					defer trusted.Close()
+					listener, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
+						Certificates: trusted.TLS.Certificates, NextProtos: []string{"h2"},
+					})
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer listener.Close()
+					var requests atomic.Int64
+					go func() {
+						for {
+							conn, err := listener.Accept()
+							if err != nil {
+								return
+							}
+							go serveH2(conn, func(stream uint32) []byte {
+								if requests.Add(1) == 1 {
+									return h2Frame(h2Reset, 0, stream, h2Code(fault.code)...)
+								}
+								return h2Frame(h2Headers, h2EndHeaders|h2EndStream, stream, 0x88)
+							})
+						}
+					}()
+					base := trusted.Client().Transport.(*http.Transport).Clone()
+					base.ForceAttemptHTTP2 = true
+					defer base.CloseIdleConnections()
+					transport := &steadyhttp.Transport{Base: wrap(base), Policy: atOnce()}
+					req := wireRequest(t, "POST", "https://"+listener.Addr().String(), "content")
+					resp, err := transport.RoundTrip(look(transport, req))
+					if resp != nil {
+						resp.Body.Close()
+					}
+					if requests.Load() != fault.want || (err == nil) != (fault.want == 2) {
+						t.Errorf("sent %d times, want %d; %v", requests.Load(), fault.want, err)
+					}
+				})
+			}
+		}
+	}
+}
