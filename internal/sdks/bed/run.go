@@ -1,0 +1,239 @@
+package bed
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Run runs every check of the package, over HTTP/1.1 and HTTP/2. The checks mostly wait: all run at
+// once, since t.Parallel would let no more do so than there are processors.
+func Run(t *testing.T, s SDK) {
+	var group sync.WaitGroup
+	defer group.Wait()
+	for _, wire := range []string{"HTTP/1.1", "HTTP/2"} {
+		h2 := wire == "HTTP/2"
+		if h2 && s.HTTP1 {
+			continue
+		}
+		for name, check := range map[string]func(*testing.T, *SDK, bool){
+			"HappyCall":    happyCall,
+			"RetryAsOften": retryAsOften,
+			"TypedErrors":  typedErrors,
+			"Cancel":       cancelled,
+			"BothRetry":    bothRetry,
+			"EarlyAnswer":  earlyAnswer,
+		} {
+			group.Go(func() {
+				t.Run(fmt.Sprintf("%s/%s/%s", s.Name, wire, name), func(t *testing.T) { check(t, &s, h2) })
+			})
+		}
+	}
+}
+
+// happyCall: a call that succeeds is on the wire, and in the SDK's hands, what it is without us.
+func happyCall(t *testing.T, s *SDK, h2 bool) {
+	bare := NewService(t, s, h2)
+	theirs, err := s.Call(t, t.Context(), bare.Client().Transport, bare.URL, false)
+	if err != nil || theirs != s.Answer {
+		t.Fatalf("without us: %q, %v; want %q", theirs, err, s.Answer)
+	}
+	v := NewService(t, s, h2)
+	got, err := s.Call(t, t.Context(), s.Transport(v.Client().Transport, nil), v.URL, false)
+	if err != nil || got != s.Answer {
+		t.Fatalf("%q, %v; want %q", got, err, s.Answer)
+	}
+	was, is := bare.Checked(t), v.Checked(t)
+	if len(was) != 1 || len(is) != 1 {
+		t.Fatalf("%d requests, and %d without us; want one", len(is), len(was))
+	}
+	plain := func(r Request) string {
+		for _, name := range s.Varies {
+			r.Header.Del(name)
+		}
+		lines := []string{r.Method + " " + r.URI}
+		for _, name := range slices.Sorted(maps.Keys(r.Header)) {
+			lines = append(lines, fmt.Sprintf("%s: %q", name, r.Header[name]))
+		}
+		text := strings.Join(lines, "\n")
+		for _, url := range []string{bare.URL, v.URL} { // a host in a field is another with each service
+			text = strings.ReplaceAll(text, strings.TrimPrefix(strings.TrimPrefix(url, "https://"), "http://"), "HOST")
+		}
+		return text
+	}
+	if a, b := plain(was[0]), plain(is[0]); a != b {
+		t.Errorf("on the wire is\n%s\nand without us\n%s", b, a)
+	}
+}
+
+// retryAsOften: without its own retries, the SDK makes as many attempts over a Transport as with
+// them, or as its row says.
+func retryAsOften(t *testing.T, s *SDK, h2 bool) {
+	const none = "0" // kiota waits for seconds where nothing is said
+	for name, c := range map[string]struct {
+		statuses []int
+		after    string
+		forever  bool
+		want     int
+	}{
+		"503, 503, success":       {statuses: []int{503, 503}, after: none, want: 3},
+		"500, success":            {statuses: []int{500}, after: none, want: 2},
+		"503 for ever":            {statuses: []int{503}, after: none, forever: true, want: Attempts},
+		"429 with a time":         {statuses: []int{429}, after: "1", want: 2},
+		"503, 504, 429, success":  {statuses: []int{503, 504, 429}, after: none, want: 4},
+		"503 with a time":         {statuses: []int{503}, after: "1", want: 2},
+		"success at the first go": {want: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var failures []Failure
+			for _, status := range c.statuses {
+				failures = append(failures, Failure{
+					Status: status, Code: s.Busy, Message: "busy", After: c.after,
+				})
+			}
+			mine := NewService(t, s, h2, failures...)
+			mine.forever = c.forever
+			answer, err := s.Call(t, t.Context(), s.Transport(mine.Client().Transport, NoBudget()), mine.URL, false)
+			got := mine.Checked(t)
+			if len(got) != c.want {
+				t.Errorf("%d attempts, want %d", len(got), c.want)
+			}
+			switch {
+			case (err != nil) != c.forever:
+				t.Fatalf("%q, %v", answer, err)
+			case err == nil && answer != s.Answer:
+				t.Errorf("%q, want %q", answer, s.Answer)
+			case err != nil:
+				if status, code, _ := s.Typed(err); status != 503 || code != s.Busy {
+					t.Errorf("the error is %d %q: %v", status, code, err)
+				}
+			}
+			if c.after == "1" && len(got) == 2 {
+				if waited := got[1].At.Sub(got[0].At); waited < time.Second {
+					t.Errorf("waited %v, and was asked for a second", waited)
+				}
+			}
+
+			want := c.want
+			if s.Own != nil {
+				want = s.Own(c.statuses, c.forever)
+			}
+			if want == 0 {
+				return
+			}
+			theirs := NewService(t, s, h2, failures...)
+			theirs.forever = c.forever
+			s.Call(t, t.Context(), theirs.Client().Transport, theirs.URL, true)
+			if got := len(theirs.Requests()); got != want {
+				t.Errorf("its own retries make %d attempts, and we were told %d", got, want)
+			}
+		})
+	}
+}
+
+// typedErrors: an error answer reaches the SDK's own error whole, also if it is longer than what is
+// read ahead.
+func typedErrors(t *testing.T, s *SDK, h2 bool) {
+	for _, status := range []int{404, 503} {
+		code := map[int]string{404: s.Missing, 503: s.Busy}[status]
+		for _, message := range []string{"short", strings.Repeat("long ", 16<<10)} {
+			fails := func(base func(*Service) http.RoundTripper) (*Service, error) {
+				v := NewService(t, s, h2, Failure{Status: status, Code: code, Message: message})
+				v.forever = true
+				_, err := s.Call(t, t.Context(), base(v), v.URL, false)
+				return v, err
+			}
+			_, bare := fails(func(v *Service) http.RoundTripper { return v.Client().Transport })
+			v, err := fails(func(v *Service) http.RoundTripper {
+				return s.Transport(v.Client().Transport, NoBudget())
+			})
+			gotStatus, gotCode, gotMessage := s.Typed(err)
+			wantStatus, wantCode, wantMessage := s.Typed(bare)
+			if wantStatus != status {
+				t.Errorf("without us the error is %T of %d: %v", bare, wantStatus, short(bare))
+			}
+			if gotStatus != wantStatus || gotCode != wantCode || gotMessage != wantMessage {
+				t.Errorf("got %T of %d %q with a message of %d bytes, and without us %d %q and %d",
+					err, gotStatus, gotCode, len(gotMessage), wantStatus, wantCode, len(wantMessage))
+			}
+			want := 1
+			if status == 503 {
+				want = Attempts
+			}
+			if got := v.Checked(t); len(got) != want {
+				t.Errorf("%d attempts after a %d, want %d", len(got), status, want)
+			}
+		}
+	}
+}
+
+func short(err error) string {
+	text := fmt.Sprint(err)
+	return text[:min(len(text), 300)]
+}
+
+// cancelled: a caller who gives up while we wait for the service's time is let go at once, with
+// context.Canceled.
+func cancelled(t *testing.T, s *SDK, h2 bool) {
+	v := NewService(t, s, h2, Failure{Status: 429, Code: s.Busy, Message: "busy", After: "600"})
+	v.forever = true
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var gave time.Time
+	go func() {
+		<-v.first
+		gave = time.Now()
+		cancel()
+	}()
+	_, err := s.Call(t, ctx, s.Transport(v.Client().Transport, NoBudget()), v.URL, false)
+	if took := time.Since(gave); took > 2*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("got %T: %v", err, short(err))
+	}
+	if got := v.Requests(); len(got) != 1 {
+		t.Errorf("%d attempts, want 1", len(got))
+	}
+}
+
+// bothRetry: with both retriers on, the attempts multiply, which is why docs/sdks.md says to switch
+// the SDK's off.
+func bothRetry(t *testing.T, s *SDK, h2 bool) {
+	if s.Both == 0 {
+		t.Skip("the SDK has no retries of its own")
+	}
+	v := NewService(t, s, h2, Failure{Status: 503, Code: s.Busy, Message: "busy", After: "0"})
+	v.forever = true
+	_, err := s.Call(t, t.Context(), s.Transport(v.Client().Transport, NoBudget()), v.URL, true)
+	if status, code, _ := s.Typed(err); status != 503 || code != s.Busy {
+		t.Errorf("the error is %d %q: %v", status, code, short(err))
+	}
+	if got := v.Checked(t); len(got) != s.Both {
+		t.Errorf("%d requests, want %d", len(got), s.Both)
+	}
+}
+
+// earlyAnswer: a service that refuses before it has read the body gets it whole with the next
+// attempt, though the one before may still be reading when the SDK's body is rewound.
+func earlyAnswer(t *testing.T, s *SDK, h2 bool) {
+	if s.Body == nil {
+		t.Skip("the call has no body")
+	}
+	busy := Failure{Status: 503, Code: s.Busy, Message: "busy"}
+	v := NewService(t, s, h2, busy, busy)
+	v.early = true
+	if _, err := s.Call(t, t.Context(), s.Transport(v.Client().Transport, NoBudget()), v.URL, false); err != nil {
+		t.Fatal(short(err))
+	}
+	if got := v.Checked(t); len(got) != 3 {
+		t.Errorf("%d attempts, want 3", len(got))
+	}
+}

@@ -1,0 +1,118 @@
+package bed
+
+import (
+	"bytes"
+	"cmp"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Service answers a call's requests with its failures, one after the other, and then with success.
+type Service struct {
+	*httptest.Server
+	sdk     *SDK
+	forever bool          // the last failure is repeated
+	early   bool          // failures are answered before the body is read
+	first   chan struct{} // closed when the first request of the call is there
+
+	mu       sync.Mutex // guards what follows
+	failures []Failure
+	got      []Request
+	seen     bool
+}
+
+// Request is one that has come.
+type Request struct {
+	At     time.Time
+	Method string
+	URI    string
+	Header http.Header
+	Raw    []byte
+	err    error
+}
+
+// NewService starts a service, of HTTP/2 over TLS if h2.
+func NewService(t *testing.T, s *SDK, h2 bool, failures ...Failure) *Service {
+	v := &Service{sdk: s, failures: slices.Clone(failures), first: make(chan struct{})}
+	v.Server = httptest.NewUnstartedServer(v)
+	if h2 {
+		v.EnableHTTP2 = true
+		v.StartTLS()
+	} else {
+		v.Start()
+	}
+	t.Cleanup(v.Close)
+	return v
+}
+
+func (v *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if v.sdk.Counts != nil && !v.sdk.Counts(r) {
+		io.Copy(io.Discard, r.Body)
+		v.sdk.Serve(w, r, nil)
+		return
+	}
+	req := Request{
+		At: time.Now(), Method: r.Method, URI: r.URL.RequestURI(), Header: r.Header.Clone(),
+	}
+	v.mu.Lock()
+	var f *Failure
+	if len(v.failures) > 0 {
+		first := v.failures[0]
+		f = &first
+		if !v.forever {
+			v.failures = v.failures[1:]
+		}
+	}
+	v.mu.Unlock()
+	if f == nil || !v.early {
+		req.Raw, req.err = io.ReadAll(r.Body)
+	}
+	v.mu.Lock()
+	v.got = append(v.got, req)
+	if !v.seen {
+		v.seen = true
+		close(v.first)
+	}
+	v.mu.Unlock()
+	if f != nil && f.After != "" {
+		w.Header().Set("Retry-After", f.After)
+	}
+	r.Body = io.NopCloser(bytes.NewReader(req.Raw))
+	v.sdk.Serve(w, r, f)
+}
+
+// Requests returns those of the call that have come.
+func (v *Service) Requests() []Request {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return slices.Clone(v.got)
+}
+
+// Checked returns them too, and checks that each has the call's body, byte for byte, and is on the
+// wire as the first was. Early answers cut bodies short, all but the last.
+func (v *Service) Checked(t *testing.T) []Request {
+	t.Helper()
+	all := v.Requests()
+	for i, r := range all {
+		if v.early && i < len(all)-1 {
+			continue
+		}
+		got, err := r.Raw, error(nil)
+		if v.sdk.Decoded != nil {
+			got, err = v.sdk.Decoded(r.Header, r.Raw)
+		}
+		if err = cmp.Or(r.err, err); err != nil || !bytes.Equal(got, v.sdk.Body) {
+			t.Errorf("request %d has a body of %d bytes that is not the one of %d: %v",
+				i+1, len(got), len(v.sdk.Body), err)
+		}
+		if !v.early && !bytes.Equal(r.Raw, all[0].Raw) {
+			t.Errorf("request %d has another body than the first on the wire", i+1)
+		}
+	}
+	return all
+}
