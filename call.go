@@ -34,17 +34,35 @@ type call struct {
 
 	last     Attempt // the attempt before, once there is one
 	kept     kept    // its answer, if all of it is in memory
-	answered Verdict // on the last answer; Unclassified: there was none
-	status   int     // of it
-	doubt    bool    // an attempt may have been carried out, and nobody knows
-	below    int     // attempts of Transports below, over and above ours
-	unready  error   // what Prepare failed of the last time; nil: it has not since the last attempt
+	answered answered
+	doubt    bool  // an attempt may have been carried out, and nobody knows
+	below    int   // attempts of Transports below, over and above ours
+	unready  error // what Prepare failed of the last time; nil: it has not since the last attempt
 
-	bounded  context.Context // ends when the call must: for gates, and for waiting on the budget
-	unbound  context.CancelFunc
-	started  bool // Trace.Start has been told, and not come to a panic
-	returned bool // RoundTrip has come to its end, and not to a panic
+	bounds bounds
+	stage  stage
 }
+
+// answered is what the last answer came to; zero: there was none.
+type answered struct {
+	verdict Verdict
+	status  int
+}
+
+// bounds is the context that ends when the call must: for gates, and for waiting on the budget.
+type bounds struct {
+	context.Context // nil: nobody has asked for it
+	release         context.CancelFunc
+}
+
+// stage is how far a call has come.
+type stage uint8
+
+const (
+	beginning stage = iota
+	started         // Trace.Start has been told, and not come to a panic
+	returned        // RoundTrip has come to its end, and not to a panic
+)
 
 func (c *call) begin() error {
 	if c.first.ready {
@@ -55,6 +73,9 @@ func (c *call) begin() error {
 		return nil
 	}
 	c.body.original = c.original.Body // to be closed, however early the call ends
+	if !c.native() {
+		c.transport.under.Add(1)
+	}
 	if s := settingsOf(c.ctx); s != nil {
 		if err := c.apply(s); err != nil {
 			c.why = StopPermanent
@@ -72,10 +93,7 @@ func (c *call) begin() error {
 	if c.trace != nil && c.trace.Start != nil {
 		c.ctx = orContext(c.trace.Start(c.ctx, c.original), c.ctx)
 	}
-	c.started = true
-	if !c.native() {
-		c.transport.under.Add(1)
-	}
+	c.stage = started
 	if c.over() {
 		c.why = StopCancelled
 		return cancelCause(c.ctx)
@@ -123,7 +141,7 @@ func (c *call) checkBase() error {
 
 // leaveBase notes that the call is no longer under way.
 func (c *call) leaveBase() {
-	if c.started && !c.native() {
+	if !c.native() {
 		c.transport.under.Add(-1)
 	}
 }
@@ -136,7 +154,7 @@ func (c *call) enterGates() error {
 	c.try = try{
 		attempt: Attempt{
 			N: c.attempt.N + 1, Began: c.attempt.Began, Request: c.original, PrevStatus: c.last.status(),
-			foreign: foreign, renewed: c.authorized,
+			foreign: foreign, renewed: c.last.renewed || c.last.Verdict.Class == Unauthorized,
 		},
 		first: c.first, sends: c.first.sends, passes: c.passes,
 	}
@@ -198,10 +216,10 @@ func (c *call) recover(err error) error {
 	if c.why != StopPrepare || !c.retriesPrepare(err) {
 		return err
 	}
-	c.nextBackOff(c.policy)
-	pause := wait{least: c.leastInterval(), most: min(c.interval, c.policy.maxWait())}
+	c.series.next(c.policy.NewBackOff)
+	pause := wait{least: c.series.least(), most: min(c.series.interval, c.policy.maxWait())}
 	delay, stop := c.policy.fits(pause, c.remaining(), untilDeadline(c.ctx))
-	if stop != "" || c.interval == backoff.Stop || !c.affords() {
+	if stop != "" || c.series.interval == backoff.Stop || !c.affords() {
 		return err
 	}
 	c.unprepared++
@@ -257,7 +275,7 @@ func (c *call) next() (time.Duration, Stop) {
 	s := situation{
 		attempts:     c.attempt.N + c.below - c.policy.uncounted(c.throttled),
 		throttled:    c.throttled,
-		authorizable: c.authorizes() && !c.authorized,
+		authorizable: c.authorizes() && !c.attempt.renewed,
 		replayable:   c.body.replayable(),
 	}
 	if v.Class == Transient {
@@ -292,7 +310,9 @@ func (c *call) next() (time.Duration, Stop) {
 		return 0, StopBudget
 	}
 	c.attempt.ServerAsked = paced.asked > 0 && (wait > paced.own || paced.asked >= paced.own)
-	c.count(v)
+	if v.Class == Throttled {
+		c.throttled++
+	}
 	return wait, ""
 }
 
@@ -428,21 +448,22 @@ func (c *call) over() bool {
 
 // bound returns the context that ends when the call must.
 func (c *call) bound() context.Context {
-	if c.bounded != nil {
-		return c.bounded
+	b := &c.bounds
+	if b.Context != nil {
+		return b.Context
 	}
-	c.bounded = c.ctx
+	b.Context = c.ctx
 	if c.policy.MaxElapsed > 0 {
-		c.bounded, c.unbound = context.WithDeadline(c.bounded, c.attempt.Began.Add(c.policy.MaxElapsed))
+		b.Context, b.release = context.WithDeadline(c.ctx, c.attempt.Began.Add(c.policy.MaxElapsed))
 	}
 	if c.legacyCancel() != nil {
 		// Gates know contexts only.
-		ctx, cancel := context.WithCancel(c.bounded)
-		unbound := c.unbound
-		c.bounded, c.unbound = ctx, func() {
+		ctx, cancel := context.WithCancel(b.Context)
+		release := b.release
+		b.Context, b.release = ctx, func() {
 			cancel()
-			if unbound != nil {
-				unbound()
+			if release != nil {
+				release()
 			}
 		}
 		go func(cancelled <-chan struct{}) {
@@ -453,7 +474,7 @@ func (c *call) bound() context.Context {
 			}
 		}(c.legacyCancel())
 	}
-	return c.bounded
+	return b.Context
 }
 
 // watch returns nil where nobody wants to know.

@@ -247,7 +247,7 @@ func (c *call) classify() {
 		c.verdict()
 	}
 	if a.Response != nil {
-		c.answered, c.status = a.Verdict, resp.StatusCode
+		c.answered = answered{a.Verdict, resp.StatusCode}
 	}
 	c.weigh()
 	if a.Verdict.Class > Unauthorized {

@@ -60,7 +60,7 @@ func (c *call) finish() (*http.Response, error) {
 		c.attempt.Err = ours.Err
 	}
 	c.endAttempt()
-	c.returned = true
+	c.stage = returned
 	c.tellDone()
 	return nil, err
 }
@@ -88,7 +88,7 @@ func (c *call) deliver() (*http.Response, error) {
 	}
 	plain = plain && c.cancel == nil
 	if plain && c.native() && !c.watched() {
-		c.returned = true
+		c.stage = returned
 		return answering(c.response, c.original, c.attempt.Request), nil
 	}
 	plain = plain && c.response.Body == http.NoBody // nobody else brings the trailers over
@@ -96,7 +96,7 @@ func (c *call) deliver() (*http.Response, error) {
 	// Of an answer that the inner one did not retry, the attempts are ours.
 	nested = nested && (c.final != "" || c.response.StatusCode < 400)
 	if c.standIn == nil && (plain || nested && !told && c.cancel == nil) {
-		c.returned = true
+		c.stage = returned
 		resp := *c.response
 		resp.Request = c.original
 		c.tellDone()
@@ -126,7 +126,7 @@ func (c *call) deliver() (*http.Response, error) {
 		c.endAttempt()
 		bodySource{b}.Close()
 	}
-	c.returned = true // what panicked so far left nothing to return
+	c.stage = returned // what panicked so far left nothing to return
 	switch {
 	case !told:
 	case b.whole() || resp.Body == http.NoBody || !expectsReader(resp, c.attempt.Stop):
@@ -193,12 +193,12 @@ func (c *call) abandon(err error) (*http.Response, error) {
 	if !unsent {
 		err = flat(err)
 	}
-	c.returned = true
+	c.stage = returned
 	c.attempt.Response, c.attempt.Err = nil, err
 	c.tellOuter()
 	c.tellDone()
 	return nil, &Error{
-		Verdict: c.answered, StatusCode: c.status, Attempts: made.N + c.below, Stop: c.why, Wait: made.asked,
+		Verdict: c.answered.verdict, StatusCode: c.answered.status, Attempts: made.N + c.below, Stop: c.why, Wait: made.asked,
 		Ambiguous: c.doubt, Err: err, unsent: unsent,
 	}
 }
@@ -244,12 +244,12 @@ func (c *call) failure() error {
 		return err
 	}
 	e := &Error{
-		Verdict: c.answered, StatusCode: c.status, Attempts: a.N + c.below, Stop: a.Stop, Wait: max(0, c.answered.RetryAfter),
+		Verdict: c.answered.verdict, StatusCode: c.answered.status, Attempts: a.N + c.below, Stop: a.Stop, Wait: max(0, c.answered.verdict.RetryAfter),
 		Ambiguous: a.Ambiguous, Err: flat(err), proved: !c.doubt && c.unsent(),
 	}
 	if nested {
 		e.Wait = max(e.Wait, inner.Wait)
-		if c.status == 0 || inner.StatusCode != 0 {
+		if c.answered.status == 0 || inner.StatusCode != 0 {
 			e.Verdict, e.StatusCode = cleaned(inner.Verdict), inner.StatusCode
 			if e.Class > Unauthorized {
 				e.Class = Permanent
@@ -272,15 +272,15 @@ func (c *call) tellDone() {
 // back what the call holds, and lets the panic go on.
 func (c *call) end() {
 	c.leaveBase()
-	if c.returned {
+	if c.stage == returned {
 		defer c.body.close()
-		if c.unbound != nil {
-			c.unbound()
+		if c.bounds.release != nil {
+			c.bounds.release()
 		}
 		return
 	}
 	// In this order from the last to the first, and all of them: a Close may panic too.
-	if c.started {
+	if c.stage == started {
 		defer c.tellPanic()
 	}
 	defer c.giveBack(errPanicked)
@@ -291,8 +291,8 @@ func (c *call) end() {
 		}
 		defer c.standIn.shut()
 	}
-	if c.unbound != nil {
-		defer c.unbound()
+	if c.bounds.release != nil {
+		defer c.bounds.release()
 	}
 	c.body.close()
 }

@@ -7,25 +7,12 @@ import (
 	"github.com/cenkalti/backoff/v4"
 )
 
-// pacing is what the times of a call's retries depend on: its back-off, and how many there have
-// been of which kind.
+// pacing is what the times of a call's retries depend on.
 type pacing struct {
-	backOff     backoff.BackOff            // the policy's; nil until needed
-	standard    backoff.ExponentialBackOff // used where the policy has none
-	intervals   int                        // that standard has given
-	interval    time.Duration              // what the back-off said last
-	throttled   int                        // retries after a 429
-	throttledAt time.Time                  // the first of them; zero: there was none
-	unprepared  int                        // retries after a Prepare that failed
-	authorized  bool                       // the one retry after a 401 has been made
-}
-
-// count notes a retry that is about to be made.
-func (p *pacing) count(v Verdict) {
-	if v.Class == Throttled {
-		p.throttled++
-	}
-	p.authorized = p.authorized || v.Class == Unauthorized
+	series      series
+	throttled   int       // retries after a 429
+	throttledAt time.Time // the first of them; zero: there was none
+	unprepared  int       // retries after a Prepare that failed
 }
 
 // throttledFor returns how long ago the call was throttled first, which may be now.
@@ -43,11 +30,11 @@ func (p *pacing) pace(policy *Policy, v Verdict) wait {
 		return wait{}
 	}
 	if !named(v) {
-		if p.nextBackOff(policy); p.interval == backoff.Stop {
+		if p.series.next(policy.NewBackOff); p.series.interval == backoff.Stop {
 			return wait{most: backoff.Stop}
 		}
 	}
-	least, most := min(p.leastInterval(), policy.maxWait()), min(p.interval, policy.maxWait())
+	least, most := min(p.series.least(), policy.maxWait()), min(p.series.interval, policy.maxWait())
 	if v.Class == Throttled {
 		floor := throttlePace(p.throttled + 1)
 		least, most = max(least, floor), max(most, floor)
@@ -55,44 +42,50 @@ func (p *pacing) pace(policy *Policy, v Verdict) wait {
 	return wait{max(least, v.RetryAfter), max(most, spread(v.RetryAfter)), v.RetryAfter, most}
 }
 
-// nextBackOff has the back-off say its next interval.
-func (p *pacing) nextBackOff(policy *Policy) {
-	if p.backOff == nil && policy.NewBackOff != nil {
-		if p.backOff = policy.NewBackOff(); p.backOff != nil {
-			if literal, ok := p.backOff.(*backoff.ExponentialBackOff); ok && literal.Clock == nil {
+// series is a call's back-off, and what it has said.
+type series struct {
+	own      backoff.BackOff // the policy's; nil: it has none, or none was needed yet
+	standard int             // intervals that the default has given in place of it
+	interval time.Duration   // the last
+}
+
+// next has the back-off say its next interval.
+func (s *series) next(newBackOff func() backoff.BackOff) {
+	if s.own == nil && newBackOff != nil {
+		if s.own = newBackOff(); s.own != nil {
+			if literal, ok := s.own.(*backoff.ExponentialBackOff); ok && literal.Clock == nil {
 				literal.Clock = backoff.SystemClock // its Reset would panic
 			}
-			p.backOff.Reset() // what was set after the constructor counts from here
+			s.own.Reset() // what was set after the constructor counts from here
 		}
 	}
-	if p.backOff != nil {
-		p.interval = p.backOff.NextBackOff()
+	if s.own != nil {
+		s.interval = s.own.NextBackOff()
 		return
 	}
-	if p.standard.Clock == nil {
-		p.standard = defaultBackOff()
-	}
-	p.intervals++
-	p.interval = p.standard.NextBackOff()
+	s.standard++
+	b := defaultBackOff(s.standard)
+	s.interval = b.NextBackOff()
 }
 
-// leastInterval is the least that the back-off could have said last: that of a back-off of the
-// policy's own is what it said.
-func (p *pacing) leastInterval() time.Duration {
-	if p.intervals == 0 {
-		return p.interval
+// least is the least that the back-off could have said last: that of a back-off of the policy's own
+// is what it said.
+func (s *series) least() time.Duration {
+	if s.standard == 0 {
+		return s.interval
 	}
-	return min(p.standard.InitialInterval<<min(p.intervals-1, 10), p.standard.MaxInterval) / 2
+	return defaultBackOff(s.standard).InitialInterval / 2
 }
 
-// defaultBackOff returns what a nil NewBackOff stands for: 500 ms, 1 s, 2 s, 4 s, 8 s, 16 s, 30 s
-// and so on, each ±50 %. It is a value, so that a call can keep it without an allocation.
-func defaultBackOff() backoff.ExponentialBackOff {
+// defaultBackOff returns what a nil NewBackOff stands for, before its n-th interval: 500 ms, 1 s,
+// 2 s, 4 s, 8 s, 16 s, 30 s and so on, each ±50 %. It is a value, so that it costs no allocation.
+func defaultBackOff(n int) backoff.ExponentialBackOff {
+	const first, most = 500 * time.Millisecond, 30 * time.Second
 	b := backoff.ExponentialBackOff{
-		InitialInterval:     500 * time.Millisecond,
+		InitialInterval:     min(first<<min(n-1, 10), most),
 		RandomizationFactor: 0.5,
 		Multiplier:          2,
-		MaxInterval:         30 * time.Second,
+		MaxInterval:         most,
 		MaxElapsedTime:      0, // its own bound of 15 minutes would end the wait for an hourly quota
 		Stop:                backoff.Stop,
 		Clock:               frozenClock{},

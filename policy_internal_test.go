@@ -170,10 +170,11 @@ func TestFits(t *testing.T) {
 // 500 ms doubling to 30 s, ±50 %, also after a hundred attempts.
 func TestDefaultBackOffBounds(t *testing.T) {
 	for range 200 {
-		b := defaultBackOff()
+		var b series
 		interval := 500 * time.Millisecond
 		for attempt := 1; attempt <= 100; attempt++ {
-			got := b.NextBackOff()
+			b.next(nil)
+			got := b.interval
 			// The library rounds to a nanosecond.
 			if least, most := interval/2, interval*3/2; got < least-1 || got > most+1 {
 				t.Fatalf("attempt %d: %v, want %v to %v", attempt, got, least, most)
@@ -188,8 +189,9 @@ func TestDefaultBackOffIsSpread(t *testing.T) {
 	const draws = 10_000
 	var buckets [10]int
 	for range draws {
-		b := defaultBackOff()
-		got := b.NextBackOff()
+		var b series
+		b.next(nil)
+		got := b.interval
 		buckets[min(9, max(0, int((got-250*time.Millisecond)*10/(500*time.Millisecond))))]++
 	}
 	for i, n := range buckets {
@@ -202,12 +204,12 @@ func TestDefaultBackOffIsSpread(t *testing.T) {
 
 // Two calls must not share a back-off: it has state.
 func TestDefaultBackOffIsFreshForEachCall(t *testing.T) {
-	first := defaultBackOff()
+	var first, second series
 	for range 20 {
-		first.NextBackOff()
+		first.next(nil)
 	}
-	second := defaultBackOff()
-	if got := second.NextBackOff(); got > 750*time.Millisecond+1 {
+	second.next(nil)
+	if got := second.interval; got > 750*time.Millisecond+1 {
 		t.Errorf("a fresh back-off begins with %v", got)
 	}
 }
