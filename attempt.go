@@ -239,3 +239,12 @@ func (a Attempt) Waits(length func() time.Duration) {
 		a.waits(length())
 	}
 }
+
+// cleaned bounds and escapes what anybody's Classify or Parse has taken out of an answer. It does
+// no more to what is clean.
+func cleaned(v Verdict) Verdict {
+	v.Code = redact.Text(v.Code, redact.MaxCode)
+	v.Message = redact.Text(v.Message, redact.MaxMessage)
+	v.TrackingID = redact.Text(v.TrackingID, redact.MaxID)
+	return v
+}

@@ -250,7 +250,7 @@ func (a *balance) wait(ctx context.Context, cancel <-chan struct{}) error {
 	}
 	d := &debtor{covered: make(chan struct{})}
 	a.mu.Lock()
-	if left := untilDeadline(ctx); left >= 0 && ctx.Err() == nil {
+	if left := durations.Left(ctx); left >= 0 && ctx.Err() == nil {
 		if needs := a.lasts(); needs >= left {
 			a.mu.Unlock()
 			return &durations.TooLate{Needs: needs, Left: left}

@@ -2,15 +2,12 @@ package steadyhttp
 
 import (
 	"context"
-	"errors"
+	"io"
 	"net/http"
 	"runtime"
 	"strings"
 	"time"
 
-	"github.com/cenkalti/backoff/v4"
-
-	"github.com/steadyhttp/steadyhttp/internal/durations"
 	"github.com/steadyhttp/steadyhttp/internal/neterr"
 	"github.com/steadyhttp/steadyhttp/internal/origin"
 	"github.com/steadyhttp/steadyhttp/internal/sendlog"
@@ -119,9 +116,18 @@ func (c *call) apply(s *settings) error {
 	return edited.check()
 }
 
+// base makes the call's attempts.
+func (c *call) base() http.RoundTripper { return c.transport.base() }
+
+// classifier is the Transport's Classify, which may be nil.
+func (c *call) classifier() func(Attempt) Verdict { return c.transport.Classify }
+
+// prepares reports whether anybody prepares the attempts' requests.
+func (c *call) prepares() bool { return c.transport.prepares() }
+
 // native reports whether the base transport is net/http's own, and keeps its contract.
 func (c *call) native() bool {
-	_, native := c.transport.base().(*http.Transport)
+	_, native := c.base().(*http.Transport)
 	return native
 }
 
@@ -209,141 +215,6 @@ func (c *call) refused(err error) error {
 	return err
 }
 
-// recover waits until a call may go on whose attempt could not be prepared, and returns err if it
-// may not. Nothing was sent, so that trying again is safe whatever the request does; it is no
-// attempt, and what the last one came to stays.
-func (c *call) recover(err error) error {
-	if c.why != StopPrepare || !c.retriesPrepare(err) {
-		return err
-	}
-	c.series.next(c.policy.NewBackOff)
-	pause := wait{least: c.series.least(), most: min(c.series.interval, c.policy.maxWait())}
-	delay, stop := c.policy.fits(pause, c.remaining(), untilDeadline(c.ctx))
-	if stop != "" || c.series.interval == backoff.Stop || !c.affords() {
-		return err
-	}
-	c.unprepared++
-	c.unready = err
-	c.giveBack(err)
-	c.attempt.N--
-	return c.sitOut(delay, WaitBackOff, true)
-}
-
-// retriesPrepare classifies a failure of Prepare as one of the base transport. Of one that is known
-// to pass there are as many retries as after a 429, of one that may be anything a single one: an
-// authority locks out who asks too often with the wrong secret.
-func (c *call) retriesPrepare(err error) bool {
-	if c.policy.maxAttempts() == 1 || !c.body.replayable() {
-		return false
-	}
-	switch kindOf(err.(*prepareError).err) {
-	case neterr.Lasting:
-		return false
-	case neterr.Unknown:
-		return c.unprepared == 0
-	}
-	return c.policy.MaxThrottled < 0 || c.unprepared < max(c.policy.maxAttempts()-1, c.policy.MaxThrottled)
-}
-
-func (c *call) decide() {
-	a := &c.attempt
-	if a.Verdict.Class == Success && c.final == "" {
-		a.Stop = StopDone
-	} else {
-		a.Wait, a.Stop = c.next()
-	}
-	if a.Stop != "" {
-		a.Wait, a.ServerAsked = 0, false
-	}
-	if c.standIn != nil {
-		c.standIn.attempt = *a
-	}
-	if c.trace != nil && c.trace.AttemptDone != nil {
-		c.trace.AttemptDone(c.context, *a)
-	}
-}
-
-// next says how long to wait before the next attempt, or why there is none.
-func (c *call) next() (time.Duration, Stop) {
-	v := c.attempt.Verdict
-	switch {
-	case c.final != "":
-		return 0, c.final
-	case v.Class != Permanent && c.over():
-		return 0, StopCancelled
-	}
-	s := situation{
-		attempts:     c.attempt.N + c.below - c.policy.uncounted(c.throttled),
-		throttled:    c.throttled,
-		authorizable: c.authorizes() && !c.attempt.renewed,
-		replayable:   c.body.replayable(),
-	}
-	if v.Class == Transient {
-		s.idempotent = c.idempotent()
-		s.unsent = !s.idempotent && c.unsent()
-		s.unknown = c.attempt.Err != nil && !c.judged && (!c.native() && kindOf(c.attempt.Err) == neterr.Unknown ||
-			c.byProxy() && neterr.OfPhrase(c.attempt.Err.Error()) == neterr.Unknown)
-	}
-	if stop := c.policy.permit(v, s); stop != "" {
-		if err := c.attempt.Err; stop == StopPermanent && err != nil && neterr.Unread(err) && !c.idempotent() {
-			stop = StopNotIdempotent
-		}
-		return 0, stop
-	}
-	paced, free := c.pace(c.policy, v), c.policy.free(v, s)
-	if free && paced.most != backoff.Stop {
-		// A service that asks for a millisecond for ever would be a hot loop.
-		const least = 100 * time.Millisecond
-		paced.least, paced.most = max(paced.least, least), max(paced.most, least)
-	}
-	wait, stop := c.policy.fits(paced, c.remaining(), untilDeadline(c.ctx))
-	if stop == "" {
-		stop = c.tooLong(v, wait)
-	}
-	if stop != "" {
-		return 0, stop
-	}
-	if !c.body.claim() {
-		return 0, StopBodyNotReplayable
-	}
-	if c.costs(v) && !c.affords() {
-		return 0, StopBudget
-	}
-	c.attempt.ServerAsked = paced.asked > 0 && (wait > paced.own || paced.asked >= paced.own)
-	if v.Class == Throttled {
-		c.throttled++
-	}
-	return wait, ""
-}
-
-// tooLong says why a wait is not begun that is longer than it looks: by what the budget's queue
-// adds, or since there have been too many before it.
-func (c *call) tooLong(v Verdict, wait time.Duration) Stop {
-	if c.costs(v) && c.budget().Wait && c.budget().Max >= 0 {
-		queue := c.budget().of(c.original).expected()
-		if left := c.remaining(); left >= 0 && queue >= left {
-			return StopElapsed
-		}
-		if left := untilDeadline(c.ctx); left >= 0 && queue >= left {
-			return StopDeadline
-		}
-	}
-	if v.Class == Throttled && c.policy.MaxThrottled < 0 && c.policy.MaxElapsed <= 0 &&
-		c.throttledFor()+wait > maxThrottling {
-		return StopElapsed
-	}
-	return ""
-}
-
-// costs reports whether the retry is one that successes must pay for. One that the service itself
-// dated is not.
-func (c *call) costs(v Verdict) bool {
-	return v.Class == Transient || v.Class == Throttled && !named(v)
-}
-
-// affords takes the price of a retry, unless that is waited for.
-func (c *call) affords() bool { return c.budget().Wait || c.budget().Take(c.original) }
-
 func (c *call) budget() *Budget { return c.transport.budgetOf(c.policy) }
 
 // remaining is what is left of MaxElapsed, negative if it is not set.
@@ -352,70 +223,6 @@ func (c *call) remaining() time.Duration {
 		return -1
 	}
 	return max(0, c.policy.MaxElapsed-time.Since(c.attempt.Began))
-}
-
-// wait sits out what the decision asked for, after it has given back all that the attempt held.
-func (c *call) wait() error {
-	wait := c.attempt.Wait
-	c.last = c.attempt
-	c.kept = kept{}
-	if c.response != nil {
-		c.keepOrDrop()
-	}
-	c.endAttempt()
-	cause := WaitBackOff
-	if c.last.ServerAsked {
-		cause = WaitServer
-	}
-	return c.sitOut(wait, cause, c.costs(c.last.Verdict))
-}
-
-// sitOut waits for so long, and until the budget covers a retry that costs.
-func (c *call) sitOut(wait time.Duration, cause WaitCause, costs bool) error {
-	if costs && c.budget().Wait && c.budget().Max >= 0 {
-		asked := time.Now()
-		if err := c.queueForBudget(); err != nil {
-			return c.notCovered(err)
-		}
-		// The time on the budget's queue has been a back-off too.
-		wait -= time.Since(asked)
-	}
-	if wait <= 0 {
-		return nil
-	}
-	if watch := c.watch(cause, -1); watch != nil {
-		watch.begin(wait)
-		defer watch.end()
-	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-c.ctx.Done():
-	case <-c.legacyCancel():
-	}
-	return c.interrupted()
-}
-
-// notCovered tells a queue that is too long from the end of the call while it waited there.
-func (c *call) notCovered(err error) error {
-	late, ok := errors.AsType[*durations.TooLate](err)
-	if !ok || c.over() {
-		return c.interrupted()
-	}
-	if left := c.remaining(); left >= 0 && late.Needs >= left {
-		return c.interrupted()
-	}
-	c.why = StopDeadline
-	return late
-}
-
-func (c *call) queueForBudget() error {
-	if watch := c.watch(WaitBudget, -1); watch != nil {
-		defer watch.end()
-	}
-	return c.budget().of(c.original).wait(c.bound(), c.legacyCancel())
 }
 
 func (c *call) interrupted() error {
@@ -513,4 +320,115 @@ func inCycle() bool {
 			return calls == most
 		}
 	}
+}
+
+// try is what lives for one attempt.
+type try struct {
+	attempt Attempt
+	first   answer       // to it, if it was made before the call's state was needed
+	sends   *sendlog.Log // nil where nobody looks and nothing need be proved
+	passes  []Pass       // of the gates that were entered
+
+	context context.Context         // the attempt's
+	nest    *nest                   // tells what a Transport below has come to; nil: there can be none
+	cancel  context.CancelCauseFunc // ends context; nil if nothing of ours ever would
+	timer   *time.Timer             // AttemptTimeout's, or what is left of MaxElapsed; nil: none
+	expired *timeoutError           // what the timer ends the attempt with
+
+	out    *http.Request // as the base transport gets it; nil once that has it
+	before *http.Request // it as it was before the base transport had it, where that may have changed it
+	given  io.ReadCloser // the body that out was made with
+	fresh  bool          // given is the attempt's own, and not the caller's
+	handed bool          // the base transport has been given the attempt
+
+	response *http.Response // also if its body has failed
+	standIn  *responseBody  // for response's body; nil if that goes to the caller as it is
+	judged   bool           // the Transport's Classify has named the attempt's class
+	final    Stop           // an inner Transport has ended the call already, for this reason
+	why      Stop           // why a step ended the call early
+}
+
+// answer is what a base transport returned.
+type answer struct {
+	resp  *http.Response
+	err   error
+	ready bool // false: the attempt is still to be made
+	sends *sendlog.Log
+}
+
+// kept is an answer that is all in memory: if its retry can't be made, it is the call's.
+type kept struct {
+	response *http.Response
+	standIn  *responseBody // nil: it has no body
+}
+
+// gatedLog is the Log of an attempt that passes gates, most often one: one allocation for all.
+type gatedLog struct {
+	sendlog.Gated
+	passes [1]Pass
+}
+
+// limit ends the attempt after a time, in place of what may have been set before; negative: it is
+// not limited.
+func (t *try) limit(left time.Duration, bound string, whole time.Duration) {
+	if left < 0 {
+		return
+	}
+	if t.timer != nil {
+		t.timer.Stop()
+	}
+	t.expired = &timeoutError{bound, whole}
+	cancel, cause := t.cancel, t.expired
+	t.timer = time.AfterFunc(max(left, 1), func() { cancel(cause) })
+}
+
+// endAttempt ends what the attempt has running.
+func (t *try) endAttempt() {
+	if t.timer != nil {
+		t.timer.Stop()
+		t.timer = nil
+	}
+	if t.cancel != nil {
+		t.cancel(nil)
+		t.cancel = nil
+	}
+}
+
+// leaveGates tells the gates what became of the attempt, in reverse order of entering. Each is told
+// exactly once, even if another one panics.
+func (c *call) leaveGates() {
+	if len(c.passes) == 0 {
+		return
+	}
+	defer c.leaveGates()
+	pass := c.passes[len(c.passes)-1]
+	c.passes = c.passes[:len(c.passes)-1]
+	if c.attempt.foreign {
+		pass.Leave(c.attempt.masked())
+		return
+	}
+	pass.Leave(c.attempt)
+}
+
+func (c *call) tellDone() {
+	if c.trace != nil && c.trace.Done != nil {
+		c.trace.Done(c.ctx, c.attempt)
+	}
+}
+
+func (c *call) authorizes() bool { return c.prepares() && !c.attempt.foreign }
+
+func (c *call) callPrepare(prev *Attempt) error {
+	if watch := c.watch(WaitPrepare, -1); watch != nil {
+		defer watch.end()
+	}
+	if authorize := c.transport.Authorize; authorize != nil {
+		if err := authorize(c.out, prev); err != nil {
+			return err
+		}
+	}
+	if c.transport.Prepare == nil {
+		return nil
+	}
+	return c.transport.Prepare(c.out, prev)
 }

@@ -13,7 +13,6 @@ import (
 
 	"github.com/steadyhttp/steadyhttp/internal/envelope"
 	"github.com/steadyhttp/steadyhttp/internal/neterr"
-	"github.com/steadyhttp/steadyhttp/internal/redact"
 	"github.com/steadyhttp/steadyhttp/internal/retryafter"
 	"github.com/steadyhttp/steadyhttp/internal/sendlog"
 )
@@ -292,16 +291,17 @@ func (c *call) verdict() {
 	standard := &Rules{}
 	c.judged = false
 	defer c.refusedByProxy()
-	if c.transport.Classify == nil {
+	classify := c.classifier()
+	if classify == nil {
 		a.Verdict = standard.Classify(*a)
 		return
 	}
-	v := cleaned(c.transport.Classify(*a))
+	v := cleaned(classify(*a))
 	if v.Class > Unauthorized {
 		a.Verdict = v
 		return
 	}
-	rules := byRules(c.transport.Classify)
+	rules := byRules(classify)
 	c.judged = v.Class != Unclassified && !rules
 	var filled Verdict
 	// What Rules leave out is not there: by their IDHeaders, the default's are none.
@@ -328,7 +328,7 @@ func (c *call) refusedByProxy() {
 // byProxy reports whether the attempt's error is, for all we know, a proxy's answer to CONNECT:
 // net/http has a bare text for that, and nothing else that kindOf does not know.
 func (c *call) byProxy() bool {
-	native, ok := c.transport.base().(*http.Transport)
+	native, ok := c.base().(*http.Transport)
 	if !ok || !neterr.PlainText(c.attempt.Err) || kindOf(c.attempt.Err) != neterr.Unknown {
 		return false
 	}
@@ -337,7 +337,7 @@ func (c *call) byProxy() bool {
 
 // plain reports whether an answer is a success that nobody has to look into.
 func (c *call) plain(resp *http.Response) bool {
-	return resp.StatusCode < 400 && c.transport.Classify == nil && (c.policy.MaxRead <= 0 || !successful(resp))
+	return resp.StatusCode < 400 && c.classifier() == nil && (c.policy.MaxRead <= 0 || !successful(resp))
 }
 
 // peek reads what classifying needs of the body, or, under MaxRead, all that the caller will.
@@ -401,17 +401,6 @@ func (c *call) settled() bool {
 	return true
 }
 
-// ours reports whether an *Error could be a Transport's. Any base can make one, with a Stop that is
-// none, and Stops end up on metrics.
-func ours(e *Error) bool {
-	switch e.Stop {
-	case "", StopPermanent, StopNotIdempotent, StopBodyNotReplayable, StopAttempts, StopElapsed, StopWaitTooLong,
-		StopDeadline, StopBudget, StopRefused, StopPrepare, StopCancelled:
-		return e.Class <= Unauthorized
-	}
-	return false
-}
-
 // misjudged ends a call whose Classify knows a class that does not exist. The answer's code and
 // tracking ID stay in the error.
 func (c *call) misjudged() {
@@ -436,13 +425,47 @@ func misjudgement(a *Attempt) error {
 	return err
 }
 
-// cleaned bounds and escapes what anybody's Classify or Parse has taken out of an answer. It does
-// no more to what is clean.
-func cleaned(v Verdict) Verdict {
-	v.Code = redact.Text(v.Code, redact.MaxCode)
-	v.Message = redact.Text(v.Message, redact.MaxMessage)
-	v.TrackingID = redact.Text(v.TrackingID, redact.MaxID)
-	return v
+func (c *call) idempotent() bool { return c.policy.idempotent(cmp.Or(c.before, c.attempt.Request)) }
+
+// Check returns nil for a response below 400, else an *Error. It does not close the body, and what
+// it reads of it can be read again, so it works behind wrappers. Of a response that did not come
+// from a Transport, or whose wrapper hides that, it reads at most 64 KiB, for at most a second.
+func Check(resp *http.Response) error {
+	if resp == nil {
+		return errors.New("steadyhttp: Check of a nil response; check the error of Do first")
+	}
+	if resp.StatusCode < 400 {
+		return nil
+	}
+	e := &Error{StatusCode: resp.StatusCode, answer: true}
+	a, ok := AttemptOf(resp)
+	if ok {
+		e.Verdict, e.Attempts, e.Stop, e.Ambiguous = a.Verdict, a.N, a.Stop, a.Ambiguous
+	} else {
+		e.Verdict = examine(resp)
+		if req := resp.Request; req != nil && !safe(req.Method) {
+			e.Ambiguous = resp.StatusCode >= 500 || (&Policy{}).idempotent(req)
+		}
+	}
+	e.Wait = max(0, e.RetryAfter, a.asked)
+	if a.kept {
+		e.Err = a.Err
+	}
+	return e
 }
 
-func (c *call) idempotent() bool { return c.policy.idempotent(cmp.Or(c.before, c.attempt.Request)) }
+// examine classifies a response by its own, and keeps the verdict with it for the next Check.
+func examine(resp *http.Response) Verdict {
+	if known := standInOf(resp); known != nil {
+		return known.attempt.Verdict
+	}
+	a := Attempt{Request: resp.Request, Response: resp}
+	if resp.Body == nil || resp.Body == http.NoBody {
+		return (&Rules{}).Classify(a)
+	}
+	body := &responseBody{rc: resp.Body}
+	a.Body = body.peek(resp, peekTime)
+	body.attempt.Verdict = (&Rules{}).Classify(a)
+	resp.Body = body.standIn()
+	return body.attempt.Verdict
+}

@@ -54,7 +54,7 @@ func logAttempt(ctx context.Context, logger *slog.Logger, a Attempt) {
 	case a.Stop == StopDone:
 	case a.Stop == "":
 		log(ctx, logger, slog.LevelDebug, "retrying", a, waitAttr(a.Wait))
-	case a.Stop == StopCancelled && untilDeadline(ctx) != 0:
+	case a.Stop == StopCancelled && durations.Left(ctx) != 0:
 		// The caller knows: it was him.
 		log(ctx, logger, slog.LevelDebug, "cancelled", a, stopAttr(a))
 	case a.Stop == StopBodyNotReplayable:

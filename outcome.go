@@ -262,12 +262,6 @@ func (c *call) failure() error {
 	return e
 }
 
-func (c *call) tellDone() {
-	if c.trace != nil && c.trace.Done != nil {
-		c.trace.Done(c.ctx, c.attempt)
-	}
-}
-
 // end runs on every way out of RoundTrip. On a panic, out of a hook or the base transport, it gives
 // back what the call holds, and lets the panic go on.
 func (c *call) end() {
@@ -311,49 +305,6 @@ func (c *call) tellPanic() {
 		Began: c.attempt.Began, Sent: c.attempt.Sent, Sends: c.attempt.Sends,
 	}
 	c.tellDone()
-}
-
-// Check returns nil for a response below 400, else an *Error. It does not close the body, and what
-// it reads of it can be read again, so it works behind wrappers. Of a response that did not come
-// from a Transport, or whose wrapper hides that, it reads at most 64 KiB, for at most a second.
-func Check(resp *http.Response) error {
-	if resp == nil {
-		return errors.New("steadyhttp: Check of a nil response; check the error of Do first")
-	}
-	if resp.StatusCode < 400 {
-		return nil
-	}
-	e := &Error{StatusCode: resp.StatusCode, answer: true}
-	a, ok := AttemptOf(resp)
-	if ok {
-		e.Verdict, e.Attempts, e.Stop, e.Ambiguous = a.Verdict, a.N, a.Stop, a.Ambiguous
-	} else {
-		e.Verdict = examine(resp)
-		if req := resp.Request; req != nil && !safe(req.Method) {
-			e.Ambiguous = resp.StatusCode >= 500 || (&Policy{}).idempotent(req)
-		}
-	}
-	e.Wait = max(0, e.RetryAfter, a.asked)
-	if a.kept {
-		e.Err = a.Err
-	}
-	return e
-}
-
-// examine classifies a response by its own, and keeps the verdict with it for the next Check.
-func examine(resp *http.Response) Verdict {
-	if known := standInOf(resp); known != nil {
-		return known.attempt.Verdict
-	}
-	a := Attempt{Request: resp.Request, Response: resp}
-	if resp.Body == nil || resp.Body == http.NoBody {
-		return (&Rules{}).Classify(a)
-	}
-	body := &responseBody{rc: resp.Body}
-	a.Body = body.peek(resp, peekTime)
-	body.attempt.Verdict = (&Rules{}).Classify(a)
-	resp.Body = body.standIn()
-	return body.attempt.Verdict
 }
 
 // AttemptOf returns the last attempt of the call that resp answers, if resp comes from a Transport.

@@ -19,78 +19,6 @@ import (
 	"github.com/steadyhttp/steadyhttp/internal/sendlog"
 )
 
-// try is what lives for one attempt.
-type try struct {
-	attempt Attempt
-	first   answer       // to it, if it was made before the call's state was needed
-	sends   *sendlog.Log // nil where nobody looks and nothing need be proved
-	passes  []Pass       // of the gates that were entered
-
-	context context.Context         // the attempt's
-	nest    *nest                   // tells what a Transport below has come to; nil: there can be none
-	cancel  context.CancelCauseFunc // ends context; nil if nothing of ours ever would
-	timer   *time.Timer             // AttemptTimeout's, or what is left of MaxElapsed; nil: none
-	expired *timeoutError           // what the timer ends the attempt with
-
-	out    *http.Request // as the base transport gets it; nil once that has it
-	before *http.Request // it as it was before the base transport had it, where that may have changed it
-	given  io.ReadCloser // the body that out was made with
-	fresh  bool          // given is the attempt's own, and not the caller's
-	handed bool          // the base transport has been given the attempt
-
-	response *http.Response // also if its body has failed
-	standIn  *responseBody  // for response's body; nil if that goes to the caller as it is
-	judged   bool           // the Transport's Classify has named the attempt's class
-	final    Stop           // an inner Transport has ended the call already, for this reason
-	why      Stop           // why a step ended the call early
-}
-
-// gatedLog is the Log of an attempt that passes gates, most often one: one allocation for all.
-type gatedLog struct {
-	sendlog.Gated
-	passes [1]Pass
-}
-
-// answer is what a base transport returned.
-type answer struct {
-	resp  *http.Response
-	err   error
-	ready bool // false: the attempt is still to be made
-	sends *sendlog.Log
-}
-
-// kept is an answer that is all in memory: if its retry can't be made, it is the call's.
-type kept struct {
-	response *http.Response
-	standIn  *responseBody // nil: it has no body
-}
-
-// limit ends the attempt after a time, in place of what may have been set before; negative: it is
-// not limited.
-func (t *try) limit(left time.Duration, bound string, whole time.Duration) {
-	if left < 0 {
-		return
-	}
-	if t.timer != nil {
-		t.timer.Stop()
-	}
-	t.expired = &timeoutError{bound, whole}
-	cancel, cause := t.cancel, t.expired
-	t.timer = time.AfterFunc(max(left, 1), func() { cancel(cause) })
-}
-
-// endAttempt ends what the attempt has running.
-func (t *try) endAttempt() {
-	if t.timer != nil {
-		t.timer.Stop()
-		t.timer = nil
-	}
-	if t.cancel != nil {
-		t.cancel(nil)
-		t.cancel = nil
-	}
-}
-
 // prepare makes the attempt's request, always from the caller's pristine one.
 func (c *call) prepare() error {
 	if c.first.ready {
@@ -151,7 +79,7 @@ func (c *call) prepare() error {
 		}
 		if netReplays(c.out.Method) {
 			forbidReplay(c.out)
-		} else if maySpeakHTTP2(c.transport.base(), c.original) {
+		} else if maySpeakHTTP2(c.base(), c.original) {
 			c.out.GetBody = nil
 		}
 	}
@@ -219,7 +147,7 @@ func (c *call) attemptContext() {
 		c.context, c.cancel = context.WithCancelCause(c.context)
 	}
 	if c.sends.Observed() {
-		c.sends.HoldUp(c.bound(), c.context, c.cancel, c.transport.base(), c.original, c.onReplays())
+		c.sends.HoldUp(c.bound(), c.context, c.cancel, c.base(), c.original, c.onReplays())
 	}
 	if c.sends != nil {
 		c.context = httptrace.WithClientTrace(c.context, c.sends.Trace())
@@ -270,10 +198,8 @@ func same(a, b any) bool {
 
 // touches reports whether anybody may set header fields on the attempt's request.
 func (c *call) touches() bool {
-	return c.key != "" || c.transport.prepares() || c.trace != nil && c.trace.AttemptStart != nil
+	return c.key != "" || c.prepares() || c.trace != nil && c.trace.AttemptStart != nil
 }
-
-func (c *call) authorizes() bool { return c.transport.prepares() && !c.attempt.foreign }
 
 func (c *call) authorize() error {
 	var prev *Attempt
@@ -293,21 +219,6 @@ func (c *call) authorize() error {
 	return &prepareError{err}
 }
 
-func (c *call) callPrepare(prev *Attempt) error {
-	if watch := c.watch(WaitPrepare, -1); watch != nil {
-		defer watch.end()
-	}
-	if authorize := c.transport.Authorize; authorize != nil {
-		if err := authorize(c.out, prev); err != nil {
-			return err
-		}
-	}
-	if c.transport.Prepare == nil {
-		return nil
-	}
-	return c.transport.Prepare(c.out, prev)
-}
-
 func (c *call) send() {
 	resp, err := c.roundTrip()
 	if c.timer != nil && !c.timer.Stop() {
@@ -323,7 +234,7 @@ func (c *call) send() {
 		err = closing(resp, err)
 		resp = nil
 	case resp == nil && err == nil:
-		err = baseError(c.transport.base())
+		err = baseError(c.base())
 	case resp == nil && c.body.failure() != nil && !c.over():
 		err = &bodyError{c.body.failure()} // net/http does not say whose error it was
 	case resp != nil && resp.Body == nil:
@@ -352,7 +263,7 @@ func (c *call) roundTrip() (*http.Response, error) {
 	c.before = c.asSent()
 	c.out, c.unready = nil, nil
 	c.handed, c.body.handed = true, true
-	return c.transport.base().RoundTrip(request)
+	return c.base().RoundTrip(request)
 }
 
 // limitAttempt starts the clock of AttemptTimeout, or of what is left of MaxElapsed, if that is
@@ -427,7 +338,7 @@ func (c *call) unsent() bool {
 // was taken for it, which had died before.
 func (c *call) unwritten() bool {
 	wrote, http1 := c.sends.Wrote()
-	http1 = http1 || c.native() && !maySpeakHTTP2(c.transport.base(), c.original)
+	http1 = http1 || c.native() && !maySpeakHTTP2(c.base(), c.original)
 	return http1 && (!wrote || c.native() && neterr.NothingWritten(c.attempt.Err))
 }
 
@@ -466,22 +377,6 @@ func (c *call) giveBack(err error) {
 	if c.fresh && c.given != nil {
 		c.given.Close()
 	}
-}
-
-// leaveGates tells the gates what became of the attempt, in reverse order of entering. Each is told
-// exactly once, even if another one panics.
-func (c *call) leaveGates() {
-	if len(c.passes) == 0 {
-		return
-	}
-	defer c.leaveGates()
-	pass := c.passes[len(c.passes)-1]
-	c.passes = c.passes[:len(c.passes)-1]
-	if c.attempt.foreign {
-		pass.Leave(c.attempt.masked())
-		return
-	}
-	pass.Leave(c.attempt)
 }
 
 func baseError(base http.RoundTripper) error {

@@ -36,6 +36,16 @@ func Round(d time.Duration) time.Duration {
 	return d.Round(time.Millisecond)
 }
 
+// Left returns how long it is to the context's deadline, 0 if that is over, and less than 0 if there
+// is none.
+func Left(ctx context.Context) time.Duration {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return -1
+	}
+	return max(0, time.Until(deadline))
+}
+
 // TooLate is why a wait was not begun: the context's deadline would have cut it short. It is a timeout and matches
 // context.DeadlineExceeded, since that is what waiting would have come to.
 type TooLate struct {
