@@ -248,3 +248,14 @@ func cleaned(v Verdict) Verdict {
 	v.TrackingID = redact.Text(v.TrackingID, redact.MaxID)
 	return v
 }
+
+// known reports whether a Transport could have ended a call so. Any base can make an *Error, with a
+// Stop that is none, and Stops end up on metrics.
+func known(s Stop, c Class) bool {
+	switch s {
+	case "", StopPermanent, StopNotIdempotent, StopBodyNotReplayable, StopAttempts, StopElapsed, StopWaitTooLong,
+		StopDeadline, StopBudget, StopRefused, StopPrepare, StopCancelled:
+		return c <= Unauthorized
+	}
+	return false
+}

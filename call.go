@@ -8,14 +8,16 @@ import (
 	"strings"
 	"time"
 
+	"github.com/steadyhttp/steadyhttp/internal/bodies"
 	"github.com/steadyhttp/steadyhttp/internal/neterr"
 	"github.com/steadyhttp/steadyhttp/internal/origin"
 	"github.com/steadyhttp/steadyhttp/internal/sendlog"
-	"github.com/steadyhttp/steadyhttp/internal/waits"
 )
 
-// call is one RoundTrip under way. Its methods are the steps of the loop, in the order in which the
-// loop takes them. It stays on RoundTrip's stack: nothing may keep a pointer to it.
+// call is one RoundTrip under way. Its methods are the steps of the loop: here are the first ones, and
+// what the others share; an attempt is made in try.go, judged in classify.go, and followed by another
+// in retry.go or by the end in outcome.go. It stays on RoundTrip's stack: nothing may keep a pointer
+// to it.
 type call struct {
 	transport *Transport
 	original  *http.Request   // the caller's, never changed
@@ -292,19 +294,6 @@ func (c *call) watch(cause WaitCause, gate int) *watch {
 	return newWatch(c.trace, c.ctx, c.attempt, Wait{cause, gate, 0})
 }
 
-// onReplays returns what tells of a wait for a place of a replay; nil where nobody wants to know. It
-// keeps no hold of the call, which is still on the stack.
-func (c *call) onReplays() sendlog.Watch {
-	if c.trace == nil || c.trace.Waiting == nil && c.trace.Waited == nil {
-		return nil
-	}
-	trace, ctx, a := c.trace, c.ctx, c.attempt
-	return func(replay context.Context, gate int) (context.Context, func()) {
-		w := newWatch(trace, ctx, a, Wait{WaitGate, gate, 0})
-		return waits.With(replay, w), w.end
-	}
-}
-
 // inCycle looks for a Transport's own frames on the stack, for a base transport that leads back
 // here without the context.
 func inCycle() bool {
@@ -410,12 +399,6 @@ func (c *call) leaveGates() {
 	pass.Leave(c.attempt)
 }
 
-func (c *call) tellDone() {
-	if c.trace != nil && c.trace.Done != nil {
-		c.trace.Done(c.ctx, c.attempt)
-	}
-}
-
 func (c *call) authorizes() bool { return c.prepares() && !c.attempt.foreign }
 
 func (c *call) callPrepare(prev *Attempt) error {
@@ -431,4 +414,48 @@ func (c *call) callPrepare(prev *Attempt) error {
 		return nil
 	}
 	return c.transport.Prepare(c.out, prev)
+}
+
+// giveBack leaves the gates of an attempt that was not made, and closes its body.
+func (c *call) giveBack(err error) {
+	out := c.out
+	c.out = nil
+	// In this order from the last to the first, and all of them: a Close may panic.
+	defer c.endAttempt()
+	if len(c.passes) > 0 {
+		c.attempt.Response, c.attempt.Err = nil, err
+		defer c.leaveGates()
+	}
+	if out == nil {
+		return
+	}
+	if out.Body != nil && bodies.Replaced(out.Body, c.given) {
+		defer out.Body.Close() // Prepare has put it there
+	}
+	if c.fresh && c.given != nil {
+		c.given.Close()
+	}
+}
+
+// touches reports whether anybody may set header fields on the attempt's request.
+func (c *call) touches() bool {
+	return c.key != "" || c.prepares() || c.trace != nil && c.trace.AttemptStart != nil
+}
+
+func (c *call) authorize() error {
+	var prev *Attempt
+	if c.last.N > 0 {
+		last := c.last
+		prev = &last
+	}
+	c.limit(c.remaining(), "Policy.MaxElapsed", c.policy.MaxElapsed)
+	err := c.callPrepare(prev)
+	switch {
+	case err == nil:
+		return nil
+	case c.over(), c.remaining() == 0:
+		return c.interrupted()
+	}
+	c.why = StopPrepare
+	return &prepareError{err}
 }

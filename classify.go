@@ -384,7 +384,7 @@ func (c *call) settled() bool {
 	var ended Attempt
 	if inner, ok := errors.AsType[*Error](c.attempt.Err); ok {
 		ended = Attempt{N: inner.Attempts, Stop: inner.Stop, Verdict: cleaned(inner.Verdict)}
-		if !ours(inner) {
+		if !known(inner.Stop, inner.Class) {
 			ended.Stop, ended.Verdict.Class = StopPermanent, Permanent
 		}
 	} else if inner := c.inner(); inner != nil {

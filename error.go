@@ -413,14 +413,3 @@ func appendVerdict(attrs []slog.Attr, code, trackingID string) []slog.Attr {
 // waitAttr is in seconds, as all durations of OpenTelemetry are: a log and a span must not have two
 // units for the same wait. A slog.Duration is nanoseconds in JSON.
 func waitAttr(d time.Duration) slog.Attr { return slog.Float64("wait", d.Seconds()) }
-
-// ours reports whether an *Error could be a Transport's. Any base can make one, with a Stop that is
-// none, and Stops end up on metrics.
-func ours(e *Error) bool {
-	switch e.Stop {
-	case "", StopPermanent, StopNotIdempotent, StopBodyNotReplayable, StopAttempts, StopElapsed, StopWaitTooLong,
-		StopDeadline, StopBudget, StopRefused, StopPrepare, StopCancelled:
-		return e.Class <= Unauthorized
-	}
-	return false
-}

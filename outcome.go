@@ -240,7 +240,7 @@ func (c *call) failure() error {
 	switch _, bare := err.(tls.RecordHeaderError); {
 	case bare && first:
 		return err // http.Client asks for it, to say that the server speaks plain HTTP
-	case nested && first && err == error(inner) && ours(inner) && !(inner.unsent && c.left()) && cleaned(inner.Verdict) == inner.Verdict:
+	case nested && first && err == error(inner) && known(inner.Stop, inner.Class) && !(inner.unsent && c.left()) && cleaned(inner.Verdict) == inner.Verdict:
 		return err
 	}
 	e := &Error{
@@ -429,4 +429,10 @@ func (c *call) left() bool {
 	}
 	_, taken := c.sends.Connections()
 	return taken > 0
+}
+
+func (c *call) tellDone() {
+	if c.trace != nil && c.trace.Done != nil {
+		c.trace.Done(c.ctx, c.attempt)
+	}
 }

@@ -184,6 +184,24 @@ func hasKey(req *http.Request) bool {
 	return key || xKey
 }
 
+// tunnel reports whether a request asks for a connection of its own, which it then writes to.
+func tunnel(req *http.Request) bool {
+	return req.Method == http.MethodConnect || len(req.Header["Upgrade"]) > 0
+}
+
+// maySpeakHTTP2 reports whether a request may go over HTTP/2, where net/http replays whatever it
+// can also after RST_STREAM with PROTOCOL_ERROR (golang/go#47635), which does not say that nothing
+// was done. It can't without GetBody; it then says in its error what it would have replayed after,
+// and a request that provably was not processed is retried here. A base other than net/http's
+// own does not show whether it speaks HTTP/2 without TLS.
+func maySpeakHTTP2(base http.RoundTripper, req *http.Request) bool {
+	if strings.EqualFold(req.URL.Scheme, "https") {
+		return true
+	}
+	native, ok := base.(*http.Transport)
+	return ok && native.Protocols != nil && native.Protocols.UnencryptedHTTP2()
+}
+
 // situation is all that a decision depends on beside the policy and the verdict.
 type situation struct {
 	attempts     int  // made so far, without those that MaxThrottled pays for
@@ -263,24 +281,12 @@ func (p *Policy) fits(w wait, remaining, untilDeadline time.Duration) (time.Dura
 	return most, ""
 }
 
-func tunnel(req *http.Request) bool {
-	return req.Method == http.MethodConnect || len(req.Header["Upgrade"]) > 0
-}
-
 // pacing is what the times of a call's retries depend on.
 type pacing struct {
 	series      series
 	throttled   int       // retries after a 429
 	throttledAt time.Time // the first of them; zero: there was none
 	unprepared  int       // retries after a Prepare that failed
-}
-
-// throttledFor returns how long ago the call was throttled first, which may be now.
-func (p *pacing) throttledFor() time.Duration {
-	if p.throttledAt.IsZero() {
-		p.throttledAt = time.Now()
-	}
-	return time.Since(p.throttledAt)
 }
 
 // pace returns the larger of the back-off and the pushback. Only a failure, or a throttling that
@@ -380,16 +386,3 @@ func spread(d time.Duration) time.Duration {
 
 // named reports whether the verdict is a throttling that told its time.
 func named(v Verdict) bool { return v.Class == Throttled && v.RetryAfter > 0 }
-
-// maySpeakHTTP2 reports whether a request may go over HTTP/2, where net/http replays whatever it
-// can also after RST_STREAM with PROTOCOL_ERROR (golang/go#47635), which does not say that nothing
-// was done. It can't without GetBody; it then says in its error what it would have replayed after,
-// and a request that provably was not processed is retried here. A base other than net/http's
-// own does not show whether it speaks HTTP/2 without TLS.
-func maySpeakHTTP2(base http.RoundTripper, req *http.Request) bool {
-	if strings.EqualFold(req.URL.Scheme, "https") {
-		return true
-	}
-	native, ok := base.(*http.Transport)
-	return ok && native.Protocols != nil && native.Protocols.UnencryptedHTTP2()
-}

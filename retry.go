@@ -10,6 +10,8 @@ import (
 	"github.com/steadyhttp/steadyhttp/internal/neterr"
 )
 
+// Whether there is another attempt, and when: a call's methods between two of them.
+
 // recover waits until a call may go on whose attempt could not be prepared, and returns err if it
 // may not. Nothing was sent, so that trying again is safe whatever the request does; it is no
 // attempt, and what the last one came to stays.
@@ -129,9 +131,13 @@ func (c *call) tooLong(v Verdict, wait time.Duration) Stop {
 			return StopDeadline
 		}
 	}
-	if v.Class == Throttled && c.policy.MaxThrottled < 0 && c.policy.MaxElapsed <= 0 &&
-		c.throttledFor()+wait > maxThrottling {
-		return StopElapsed
+	if v.Class == Throttled && c.policy.MaxThrottled < 0 && c.policy.MaxElapsed <= 0 {
+		if c.throttledAt.IsZero() {
+			c.throttledAt = time.Now()
+		}
+		if time.Since(c.throttledAt)+wait > maxThrottling {
+			return StopElapsed
+		}
 	}
 	return ""
 }

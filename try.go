@@ -17,6 +17,7 @@ import (
 	"github.com/steadyhttp/steadyhttp/internal/bodies"
 	"github.com/steadyhttp/steadyhttp/internal/neterr"
 	"github.com/steadyhttp/steadyhttp/internal/sendlog"
+	"github.com/steadyhttp/steadyhttp/internal/waits"
 )
 
 // prepare makes the attempt's request, always from the caller's pristine one.
@@ -196,29 +197,6 @@ func same(a, b any) bool {
 	return reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
 }
 
-// touches reports whether anybody may set header fields on the attempt's request.
-func (c *call) touches() bool {
-	return c.key != "" || c.prepares() || c.trace != nil && c.trace.AttemptStart != nil
-}
-
-func (c *call) authorize() error {
-	var prev *Attempt
-	if c.last.N > 0 {
-		last := c.last
-		prev = &last
-	}
-	c.limit(c.remaining(), "Policy.MaxElapsed", c.policy.MaxElapsed)
-	err := c.callPrepare(prev)
-	switch {
-	case err == nil:
-		return nil
-	case c.over(), c.remaining() == 0:
-		return c.interrupted()
-	}
-	c.why = StopPrepare
-	return &prepareError{err}
-}
-
 func (c *call) send() {
 	resp, err := c.roundTrip()
 	if c.timer != nil && !c.timer.Stop() {
@@ -358,27 +336,6 @@ func (c *call) asSent() *http.Request {
 	return &kept
 }
 
-// giveBack leaves the gates of an attempt that was not made, and closes its body.
-func (c *call) giveBack(err error) {
-	out := c.out
-	c.out = nil
-	// In this order from the last to the first, and all of them: a Close may panic.
-	defer c.endAttempt()
-	if len(c.passes) > 0 {
-		c.attempt.Response, c.attempt.Err = nil, err
-		defer c.leaveGates()
-	}
-	if out == nil {
-		return
-	}
-	if out.Body != nil && bodies.Replaced(out.Body, c.given) {
-		defer out.Body.Close() // Prepare has put it there
-	}
-	if c.fresh && c.given != nil {
-		c.given.Close()
-	}
-}
-
 func baseError(base http.RoundTripper) error {
 	return fmt.Errorf("steadyhttp: Transport.Base (%T) returned neither: %w", base, errBase)
 }
@@ -391,4 +348,17 @@ func netReplays(method string) bool {
 		return true
 	}
 	return false
+}
+
+// onReplays returns what tells of a wait for a place of a replay; nil where nobody wants to know. It
+// keeps no hold of the call, which is still on the stack.
+func (c *call) onReplays() sendlog.Watch {
+	if c.trace == nil || c.trace.Waiting == nil && c.trace.Waited == nil {
+		return nil
+	}
+	trace, ctx, a := c.trace, c.ctx, c.attempt
+	return func(replay context.Context, gate int) (context.Context, func()) {
+		w := newWatch(trace, ctx, a, Wait{WaitGate, gate, 0})
+		return waits.With(replay, w), w.end
+	}
 }
