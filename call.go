@@ -330,6 +330,8 @@ type try struct {
 	fresh  bool          // given is the attempt's own, and not the caller's
 	handed bool          // the base transport has been given the attempt
 
+	withheld func() (io.ReadCloser, error) // out's GetBody, taken from it: see maySpeakHTTP2
+
 	response *http.Response // also if its body has failed
 	standIn  *responseBody  // for response's body; nil if that goes to the caller as it is
 	judged   bool           // the Transport's Classify has named the attempt's class

@@ -107,7 +107,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		// Nearly all calls succeed at once with nobody looking on: they pay for one glance at the
 		// answer, and, where they may not be sent twice, for the proof of their sending.
 		out, sends := t.proven(req)
-		resp, err := t.first(out)
+		resp, err := t.first(req, out)
 		if err == nil && resp != nil && resp.Body != nil && resp.StatusCode < 400 {
 			t.budgetOf(&t.Policy).pay(req)
 			return answering(resp, req, out), nil
@@ -133,15 +133,18 @@ func (t *Transport) traceOf(req *http.Request) *Trace {
 	return trace
 }
 
-// first makes an attempt of the request as it is.
-func (t *Transport) first(req *http.Request) (*http.Response, error) {
+// first makes an attempt of req as it is, but for what proven has changed.
+func (t *Transport) first(req, out *http.Request) (*http.Response, error) {
 	returned := false
 	defer func() {
 		if !returned {
 			closeBodies(req)
 		}
 	}()
-	resp, err := t.base().RoundTrip(req)
+	resp, err := t.base().RoundTrip(out)
+	if err != nil && out.GetBody == nil && req.GetBody != nil {
+		resp, err = replay(t.base(), out, req.GetBody, resp, err)
+	}
 	returned = true
 	return resp, err
 }

@@ -1017,9 +1017,9 @@ func TestWireHTTP2StreamErrors(t *testing.T) {
 		fails    bool
 	}{
 		{"refused stream GET", func(s uint32) []byte { return h2Frame(h2Reset, 0, s, code(h2RefusedStream)...) }, "GET", 1, 2, false},
-		{"refused stream POST", func(s uint32) []byte { return h2Frame(h2Reset, 0, s, code(h2RefusedStream)...) }, "POST", 2, 2, false},
+		{"refused stream POST", func(s uint32) []byte { return h2Frame(h2Reset, 0, s, code(h2RefusedStream)...) }, "POST", 1, 2, false},
 		{"going away GET", func(uint32) []byte { return h2Frame(h2GoAway, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0) }, "GET", 1, 2, false},
-		{"going away POST", func(uint32) []byte { return h2Frame(h2GoAway, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0) }, "POST", 2, 2, false},
+		{"going away POST", func(uint32) []byte { return h2Frame(h2GoAway, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0) }, "POST", 1, 2, false},
 		{"cancelled GET", func(s uint32) []byte { return h2Frame(h2Reset, 0, s, code(h2Cancel)...) }, "GET", 2, 2, false},
 		{"cancelled POST", func(s uint32) []byte { return h2Frame(h2Reset, 0, s, code(h2Cancel)...) }, "POST", 1, 1, true},
 		{"internal error GET", func(s uint32) []byte { return h2Frame(h2Reset, 0, s, code(h2Internal)...) }, "GET", 2, 2, false},

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	mathrand "math/rand/v2"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
@@ -81,7 +82,7 @@ func (c *call) prepare() error {
 		if netReplays(c.out.Method) {
 			forbidReplay(c.out)
 		} else if maySpeakHTTP2(c.base(), c.original) {
-			c.out.GetBody = nil
+			c.withheld, c.out.GetBody = c.out.GetBody, nil
 		}
 	}
 	return nil
@@ -241,7 +242,39 @@ func (c *call) roundTrip() (*http.Response, error) {
 	c.before = c.asSent()
 	c.out, c.unready = nil, nil
 	c.handed, c.body.handed = true, true
-	return c.base().RoundTrip(request)
+	resp, err := c.base().RoundTrip(request)
+	if err != nil && c.withheld != nil && c.native() {
+		return replay(c.base(), request, c.withheld, resp, err)
+	}
+	return resp, err
+}
+
+// replay does for a request whose GetBody was withheld (see maySpeakHTTP2) what net/http would have
+// done with it: where HTTP/2 vouches for it that the server has not looked at the request, it is
+// sent again, as often and after as long as net/http sends others.
+func replay(
+	base http.RoundTripper, out *http.Request, getBody func() (io.ReadCloser, error), resp *http.Response, err error,
+) (*http.Response, error) {
+	const most = 7
+	for n := 0; n < most && neterr.Unprocessed(err); n++ {
+		if n > 0 {
+			pause := time.Second << (n - 1)
+			timer := time.NewTimer(pause + mathrand.N(pause/10))
+			defer timer.Stop()
+			select {
+			case <-timer.C:
+			case <-out.Context().Done(): // which the base transport says by itself
+			}
+		}
+		body, failed := bodies.Renew(getBody)
+		if failed != nil {
+			break
+		}
+		again := *out
+		again.Body = body
+		resp, err = base.RoundTrip(&again)
+	}
+	return resp, err
 }
 
 // limitAttempt starts the clock of AttemptTimeout, or of what is left of MaxElapsed, if that is

@@ -606,9 +606,7 @@ func TestRefusedStreamsAfterReplays(t *testing.T) {
 					body = "content"
 				}
 				var log wireLog
-				policy := atOnce()
-				policy.MaxAttempts = 10 // with a body, net/http replays nothing, and all are ours
-				transport := &steadyhttp.Transport{Base: base, Policy: policy, Trace: log.trace()}
+				transport := &steadyhttp.Transport{Base: base, Policy: atOnce(), Trace: log.trace()}
 				req := newRequest(t, "POST", body)
 				resp, err := transport.RoundTrip(req)
 				if err != nil {
@@ -894,5 +892,105 @@ func TestProtocolErrorOverTLS(t *testing.T) {
 				})
 			}
 		}
+	}
+}
+
+// A POST that net/http is not let replay is replayed here, where HTTP/2 vouches for it that nothing
+// was done: within the attempt, at once and then after net/http's own waits, at no cost to
+// MaxAttempts and the budget. Its body is whole each time.
+func TestUnprocessedPostIsReplayedWithinItsAttempt(t *testing.T) {
+	for _, fault := range []struct {
+		name  string
+		frame func(stream uint32) []byte
+	}{
+		{"refused stream", func(s uint32) []byte { return h2Frame(h2Reset, 0, s, h2Code(h2RefusedStream)...) }},
+		{"going away", func(uint32) []byte { return h2Frame(h2GoAway, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0) }},
+	} {
+		for name, looksOn := range onlookers {
+			for _, test := range []struct {
+				refusals int64
+				least    time.Duration // of net/http's waits: none, 1 s, 2 s, … 32 s, up to a tenth more
+			}{
+				{1, 0}, {2, time.Second}, {4, 7 * time.Second}, {7, 63 * time.Second},
+			} {
+				t.Run(fmt.Sprintf("%s, %s, %d times", fault.name, name, test.refusals), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						var requests atomic.Int64
+						base := newH2Base(t)
+						var conns []net.Conn
+						base.DialContext = func(context.Context, string, string) (net.Conn, error) {
+							client, server := net.Pipe()
+							conns = append(conns, client)
+							go serveH2(server, func(stream uint32) []byte {
+								if requests.Add(1) <= test.refusals {
+									return fault.frame(stream)
+								}
+								return h2Frame(h2Headers, h2EndHeaders|h2EndStream, stream, 0x88)
+							})
+							return client, nil
+						}
+						defer func() {
+							for _, conn := range conns {
+								conn.Close()
+							}
+						}()
+						budget := &steadyhttp.Budget{Max: 1}
+						transport := &steadyhttp.Transport{
+							Base: base, Policy: steadyhttp.Policy{MaxAttempts: 1, Budget: budget},
+						}
+						req := looksOn(transport, newRequest(t, "POST", "content"))
+						began := time.Now()
+						resp, err := transport.RoundTrip(req)
+						if err != nil {
+							t.Fatal(err)
+						}
+						resp.Body.Close()
+						took := time.Since(began)
+						if took < test.least || took > test.least+test.least/10+time.Second/2 {
+							t.Errorf("took %v, want %v and a tenth at the most", took, test.least)
+						}
+						if got := requests.Load(); got != test.refusals+1 {
+							t.Errorf("%d requests, want %d", got, test.refusals+1)
+						}
+						if a, ok := steadyhttp.AttemptOf(resp); ok {
+							t.Errorf("it was retried: %+v", a)
+						}
+						if !budget.Take(req) {
+							t.Error("the budget was spent")
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+// A caller who gives up is not kept by a replay's wait, and a service that goes on refusing gets
+// eight requests of one attempt: those of net/http itself.
+func TestReplaysOfAnUnprocessedPostEnd(t *testing.T) {
+	for _, after := range []time.Duration{5 * time.Second, time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			var requests atomic.Int64
+			base := newH2Base(t)
+			client, server := net.Pipe()
+			defer client.Close()
+			base.DialContext = func(context.Context, string, string) (net.Conn, error) { return client, nil }
+			go serveH2(server, func(stream uint32) []byte {
+				requests.Add(1)
+				return h2Frame(h2Reset, 0, stream, h2Code(h2RefusedStream)...)
+			})
+			ctx, cancel := context.WithTimeout(t.Context(), after)
+			defer cancel()
+			began := time.Now()
+			transport := &steadyhttp.Transport{Base: base, Policy: steadyhttp.Policy{MaxAttempts: 1}}
+			_, err := transport.RoundTrip(newRequest(t, "POST", "content").WithContext(ctx))
+			took, sent := time.Since(began), requests.Load()
+			switch e := errorOf(t, err); {
+			case after == 5*time.Second && (took != after || sent != 4 || e.Stop != steadyhttp.StopCancelled):
+				t.Errorf("took %v and %d requests: %v", took, sent, err)
+			case after == time.Hour && (sent != 8 || e.Stop != steadyhttp.StopAttempts || e.Ambiguous || e.Attempts != 1):
+				t.Errorf("%d requests: %+v", sent, e)
+			}
+		})
 	}
 }
