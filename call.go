@@ -75,11 +75,9 @@ func (c *call) begin() error {
 	if !c.native() {
 		c.transport.under.Add(1)
 	}
-	if s := settingsOf(c.ctx); s != nil {
-		if err := c.apply(s); err != nil {
-			c.why = StopPermanent
-			return err
-		}
+	if err := c.apply(); err != nil {
+		c.why = StopPermanent
+		return err
 	}
 	if c.policy.Idempotent == nil && c.transport.Idempotent != nil {
 		known := *c.policy
@@ -105,7 +103,11 @@ func (c *call) begin() error {
 }
 
 // apply brings in what the context asks for. The Transport's own policy stays as it is.
-func (c *call) apply(s *settings) error {
+func (c *call) apply() error {
+	s := settingsOf(c.ctx)
+	if s == nil {
+		return nil
+	}
 	c.trace = Join(c.trace, s.trace.awake(c.ctx))
 	if len(s.edits) == 0 {
 		return nil

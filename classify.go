@@ -360,8 +360,6 @@ func (c *call) peek(resp *http.Response) {
 	}
 	c.standIn = c.newStandIn()
 	switch {
-	case resp.StatusCode >= 400:
-		c.attempt.Body = c.standIn.peek(resp, peekTime, c.ctx.Done(), c.legacyCancel())
 	case c.policy.MaxRead > 0 && successful(resp) && c.idempotent():
 		err := c.standIn.readWhole(resp, c.policy.MaxRead, c.remaining(), c.ctx.Done(), c.legacyCancel())
 		if err == errReadEnded && !c.over() {
@@ -372,6 +370,8 @@ func (c *call) peek(resp *http.Response) {
 		} else if c.standIn.whole() {
 			c.attempt.Body = c.standIn.ahead.Bytes() // GraphQL throttles with a 200
 		}
+	case resp.StatusCode >= 400:
+		c.attempt.Body = c.standIn.peek(resp, peekTime, c.ctx.Done(), c.legacyCancel())
 	}
 }
 

@@ -238,7 +238,7 @@ func (t *Transport) untouched(req *http.Request) bool {
 		return false
 	}
 	ctx := req.Context()
-	return (req.Body == nil || len(req.Trailer) == 0 && bodies.MakesReaders(req.GetBody)) && ctx.Err() == nil && settingsOf(ctx) == nil
+	return (req.Body == nil || len(req.Trailer) == 0 && bodies.MakesReaders(req.GetBody)) && ctx.Err() == nil && ctx.Value(settingsKey{}) == nil
 }
 
 // proven returns req itself if it may be sent twice, or else a copy whose sending is noted. A
