@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/steadyhttp/steadyhttp/internal/durations"
+	"github.com/steadyhttp/steadyhttp/internal/list"
 	"github.com/steadyhttp/steadyhttp/internal/origin"
 )
 
@@ -145,52 +146,29 @@ type balance struct {
 	enough                     int64
 
 	paid    atomic.Int64
-	waiting atomic.Int64 // queue.length, for pay to see without the lock
+	waiting atomic.Int64 // the length of queue, for pay to see without the lock
 
 	mu     sync.Mutex // guards what follows
 	amount float64
-	at     time.Time // until when time has been paid; zero: the clock has not been looked at yet
-	queue  debtors   // first come, first served
+	at     time.Time         // until when time has been paid; zero: the clock was not read yet
+	queue  list.List[debtor] // first come, first served
 	timer  *time.Timer
 }
 
 // debtor is a call that waits for its retry to be covered.
 type debtor struct {
-	covered    chan struct{}
-	next, prev *debtor
-	queued     bool
+	covered chan struct{}
+	place   list.Links[debtor] // in balance.queue
 }
 
-// debtors is a queue that anybody can leave: many do at once when a job is cancelled.
-type debtors struct {
-	first, last *debtor
-	length      int
+func (a *balance) push(d *debtor) {
+	a.queue.PushBack(d, &d.place)
+	a.waiting.Add(1)
 }
 
-func (q *debtors) push(d *debtor) {
-	d.prev, d.queued = q.last, true
-	if q.last == nil {
-		q.first = d
-	} else {
-		q.last.next = d
-	}
-	q.last = d
-	q.length++
-}
-
-func (q *debtors) remove(d *debtor) {
-	if d.prev == nil {
-		q.first = d.next
-	} else {
-		d.prev.next = d.next
-	}
-	if d.next == nil {
-		q.last = d.prev
-	} else {
-		d.next.prev = d.prev
-	}
-	d.next, d.prev, d.queued = nil, nil, false
-	q.length--
+func (a *balance) remove(d *debtor) {
+	d.place.Remove()
+	a.waiting.Add(-1)
 }
 
 func (a *balance) pay() {
@@ -216,7 +194,7 @@ func (a *balance) take() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.settle()
-	if a.queue.length > 0 || !a.covers() {
+	if a.waiting.Load() > 0 || !a.covers() {
 		return false
 	}
 	a.amount--
@@ -234,7 +212,7 @@ func (a *balance) expected() time.Duration {
 // lasts is expected, with a.mu held.
 func (a *balance) lasts() time.Duration {
 	a.settle()
-	missing := float64(a.queue.length+1) - a.amount
+	missing := float64(a.waiting.Load()+1) - a.amount
 	if missing <= 0 || a.perSecond <= 0 {
 		return 0
 	}
@@ -256,8 +234,7 @@ func (a *balance) wait(ctx context.Context, cancel <-chan struct{}) error {
 			return &durations.TooLate{Needs: needs, Left: left}
 		}
 	}
-	a.queue.push(d)
-	a.waiting.Store(int64(a.queue.length))
+	a.push(d)
 	a.serve() // a payment may have come in before it could see us waiting
 	a.mu.Unlock()
 	select {
@@ -274,10 +251,9 @@ func (a *balance) wait(ctx context.Context, cancel <-chan struct{}) error {
 func (a *balance) leave(d *debtor) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if d.queued {
-		first := a.queue.first == d
-		a.queue.remove(d)
-		a.waiting.Store(int64(a.queue.length))
+	if d.place.Linked() {
+		first := a.queue.Front() == d
+		a.remove(d)
 		if first {
 			a.serve() // the timer was this one's
 		}
@@ -291,18 +267,16 @@ func (a *balance) leave(d *debtor) {
 // held.
 func (a *balance) serve() {
 	a.settle()
-	for a.queue.length > 0 && a.covers() {
+	for d := a.queue.Front(); d != nil && a.covers(); d = a.queue.Front() {
 		a.amount--
-		served := a.queue.first
-		a.queue.remove(served)
-		close(served.covered)
+		a.remove(d)
+		close(d.covered)
 	}
-	a.waiting.Store(int64(a.queue.length))
 	if a.timer != nil {
 		a.timer.Stop()
 		a.timer = nil
 	}
-	if a.queue.length > 0 && a.perSecond > 0 {
+	if a.waiting.Load() > 0 && a.perSecond > 0 {
 		missing := (1 - a.amount) / a.perSecond * float64(time.Second)
 		// A tiny trickle would overflow, and make the timer a hot loop.
 		a.timer = time.AfterFunc(time.Duration(min(math.Ceil(missing), math.MaxInt64/2)), func() {

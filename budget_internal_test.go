@@ -167,7 +167,7 @@ func TestBudgetIsNeverOverGranted(t *testing.T) {
 	if most := 10 + payers*rounds/10; granted.Load() > int64(most) {
 		t.Errorf("%d grants, %d paid for", granted.Load(), most)
 	}
-	if n := b.of(req).waiting.Load(); n != 0 || b.of(req).queue.length != 0 {
+	if n := b.of(req).waiting.Load(); n != 0 || b.of(req).queue.Len() != 0 {
 		t.Errorf("%d waiters are left behind", n)
 	}
 }
@@ -190,8 +190,8 @@ func TestCancelledDebtorLeavesNothing(t *testing.T) {
 			t.Fatal("a cancelled wait was granted")
 		}
 		account.mu.Lock()
-		if account.queue.length != 0 || account.timer != nil || account.waiting.Load() != 0 {
-			t.Errorf("left behind: %d in the queue, timer %v, %d waiting", account.queue.length, account.timer, account.waiting.Load())
+		if account.queue.Len() != 0 || account.timer != nil || account.waiting.Load() != 0 {
+			t.Errorf("left behind: %d in the queue, timer %v, %d waiting", account.queue.Len(), account.timer, account.waiting.Load())
 		}
 		account.mu.Unlock()
 
@@ -223,10 +223,10 @@ func TestTinyTrickleMakesNoHotTimer(t *testing.T) {
 		account := b.of(&http.Request{URL: &url.URL{Scheme: "https", Host: "api.example"}})
 		account.mu.Lock()
 		account.amount = 0
-		account.queue.push(&debtor{covered: make(chan struct{})})
+		account.push(&debtor{covered: make(chan struct{})})
 		account.serve()
 		timer := account.timer
-		account.queue = debtors{} // or a hot timer would keep virtual time from passing
+		account.queue.Clear() // or a hot timer would keep virtual time from passing
 		account.mu.Unlock()
 		time.Sleep(time.Hour)
 		if timer != nil && !timer.Stop() {
@@ -243,7 +243,7 @@ func TestLeavingTheQueueIsLinear(t *testing.T) {
 		debtors := make([]*debtor, waiters)
 		for i := range debtors {
 			debtors[i] = &debtor{covered: make(chan struct{})}
-			account.queue.push(debtors[i])
+			account.push(debtors[i])
 		}
 		rand.Shuffle(waiters, func(i, j int) { debtors[i], debtors[j] = debtors[j], debtors[i] })
 		began := time.Now()
@@ -251,8 +251,8 @@ func TestLeavingTheQueueIsLinear(t *testing.T) {
 			account.leave(d)
 		}
 		took := time.Since(began)
-		if account.queue.length != 0 || account.waiting.Load() != 0 || account.queue.first != nil || account.queue.last != nil {
-			t.Fatalf("%d are left", account.queue.length)
+		if account.queue.Len() != 0 || account.waiting.Load() != 0 || account.queue.Front() != nil || account.queue.Back() != nil {
+			t.Fatalf("%d are left", account.queue.Len())
 		}
 		return took / time.Duration(waiters)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/steadyhttp/steadyhttp/internal/list"
 	"github.com/steadyhttp/steadyhttp/internal/origin"
 )
 
@@ -160,13 +161,13 @@ type PerKey struct {
 
 	mu    sync.Mutex // guards what follows, and the users and place of each keyed gate
 	gates map[string]*keyedGate
-	idle  idleGates
+	idle  list.List[keyedGate] // the one that has been so longest first
 }
 
 type keyedGate struct {
-	key        string
-	users      int
-	next, prev *keyedGate // in idle; nil while in use
+	key   string
+	users int
+	place list.Links[keyedGate] // in idle, while it is
 
 	mu   sync.Mutex  // held while gate is made
 	made atomic.Bool // gate does not change any more
@@ -251,9 +252,7 @@ func (p *PerKey) borrow(key string) *keyedGate {
 		k = &keyedGate{key: key}
 		p.gates[key] = k
 	}
-	if k.next != nil {
-		p.idle.remove(k)
-	}
+	k.place.Remove()
 	k.users++
 	p.shrink()
 	return k
@@ -263,7 +262,7 @@ func (p *PerKey) giveBack(k *keyedGate) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if k.users--; k.users == 0 {
-		p.idle.push(k)
+		p.idle.PushBack(k, &k.place)
 	}
 	p.shrink()
 }
@@ -275,45 +274,13 @@ func (p *PerKey) shrink() {
 		most = 1000
 	}
 	for len(p.gates) > most {
-		k := p.idle.longest()
+		k := p.idle.Front()
 		if k == nil {
 			return
 		}
-		p.idle.remove(k)
+		k.place.Remove()
 		delete(p.gates, k.key)
 	}
-}
-
-// idleGates is a ring of gates in the order in which they became idle. Each call takes its gate out
-// and puts it back: container/list would allocate an element each time.
-type idleGates struct {
-	root   keyedGate
-	length int
-}
-
-func (l *idleGates) Len() int { return l.length }
-
-// longest returns the gate that has been idle longest; nil: none is.
-func (l *idleGates) longest() *keyedGate {
-	if l.length == 0 {
-		return nil
-	}
-	return l.root.next
-}
-
-func (l *idleGates) push(k *keyedGate) {
-	if l.root.next == nil {
-		l.root.next, l.root.prev = &l.root, &l.root
-	}
-	l.length++
-	k.next, k.prev = &l.root, l.root.prev
-	k.prev.next, l.root.prev = k, k
-}
-
-func (l *idleGates) remove(k *keyedGate) {
-	l.length--
-	k.prev.next, k.next.prev = k.next, k.prev
-	k.next, k.prev = nil, nil
 }
 
 // get makes the gate under its own lock, so that a slow newGate holds up nobody of another key. One

@@ -1,7 +1,6 @@
 package steadyhttp
 
 import (
-	"container/list"
 	"context"
 	"net/http"
 	"sync"
@@ -10,6 +9,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/steadyhttp/steadyhttp/internal/durations"
+	"github.com/steadyhttp/steadyhttp/internal/list"
 	"github.com/steadyhttp/steadyhttp/internal/waits"
 )
 
@@ -27,19 +27,19 @@ const (
 type pause struct {
 	pace *rate.Limiter // what those let go have to pass too; nil: nothing that is known
 
-	mu       sync.Mutex // guards what follows
-	until    time.Time  // closed until then
-	epoch    int        // pauses so far: an attempt of an earlier one neither counts nor begins another
-	window   float64    // how many attempts of this epoch may be unanswered at once; 0: any number
-	out      int        // the length of places
-	places   list.List  // of *passage: those unanswered, the longest first; used in a narrow window only
-	stuck    list.List  // of *passage: those who ran out of patience before they were sent
-	moved    time.Time  // when one last did
-	favoured bool       // the place went to a caller that the stuck may wait for
-	failed   int        // probes in a row that were throttled
-	queue    list.List  // of *turn, first come, first served
-	arrivals int        // callers that had to queue so far
-	soonest  time.Time  // no deadline in the queue is before it; zero: none has any
+	mu       sync.Mutex         // guards what follows
+	until    time.Time          // closed until then
+	epoch    int                // pauses so far: an attempt of an earlier one counts and pauses nothing
+	window   float64            // attempts of this epoch that may be unanswered at once; 0: any number
+	out      int                // the length of places
+	places   list.List[passage] // those unanswered, the longest first; used in a narrow window only
+	stuck    list.List[passage] // those who ran out of patience before they were sent
+	moved    time.Time          // when one last did
+	favoured bool               // the place went to a caller that the stuck may wait for
+	failed   int                // probes in a row that were throttled
+	queue    list.List[turn]    // first come, first served
+	arrivals int                // callers that had to queue so far
+	soonest  time.Time          // no deadline in the queue is before it; zero: none has any
 	timer    *time.Timer
 }
 
@@ -53,6 +53,7 @@ type turn struct {
 	granted  chan struct{}
 	number   int
 	deadline time.Time // zero: none
+	place    list.Links[turn]
 	passed   *passage
 	err      error
 }
@@ -63,7 +64,7 @@ func (p *pause) enter(ctx context.Context, a Attempt) (*passage, error) {
 	}
 	p.mu.Lock()
 	now := time.Now()
-	if p.queue.Len() == 0 && p.open(now) {
+	if p.queue.Front() == nil && p.open(now) {
 		defer p.mu.Unlock()
 		return p.admit(now), nil
 	}
@@ -80,7 +81,7 @@ func (p *pause) enter(ctx context.Context, a Attempt) (*passage, error) {
 	}
 	p.arrivals++
 	t.number = p.arrivals
-	place := p.queue.PushBack(t)
+	p.queue.PushBack(t, &t.place)
 	p.serve()
 	needs := p.earliest(now).Sub(now)
 	p.mu.Unlock()
@@ -101,7 +102,7 @@ func (p *pause) enter(ctx context.Context, a Attempt) (*passage, error) {
 			p.release(t.passed)
 		}
 	default:
-		p.queue.Remove(place)
+		t.place.Remove()
 	}
 	p.serve()
 	return nil, cancelCause(ctx)
@@ -126,11 +127,11 @@ func (p *pause) earliest(now time.Time) time.Time {
 
 // mayFavour reports whether a caller who comes now may be let go before those ahead.
 func (p *pause) mayFavour() bool {
-	if p.stuck.Len() > 0 {
+	if p.stuck.Front() != nil {
 		return true
 	}
-	for e := p.places.Front(); e != nil; e = e.Next() {
-		if holder := e.Value.(*passage); holder.told && !holder.sent {
+	for holder := range p.places.All() {
+		if holder.mayWait() {
 			return true
 		}
 	}
@@ -198,8 +199,8 @@ func (p *pause) close(asked time.Duration, current bool) {
 		p.failed++
 		p.epoch++
 		p.out = 0
-		p.places.Init()
-		p.stuck.Init()
+		p.places.Clear()
+		p.stuck.Clear()
 		p.favoured = false
 		p.window = firstWindow
 	}
@@ -215,18 +216,16 @@ func (p *pause) refuseLate() {
 		return
 	}
 	p.soonest = time.Time{}
-	for e := p.queue.Front(); e != nil; {
-		t, next := e.Value.(*turn), e.Next()
+	for t := range p.queue.All() {
 		switch {
 		case t.deadline.IsZero():
 		case t.deadline.Before(p.until):
-			p.queue.Remove(e)
+			t.place.Remove()
 			t.err = tooLate(time.Until(p.until), time.Until(t.deadline))
 			close(t.granted)
 		case p.soonest.IsZero() || t.deadline.Before(p.soonest):
 			p.soonest = t.deadline
 		}
-		e = next
 	}
 }
 
@@ -242,7 +241,7 @@ func (p *pause) opens() time.Time {
 	}
 	spread := time.Duration(float64(patience) / p.window)
 	for _, t := range [...]time.Time{
-		p.places.Front().Value.(*passage).granted.Add(patience), p.moved.Add(spread),
+		p.places.Front().granted.Add(patience), p.moved.Add(spread),
 	} {
 		if t.After(at) {
 			at = t
@@ -263,37 +262,35 @@ func (p *pause) admit(now time.Time) *passage {
 		p.makeRoom(now)
 	}
 	passed.narrow, passed.granted, passed.arrivals = true, now, p.arrivals
-	passed.place = p.places.PushBack(passed)
+	p.places.PushBack(passed, &passed.place)
 	p.out = p.places.Len()
 	return passed
 }
 
 // makeRoom takes the place of the attempt that has been unanswered longest.
 func (p *pause) makeRoom(now time.Time) {
-	oldest := p.places.Remove(p.places.Front()).(*passage)
-	oldest.place = nil
-	if oldest.told && !oldest.sent {
-		oldest.place = p.stuck.PushBack(oldest)
+	oldest := p.places.Front()
+	oldest.place.Remove()
+	if oldest.mayWait() {
+		oldest.stuck = true
+		p.stuck.PushBack(oldest, &oldest.place)
 	}
 	p.moved = now
 }
 
 // release frees the place of an attempt that has been answered, or is over.
 func (p *pause) release(passed *passage) {
-	if passed.place == nil || passed.epoch != p.epoch {
-		return
+	if passed.place.Linked() {
+		passed.place.Remove()
+		p.out = p.places.Len()
 	}
-	p.places.Remove(passed.place)
-	p.stuck.Remove(passed.place)
-	passed.place = nil
-	p.out = p.places.Len()
 }
 
 // next returns whose turn it is. An attempt that was let go and not sent may wait for somebody
 // behind it in this very queue: its Prepare for the token's request, or, where gates are passed in
 // different orders, the gate behind this one for an attempt that has it. Whoever that is came after
 // the grant, so that every second time the first of those goes.
-func (p *pause) next() *list.Element {
+func (p *pause) next() *turn {
 	if !p.full() {
 		return p.queue.Front()
 	}
@@ -305,10 +302,10 @@ func (p *pause) next() *list.Element {
 	if waiting == nil {
 		waiting = p.places.Front() // who is about to lose it
 	}
-	if holder := waiting.Value.(*passage); holder.told && !holder.sent {
-		for e := p.queue.Front(); e != nil; e = e.Next() {
-			if e.Value.(*turn).number > holder.arrivals {
-				return e
+	if waiting.mayWait() {
+		for t := range p.queue.All() {
+			if t.number > waiting.arrivals {
+				return t
 			}
 		}
 	}
@@ -318,8 +315,9 @@ func (p *pause) next() *list.Element {
 // serve lets those go who may, and wakes itself for the next.
 func (p *pause) serve() {
 	now := time.Now()
-	for p.queue.Len() > 0 && p.open(now) {
-		t := p.queue.Remove(p.next()).(*turn)
+	for p.queue.Front() != nil && p.open(now) {
+		t := p.next()
+		t.place.Remove()
 		t.passed = p.admit(now)
 		close(t.granted)
 	}
@@ -327,7 +325,7 @@ func (p *pause) serve() {
 		p.timer.Stop()
 		p.timer = nil
 	}
-	if closed := p.opens().Sub(now); p.queue.Len() > 0 && closed > 0 {
+	if closed := p.opens().Sub(now); p.queue.Front() != nil && closed > 0 {
 		p.timer = time.AfterFunc(closed, func() {
 			p.mu.Lock()
 			defer p.mu.Unlock()
@@ -342,18 +340,23 @@ type passage struct {
 	limit    pacer // what it has to pass besides
 	pause    *pause
 	epoch    int
-	narrow   bool // granted in a narrow window: it has, or had, a place
 	granted  time.Time
-	arrivals int // until the grant
+	arrivals int  // until the grant
+	narrow   bool // granted in a narrow window: it has, or had, a place
 
 	// Guarded by pause.mu:
-	place    *list.Element // in pause.places or pause.stuck; nil: in neither
-	told     bool          // it will be told of its sending
+	told     bool // it will be told of its sending
 	sent     bool
-	answered bool     // and has widened the window
-	unpaid   int      // replays that have passed, and have not been sent
-	again    *passage // of a replay that had to sit out a pause; nil: there was none
+	answered bool                // and has widened the window
+	stuck    bool                // it lost its place before it was sent
+	unpaid   int                 // replays that have passed, and have not been sent
+	again    *passage            // of a replay that had to sit out a pause; nil: there was none
+	place    list.Links[passage] // in pause.places, or in pause.stuck
 }
+
+// mayWait reports whether the attempt has not been sent, and may itself wait for another. It
+// requires that pause.mu is held.
+func (p *passage) mayWait() bool { return p.told && !p.sent }
 
 // observe has an attempt tell of its sending and answer from now on.
 func (p *passage) observe(a Attempt) {
@@ -429,8 +432,8 @@ func (p *passage) Sent(time.Time) {
 		p.pause.pace.Reserve() // nobody asked before this replay: those who come pay for it
 	}
 	p.sent = true
-	if p.place != nil && p.epoch == p.pause.epoch {
-		p.pause.stuck.Remove(p.place)
+	if p.stuck {
+		p.place.Remove()
 	}
 }
 

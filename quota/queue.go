@@ -7,54 +7,56 @@ import (
 
 	"github.com/steadyhttp/steadyhttp"
 	"github.com/steadyhttp/steadyhttp/internal/durations"
+	"github.com/steadyhttp/steadyhttp/internal/list"
 	"github.com/steadyhttp/steadyhttp/internal/waits"
 )
 
 // caller is somebody who waits. There are many of them: what each costs is a channel and this.
 type caller struct {
-	class      class
-	began      time.Time // of its call: a retry keeps its place
-	ready      chan struct{}
-	ticket     *ticket // that waits
-	went       bool    // it may go
-	err        error   // or it is known that it can't in time
-	deadline   instant // forever: none
-	atMost     instant // until when Quota.MaxWait lets it wait; 0: it does not say
-	number     int     // in the order of arrival
-	next, prev *caller
+	class    class
+	began    time.Time // of its call: a retry keeps its place
+	ready    chan struct{}
+	ticket   *ticket            // that waits
+	went     bool               // it may go
+	err      error              // or it is known that it can't in time
+	deadline instant            // forever: none
+	atMost   instant            // until when Quota.MaxWait lets it wait; 0: it does not say
+	number   int                // in the order of arrival
+	place    list.Links[caller] // in Quota.queues
 
 	leavingNext *caller // in Quota.leaving
 }
 
 // queue is a list of callers of one class in the order in which their calls began.
 type queue struct {
-	first, last *caller
-	length      int
-	weight      int // places that all of them take
+	callers list.List[caller]
+	length  int
+	weight  int // places that all of them take
 }
 
 // insert puts w in its place. New calls belong at the end, and retries near the front, so both ends are searched at once.
 func (q *queue) insert(w *caller) {
 	q.length++
 	q.weight += w.ticket.weight
-	back, front := q.last, q.first
-	for {
-		switch {
-		case back == nil || !back.began.After(w.began):
-			q.after(back, w)
-			return
-		case front.began.After(w.began):
-			q.after(front.prev, w)
-			return
+	back, front := q.callers.Back(), q.callers.Front()
+	for back != nil && back.began.After(w.began) {
+		if front.began.After(w.began) {
+			back = front.place.Prev()
+			break
 		}
-		back, front = back.prev, front.next
+		back, front = back.place.Prev(), front.place.Next()
+	}
+	if back == nil {
+		q.callers.PushFront(w, &w.place)
+	} else {
+		back.place.PushAfter(w, &w.place)
 	}
 }
 
 // before returns how many places those before w take. It searches from w to both ends at once, for the same
 // reason.
 func (q *queue) before(w *caller) int {
-	back, front := w.prev, w.next
+	back, front := w.place.Prev(), w.place.Next()
 	before, behind := 0, 0
 	for {
 		switch {
@@ -64,38 +66,14 @@ func (q *queue) before(w *caller) int {
 			return q.weight - w.ticket.weight - behind
 		}
 		before, behind = before+back.ticket.weight, behind+front.ticket.weight
-		back, front = back.prev, front.next
-	}
-}
-
-// after puts w behind another, or in front of all if that is nil.
-func (q *queue) after(other, w *caller) {
-	w.prev = other
-	if other == nil {
-		w.next, q.first = q.first, w
-	} else {
-		w.next, other.next = other.next, w
-	}
-	if w.next == nil {
-		q.last = w
-	} else {
-		w.next.prev = w
+		back, front = back.place.Prev(), front.place.Next()
 	}
 }
 
 func (q *queue) remove(w *caller) {
 	q.length--
 	q.weight -= w.ticket.weight
-	if w.prev == nil {
-		q.first = w.next
-	} else {
-		w.prev.next = w.next
-	}
-	if w.next == nil {
-		q.last = w.prev
-	} else {
-		w.next.prev = w.prev
-	}
+	w.place.Remove()
 }
 
 func (q *Quota) waitingCallers() int { return q.queues[normal].length + q.queues[high].length }
@@ -152,7 +130,7 @@ func (q *Quota) enqueue(ctx context.Context, t *ticket, now instant) (*caller, e
 // ahead returns how many places at least those take who will go before w. Of its own class, a retry may pass all.
 func (q *Quota) ahead(w *caller) int {
 	n := 0
-	if last := q.queues[w.class].last; last == nil || !last.began.After(w.began) {
+	if last := q.queues[w.class].callers.Back(); last == nil || !last.began.After(w.began) {
 		n = q.queues[w.class].weight
 	}
 	if w.class == normal {
@@ -305,10 +283,10 @@ func (q *Quota) following(now instant) *caller {
 			return w
 		}
 	}
-	if w := q.queues[high].first; w != nil {
+	if w := q.queues[high].callers.Front(); w != nil {
 		return w
 	}
-	return q.queues[normal].first
+	return q.queues[normal].callers.Front()
 }
 
 // awaited returns for whom a call may wait that was let go and not sent: its Prepare for the token's
@@ -320,7 +298,7 @@ func (q *Quota) awaited() (first *caller) {
 		return nil
 	}
 	for i := range q.queues {
-		for w := q.queues[i].first; w != nil; w = w.next {
+		for w := range q.queues[i].callers.All() {
 			if w.number > t.queued && (first == nil || w.number < first.number) {
 				first = w
 			}
@@ -331,11 +309,11 @@ func (q *Quota) awaited() (first *caller) {
 
 // mayFavour reports whether a caller who comes now may be let go before those ahead.
 func (q *Quota) mayFavour() bool {
-	if q.pause.stuck.Len() > 0 {
+	if q.pause.stuck.Front() != nil {
 		return true
 	}
-	for e := q.pause.places.Front(); e != nil; e = e.Next() {
-		if e.Value.(*ticket).mayWait() {
+	for t := range q.pause.places.All() {
+		if t.mayWait() {
 			return true
 		}
 	}
@@ -350,7 +328,7 @@ func (q *Quota) refuseLate(now instant) {
 	}
 	q.soonest = forever
 	for i := range q.queues {
-		for w := q.queues[i].first; w != nil; w = w.next {
+		for w := range q.queues[i].callers.All() {
 			if w.deadline >= until {
 				q.soonest = min(q.soonest, w.deadline)
 				continue
@@ -376,7 +354,7 @@ func (q *Quota) arm(at, now instant) {
 				at = change
 			}
 		}
-		for _, first := range [...]*ticket{q.unsent.first, q.sent.first} {
+		for _, first := range [...]*ticket{q.unsent.Front(), q.sent.Front()} {
 			if first != nil {
 				consider(first.until())
 			}

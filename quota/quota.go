@@ -82,6 +82,7 @@ import (
 
 	"github.com/steadyhttp/steadyhttp"
 	"github.com/steadyhttp/steadyhttp/internal/durations"
+	"github.com/steadyhttp/steadyhttp/internal/list"
 )
 
 // Window is one limit: at most N calls in any interval of length Per.
@@ -139,9 +140,9 @@ type Quota struct {
 	base     time.Time // all times are measured from it, by the monotonic clock
 	windows  []window
 	calls    [classes]history
-	transit  time.Duration // MaxTransit, or what 0 stands for
-	unsent   list          // in flight, not sent yet as far as we know, with nobody to tell, in the order of their grants
-	sent     list          // in flight, in the order of their sending
+	transit  time.Duration     // MaxTransit, or what 0 stands for
+	unsent   list.List[ticket] // not known to be sent, with nobody to tell, in the order of their grants
+	sent     list.List[ticket] // in flight, in the order of their sending
 	queues   [classes]queue
 	soonest  instant     // no deadline in the queues is before it
 	queued   int         // callers that had to queue so far
@@ -331,13 +332,13 @@ func (q *Quota) now() instant { return instant(time.Since(q.base)) }
 func (q *Quota) advance(now instant) {
 	for {
 		// What is in flight goes into the log in the order in which its time is up, so that the log stays sorted.
-		unsent, sent := q.unsent.first, q.sent.first
+		unsent, sent := q.unsent.Front(), q.sent.Front()
 		switch {
 		case unsent != nil && unsent.until() <= now && (sent == nil || unsent.until() <= sent.until()):
-			q.unsent.remove(unsent)
+			unsent.flight.Remove()
 			q.settle(unsent, unsent.until())
 		case sent != nil && sent.until() <= now:
-			q.sent.remove(sent)
+			sent.flight.Remove()
 			q.settle(sent, sent.until())
 		default:
 			for c := range q.calls {
@@ -415,7 +416,7 @@ func (q *Quota) take(t *ticket, now instant) {
 	q.calls[t.class].inFlight += t.weight
 	q.calls[t.class].unanswered += t.weight
 	if !t.told {
-		q.unsent.push(t)
+		q.unsent.PushBack(t, &t.flight)
 	}
 	if t.of == nil {
 		q.pause.admit(t, q.queued, now)
@@ -437,15 +438,8 @@ func (q *Quota) resend(t, r *ticket, now instant) {
 	}
 	t.replay = r
 	if t.epoch != q.pause.epoch {
-		t.epoch, t.narrow, t.place = q.pause.epoch, false, nil
+		t.epoch, t.narrow = q.pause.epoch, false
 		q.pause.admit(t, q.queued, now)
-	}
-}
-
-// forget takes a call that has not been sent off its list.
-func (q *Quota) forget(t *ticket) {
-	if !t.told {
-		q.unsent.remove(t)
 	}
 }
 
@@ -484,7 +478,7 @@ func (q *Quota) leave(t *ticket, a steadyhttp.Attempt) {
 	switch {
 	case a.Response != nil:
 		q.ended(last, now)
-	case last.state == waiting && (a.Sent.IsZero() || last != t && a.Sends <= t.sends):
+	case last.state == waiting && (a.Sent.IsZero() || last != t && a.Sends <= int(t.sends)):
 		q.refund(last)
 	case a.Sent.IsZero() && last.state != onTheWay:
 		q.refund(last)
@@ -518,31 +512,42 @@ func (q *Quota) ended(t *ticket, now instant) {
 	}
 	t.heard = true
 	switch t.state {
-	case waiting:
-		q.forget(t)
-	case onTheWay:
-		q.sent.remove(t)
 	case logged:
 		q.late(t, now)
 		return
 	case refunded:
 		return
 	}
+	t.flight.Remove()
 	q.settle(t, now)
 }
 
 // departed notes when a call's headers went out.
 func (q *Quota) departed(t *ticket, at instant) {
-	q.forget(t)
+	t.flight.Remove()
 	t.state, t.sentAt, t.dated = onTheWay, max(at, t.granted), true
-	q.sent.insert(t)
+	q.putSent(t)
+}
+
+// putSent puts t in its place. Sendings are told nearly in their order, so the place is near the
+// end.
+func (q *Quota) putSent(t *ticket) {
+	before := q.sent.Back()
+	for before != nil && before.until() > t.until() {
+		before = before.flight.Prev()
+	}
+	if before == nil {
+		q.sent.PushFront(t, &t.flight)
+	} else {
+		before.flight.PushAfter(t, &t.flight)
+	}
 }
 
 // refund gives the place of a call back that provably never left, that one and no other.
 func (q *Quota) refund(t *ticket) {
 	switch t.state {
 	case waiting:
-		q.forget(t)
+		t.flight.Remove()
 		q.calls[t.class].inFlight -= t.places
 		q.answered(t)
 		t.state = refunded
@@ -581,9 +586,9 @@ func (t *ticket) Sent(at time.Time) {
 	case t.state == onTheWay:
 		// net/http sends it again, on another connection: the server may count both.
 		q.replayed = now
-		q.sent.remove(t)
+		t.flight.Remove()
 		t.sentAt = max(t.sentAt, instant(at.Sub(q.base)))
-		q.sent.insert(t)
+		q.putSent(t)
 		t.places += t.weight
 		q.calls[t.class].inFlight += t.weight
 	case t.state == logged && t.told && sends == 1:

@@ -1,26 +1,27 @@
 package quota
 
 import (
-	fifo "container/list"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/steadyhttp/steadyhttp"
 	"github.com/steadyhttp/steadyhttp/internal/durations"
+	"github.com/steadyhttp/steadyhttp/internal/list"
 )
 
 // pause closes the quota for everyone after a 429, and opens it again gently.
 type pause struct {
-	until    instant   // closed until then
-	reading  instant   // a 429 has come, and is being read: closed until it has been, or until then
-	epoch    int       // pauses so far
-	width    float64   // calls of this epoch that may be unanswered at once; 0: any number
-	places   fifo.List // of *ticket: those that are, the longest first; used only while width is not 0
-	stuck    fifo.List // of *ticket: those who ran out of patience before they were sent
-	moved    instant   // when a call last did
-	favoured bool      // its place went to a caller that the stuck may wait for
-	failed   int       // probes in a row that met a 429
+	until    instant           // closed until then
+	reading  instant           // a 429 has come, and is being read: closed until it has been, or until then
+	epoch    int               // pauses so far
+	width    float64           // calls of this epoch that may be unanswered at once; 0: any number
+	places   list.List[ticket] // those that are, the longest first; used only while width is not 0
+	out      int               // the length of places
+	stuck    list.List[ticket] // those who ran out of patience before they were sent
+	moved    instant           // when a call last did
+	favoured bool              // its place went to a caller that the stuck may wait for
+	failed   int               // probes in a row that met a 429
 }
 
 const (
@@ -38,7 +39,7 @@ func (p *pause) open(now instant) bool { return now >= p.opens() }
 func (p *pause) opens() instant {
 	at := p.shut()
 	if p.full() {
-		longest := p.places.Front().Value.(*ticket).entered
+		longest := p.places.Front().entered
 		spread := time.Duration(float64(patience) / p.width)
 		at = max(at, longest.add(patience), p.moved.add(spread))
 	}
@@ -48,7 +49,7 @@ func (p *pause) opens() instant {
 // shut returns until when not even those who have a place may be sent.
 func (p *pause) shut() instant { return max(p.until, p.reading) }
 
-func (p *pause) full() bool { return p.width > 0 && p.places.Len() >= int(p.width) }
+func (p *pause) full() bool { return p.width > 0 && p.out >= int(p.width) }
 
 // admit gives a call a place. It requires that the door is open.
 func (p *pause) admit(t *ticket, queued int, now instant) {
@@ -56,33 +57,34 @@ func (p *pause) admit(t *ticket, queued int, now instant) {
 		return
 	}
 	if p.full() {
-		longest := p.places.Remove(p.places.Front()).(*ticket)
-		longest.place = nil
+		longest := p.places.Front()
+		longest.place.Remove()
 		if longest.mayWait() {
-			longest.place = p.stuck.PushBack(longest)
+			longest.stuck = true
+			p.stuck.PushBack(longest, longest.place)
 		}
 		p.favoured = !p.favoured
 		p.moved = now
 	}
-	t.narrow, t.queued, t.entered = true, queued, now
-	t.place = p.places.PushBack(t)
+	t.narrow, t.stuck, t.queued, t.entered = true, false, queued, now
+	t.place = new(list.Links[ticket])
+	p.places.PushBack(t, t.place)
+	p.out = p.places.Len()
 }
 
 // release frees the place of a call that has been answered, or is over.
 func (p *pause) release(t *ticket) {
-	if t.place == nil || t.epoch != p.epoch {
-		return
+	if t.place != nil {
+		t.place.Remove()
+		p.out = p.places.Len()
 	}
-	p.places.Remove(t.place)
-	p.stuck.Remove(t.place)
-	t.place = nil
 }
 
 // sent notes that a call waits for nobody but the service.
 func (p *pause) sent(t *ticket) {
 	t.gone = true
-	if t.place != nil && t.epoch == p.epoch {
-		p.stuck.Remove(t.place)
+	if t.stuck {
+		t.place.Remove()
 	}
 }
 
@@ -93,10 +95,10 @@ func (p *pause) favours(now instant) bool { return p.full() && !p.favoured && p.
 // unsent returns the call that has been let go and not sent for the longest time, if it has lost its
 // place or is about to; nil: none has.
 func (p *pause) unsent() *ticket {
-	if e := p.stuck.Front(); e != nil {
-		return e.Value.(*ticket)
+	if t := p.stuck.Front(); t != nil {
+		return t
 	}
-	if t := p.places.Front().Value.(*ticket); t.mayWait() {
+	if t := p.places.Front(); t.mayWait() {
 		return t
 	}
 	return nil
@@ -105,8 +107,9 @@ func (p *pause) unsent() *ticket {
 // begin starts a pause. Calls that are under way already neither count any more nor begin another.
 func (p *pause) begin() {
 	p.epoch++
-	p.places.Init()
-	p.stuck.Init()
+	p.places.Clear()
+	p.stuck.Clear()
+	p.out = 0
 	p.favoured = false
 	p.width = 1 // the probe
 }

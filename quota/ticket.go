@@ -1,8 +1,9 @@
 package quota
 
 import (
-	fifo "container/list"
 	"time"
+
+	"github.com/steadyhttp/steadyhttp/internal/list"
 )
 
 // ticket is one call in flight, from its grant to its place in the log. Each sending of it that
@@ -16,8 +17,8 @@ type ticket struct {
 	at      instant // in the log
 	weight  int     // places that a sending takes
 	places  int     // for each sending that was not asked for
-	sends   int     // of which the first was told, replays included
 	epoch   int     // the pause after which it was granted
+	sends   int32   // of which the first was told, replays included
 	class   class
 	state   state
 	told    bool // an attempt tells it of its sending
@@ -28,15 +29,16 @@ type ticket struct {
 	closed  bool // its 429 began the present pause
 	good    bool // it has been answered, and has widened the door
 
-	gone    bool          // it has been told of its sending
-	narrow  bool          // granted while few may be under way at once
-	place   *fifo.Element // in pause.places or pause.stuck; nil: in neither
-	entered instant       // when it got its place
-	queued  int           // callers that had to queue until its grant
+	gone    bool                // it has been told of its sending
+	narrow  bool                // granted while few may be under way at once
+	stuck   bool                // it lost its place before it was sent
+	place   *list.Links[ticket] // in pause.places, or in pause.stuck; nil: it never had one
+	entered instant             // when it got its place
+	queued  int                 // callers that had to queue until its grant
 
 	of *ticket // the first sending, of a replay; nil: this is it
 
-	next, prev *ticket // in one of the lists
+	flight list.Links[ticket] // in Quota.unsent or Quota.sent
 }
 
 type state uint8
@@ -65,50 +67,4 @@ func (t *ticket) current() *ticket {
 		return t.replay
 	}
 	return t
-}
-
-// list is a list of tickets in the order of their until.
-type list struct{ first, last *ticket }
-
-func (l *list) push(t *ticket) {
-	t.prev, t.next = l.last, nil
-	if l.last == nil {
-		l.first = t
-	} else {
-		l.last.next = t
-	}
-	l.last = t
-}
-
-// insert puts t in its place. Sendings are told nearly in their order, so the place is near the end.
-func (l *list) insert(t *ticket) {
-	after := l.last
-	for after != nil && after.until() > t.until() {
-		after = after.prev
-	}
-	if after == l.last {
-		l.push(t)
-		return
-	}
-	t.prev = after
-	if after == nil {
-		t.next, l.first = l.first, t
-	} else {
-		t.next, after.next = after.next, t
-	}
-	t.next.prev = t
-}
-
-func (l *list) remove(t *ticket) {
-	if t.prev == nil {
-		l.first = t.next
-	} else {
-		t.prev.next = t.next
-	}
-	if t.next == nil {
-		l.last = t.prev
-	} else {
-		t.next.prev = t.prev
-	}
-	t.next, t.prev = nil, nil
 }
