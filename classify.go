@@ -35,14 +35,16 @@ type Rules struct {
 	// which is unpacked here where it came as gzip or deflate). A Class it returns is kept. nil:
 	// Microsoft's envelope, {"error":{"code","message","target","innerError"}}, and its known
 	// variants, OAuth's errors, RFC 9457's problems, and a bare code and message, all of them also
-	// where the body breaks off. Of nested innerErrors' codes the deepest in ByCode is taken, or
-	// else the outermost.
+	// where the body breaks off; where it has no code, X-Ms-Error-Code's and that of a challenge
+	// (RFC 6750 section 3). Of nested innerErrors' codes the deepest in ByCode is taken, or else the
+	// outermost.
 	Parse func(a Attempt) Verdict
 
 	// IDHeaders names the fields that have the service's tracking ID, the best first, for answers
 	// whose body has none and where Parse is nil. A value that the request was sent with is no ID.
 	// nil: X-Ms-Request-Id, Request-Id, X-Amzn-Requestid, X-Amz-Request-Id, those of other
-	// services, X-Request-Id, and last those of edges, as Cf-Ray; empty but not nil: none.
+	// services, whatever else is called …-Request-Id and is not the client's or a correlation's,
+	// X-Request-Id, and last those of edges, as Cf-Ray; empty but not nil: none.
 	IDHeaders []string
 }
 

@@ -23,7 +23,7 @@ type Policy struct {
 	MaxThrottled int
 
 	// MaxElapsed bounds the whole call until its response headers, gates and waits included. 0:
-	// only the context does.
+	// only the context does. Negative: refused, since a time that has run out is no time without end.
 	MaxElapsed time.Duration
 
 	// MaxWait caps a back-off; a service that asks for more gets no retry, and its answer is
@@ -31,12 +31,12 @@ type Policy struct {
 	MaxWait time.Duration
 
 	// AttemptTimeout bounds each attempt until its response headers. Unlike http.Client.Timeout it
-	// leaves the waits between attempts and the reading of the body alone. 0: none.
+	// leaves the waits between attempts and the reading of the body alone. 0 or negative: none.
 	AttemptTimeout time.Duration
 
 	// IdleTimeout bounds each Read of the returned body: a connection that died silently does not
 	// hang the reader for ever. The body of a 101 is such a body too: a WebSocket on which the
-	// server says nothing for so long is closed, however much is written to it. 0: none.
+	// server says nothing for so long is closed, however much is written to it. 0 or negative: none.
 	IdleTimeout time.Duration
 
 	// NewBackOff makes the back-off of one call, at its first retry: a backoff.BackOff has state
@@ -68,8 +68,8 @@ type Policy struct {
 
 	// MaxRead is the size in bytes up to which the body of a 2xx is read before it is returned; if
 	// it breaks off, the request is retried as after a lost connection. A longer one is returned as
-	// it streams, and so is one that takes longer than MaxElapsed; IdleTimeout bounds each Read. 0:
-	// never.
+	// it streams, and so is one that takes longer than MaxElapsed; IdleTimeout bounds each Read. 0
+	// or negative: never.
 	MaxRead int64
 
 	// Budget pays for retries; share one between Transports that call the same service. One that is
@@ -98,6 +98,9 @@ func Batch() Policy {
 func (p *Policy) check() error {
 	if p.MaxWait < 0 {
 		return fmt.Errorf("Policy.MaxWait is %v; use a positive duration, or 0 for %v (MaxAttempts: 1 never retries)", p.MaxWait, defaultMaxWait)
+	}
+	if p.MaxElapsed < 0 {
+		return fmt.Errorf("Policy.MaxElapsed is %v; use a positive duration, or 0 for no bound but the context's", p.MaxElapsed)
 	}
 	if p.Budget != nil {
 		return p.Budget.check()

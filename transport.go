@@ -271,7 +271,7 @@ func (t *Transport) check(req *http.Request) error {
 		return errors.New("Request.URL is nil; make requests with http.NewRequestWithContext")
 	case req.Header == nil:
 		return errors.New("Request.Header is nil; set it to make(http.Header)")
-	case t.Policy.Budget == nil && t.Policy.MaxWait >= 0:
+	case t.Policy.Budget == nil && t.Policy.MaxWait|t.Policy.MaxElapsed >= 0: // neither is negative
 		return nil
 	}
 	return t.Policy.check()

@@ -327,8 +327,12 @@ func (c *call) unsent() bool {
 		return false
 	}
 	asked, taken := 0, 0
-	if c.sends != nil {
-		asked, taken = c.sends.Connections()
+	switch {
+	case c.sends == nil:
+	case c.native():
+		asked, taken = c.sends.Connections() // net/http is done with the request
+	default:
+		asked, taken = c.sends.Seal()
 	}
 	switch {
 	case taken > 0:

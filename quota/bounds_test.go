@@ -375,6 +375,58 @@ func TestEstimate(t *testing.T) {
 	}
 }
 
+// No sum wraps around, however much a field allows.
+func TestTheMostOfEverything(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const years = 10 * 365 * 24 * time.Hour
+		decade := []quota.Window{{N: 1, Per: years}}
+		for _, calls := range []int{16, 1000, math.MaxInt} {
+			for name, got := range map[string]time.Duration{
+				"windows": quota.Estimate(decade, calls), "a live Quota": (&quota.Quota{Windows: decade}).Estimate(calls),
+			} {
+				if got < 145*365*24*time.Hour {
+					t.Errorf("%d calls, one in ten years, by %s: %v", calls, name, got)
+				}
+			}
+		}
+		most := int(min(int64(1e15), math.MaxInt))
+		if most < math.MaxInt { // an int has 64 bits
+			for _, n := range []int{most + 1, math.MaxInt} {
+				q := &quota.Quota{Windows: []quota.Window{{N: n, Per: time.Minute}}}
+				if _, err := q.Enter(t.Context(), steadyhttp.Attempt{}); !isRefusal(err) ||
+					!strings.Contains(err.Error(), "; leave out what is no limit, or use at most 1000000000000000") {
+					t.Errorf("N %d: %v", n, err)
+				}
+			}
+		}
+		q := &quota.Quota{
+			Windows: []quota.Window{{N: most, Per: time.Minute}},
+			Start:   quota.Spent, Weight: func(*http.Request) int { return most },
+		}
+		began := time.Now()
+		for i := range 3 {
+			pass, err := q.Enter(t.Context(), steadyhttp.Attempt{Request: &http.Request{}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(began); took < time.Duration(i+1)*time.Minute {
+				t.Errorf("call %d after %v", i, took)
+			}
+			pass.Leave(answered())
+		}
+		for _, wait := range []time.Duration{years, math.MaxInt64 / 2, math.MaxInt64} {
+			q := &quota.Quota{Windows: []quota.Window{{N: 1, Per: time.Minute}}, MaxWait: wait}
+			for range 3 {
+				pass, err := q.Enter(t.Context(), steadyhttp.Attempt{})
+				if err != nil {
+					t.Fatalf("MaxWait %v: %v", wait, err)
+				}
+				pass.Leave(answered())
+			}
+		}
+	})
+}
+
 // The estimate of a live Quota is when the last call goes, whatever was used before.
 func TestEstimateIsWhatItTakes(t *testing.T) {
 	for _, c := range []struct {

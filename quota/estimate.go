@@ -7,7 +7,8 @@ import (
 
 // Estimate returns how long a number of calls takes at the least within some limits, of which
 // nothing is used at the start: from the first call's sending to the last one's. 10,000 calls at 100
-// a minute and 1500 an hour take 6 h 09 min. It is 0 if no Quota could have such windows.
+// a minute and 1500 an hour take 6 h 09 min. It is 0 if no Quota could have such windows, and 146
+// years where it is longer.
 func Estimate(windows []Window, calls int) time.Duration {
 	if (&Quota{Windows: windows}).check() != nil || calls < 1 {
 		return 0
@@ -29,7 +30,8 @@ func (q *Quota) Estimate(calls int) time.Duration {
 	}
 	now := q.now()
 	q.advance(now)
-	return time.Duration(q.planned(calls+q.queues[normal].weight+q.queues[high].weight, now) - now)
+	waiting := q.queues[normal].weight + q.queues[high].weight
+	return time.Duration(q.planned(min(calls, math.MaxInt-waiting)+waiting, now) - now)
 }
 
 func (q *Quota) planned(calls int, now instant) instant {
@@ -97,11 +99,13 @@ func plan(limits []limit, past []run, start instant, calls int) instant {
 			}
 		}
 		if room == 0 {
-			now = max(next, now)
+			if now = max(next, now); now >= forever {
+				return forever
+			}
 			continue
 		}
 		if calls -= room; calls == 0 {
-			return min(now.add(time.Duration(skipped)), math.MaxInt64/2)
+			return min(now.add(time.Duration(skipped)), forever)
 		}
 		runs = append(runs, run{now, now, room})
 		for i := range limits {

@@ -114,7 +114,7 @@ func (q *Quota) enqueue(ctx context.Context, t *ticket, now instant) (*caller, e
 			if needs := time.Duration(q.bound(c, ahead, t.weight, now) - now); needs > q.MaxWait {
 				return nil, q.refuseLong(needs)
 			}
-			w.atMost = now.add(q.MaxWait)
+			w.atMost = now.add(min(q.MaxWait, time.Duration(forever)/2))
 			w.deadline = min(w.deadline, w.atMost)
 		}
 		q.soonest = min(q.soonest, w.deadline)

@@ -94,7 +94,8 @@ type Window struct {
 // Quota is a steadyhttp.Gate over several windows at once. Its fields are read-only after first use; it is safe for
 // concurrent use and must not be copied.
 type Quota struct {
-	// Windows are the limits, all of which hold at once. At least one.
+	// Windows are the limits, all of which hold at once. At least one, each of at most 1e15 calls and
+	// 10 years.
 	Windows []Window
 
 	// Reserve is the share of every window that is kept for calls of high priority, from 0 up to but not 1. It is
@@ -173,8 +174,11 @@ const (
 	forever = instant(1 << 62)
 )
 
-// maxPer is far from where sums of times would wrap around.
-const maxPer = 10 * 365 * 24 * time.Hour
+// Both are far from where sums of times, or of calls and weights, would wrap around.
+const (
+	maxPer = 10 * 365 * 24 * time.Hour
+	maxN   = 1e15
+)
 
 func (i instant) add(d time.Duration) instant { return i + instant(d) }
 
@@ -303,6 +307,9 @@ func (q *Quota) check() error {
 	for i, w := range q.Windows {
 		if w.N < 1 {
 			return refuse("Quota.Windows[%d].N is %d; use at least 1", i, w.N)
+		}
+		if int64(w.N) > maxN {
+			return refuse("Quota.Windows[%d].N is %d; leave out what is no limit, or use at most %d", i, w.N, int64(maxN))
 		}
 		if w.Per <= 0 {
 			return refuse("Quota.Windows[%d].Per is %v; use a positive duration", i, w.Per)

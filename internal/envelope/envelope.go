@@ -8,6 +8,7 @@ package envelope
 
 import (
 	"bytes"
+	"cmp"
 	"net/http"
 	"strings"
 )
@@ -65,6 +66,11 @@ func Read[C any](a *Answer, codes map[string]C) Envelope {
 			}
 		}
 	}
+	if challenge := a.Header["Www-Authenticate"]; e.Code == "" && len(challenge) > 0 {
+		var message string
+		e.Code, message = challenged(challenge)
+		e.Message = cmp.Or(e.Message, message)
+	}
 	if e.ID == "" {
 		e.ID = a.headerID()
 	}
@@ -121,7 +127,7 @@ type found struct {
 	kind, title, detail                                span // RFC 9457 section 3.1
 	trace, other                                       span
 
-	retryAfter, retryAfterMs, retryDelay, resetAt span // anywhere
+	retryAfter, retryAfterMs, retryDelay, resetAt span // anywhere, but for the last
 }
 
 // wait returns the time to wait that the body names.
@@ -171,6 +177,9 @@ func code[C any](a *Answer, codes map[string]C, f *found, body []byte) span {
 			best = inner // ends with the outermost that says something
 		}
 	}
+	if f.isObject && !best.whole() {
+		return f.outerCode // some put the message into the object, and the code beside it
+	}
 	return best
 }
 
@@ -211,7 +220,6 @@ func (f *found) text() span {
 				return s
 			}
 		}
-		return span{}
 	case f.name.whole():
 		choices = [...]span{f.description, f.outerMessage, f.detail}
 	case f.isNull:

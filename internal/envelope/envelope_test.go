@@ -477,3 +477,163 @@ func TestOrdinary(t *testing.T) {
 		}
 	}
 }
+
+// A wait may stand in an object of any name, beside much else; what stands in the error itself comes
+// first.
+func TestWaitsAside(t *testing.T) {
+	for body, want := range map[string]Envelope{
+		`{"ok":false,"description":"Too Many Requests","parameters":{"retry_after":5}}`:                 {Wait: "5"},
+		`{"errors":[{"message":"m","extensions":{"code":"X","retryAfter":7}}]}`:                         {Wait: "7"},
+		`{"errors":[{"retry_after_ms":250}]}`:                                                           {WaitMs: "250"},
+		`{"error":{"code":"A","data":{"limit":{"retry-after":3}}}}`:                                     {Code: "A", Wait: "3"},
+		`{"code":"A","additional_data":{"rate_limit":{"x":[1],"y":{},"retryAfterMilliseconds":1500}}}`:  {Code: "A", WaitMs: "1500"},
+		`{"error":{"code":"A","innererror":{"retry_after":9}}}`:                                         {Code: "A", Wait: "9"},
+		`{"params":{"retry_after":5},"retry_after":8}`:                                                  {Wait: "8"},
+		`{"retry_after":8,"params":{"retry_after":5}}`:                                                  {Wait: "8"},
+		`{"a":{"retry_after":5},"b":{"retry_after":6}}`:                                                 {Wait: "5"},
+		`{"a":{"b":{"c":{"d":{"retry_after":5}}}}}`:                                                     {Wait: "5"},
+		`{"a":{"b":{"c":{"d":{"e":{"retry_after":5}}}}}}`:                                               {},
+		`{"a":[{"retry_after":5}]}`:                                                                     {},
+		`{"data":{"rateLimit":{"remaining":4000,"resetAt":"2026-11-26T12:00:30Z"}}}`:                    {},
+		`{"errors":[{"extensions":{"resetAt":"2026-11-26T12:00:30Z"}}]}`:                                {},
+		`{"params":{"code":"B","message":"n","request_id":"r-1","error":"x"},"code":"A","message":"m"}`: {Code: "A", Message: "m"},
+		`{"params":{"retry_after":5`:                                                                    {},
+		`{"params":{"retry_after":5,`:                                                                   {Wait: "5"},
+		`{"params":{"retry_after":5,}}`:                                                                 {},
+		`{"params":` + strings.Repeat(`{"x":`, 9000) + `1` + strings.Repeat(`}`, 9001):                  {},
+	} {
+		if got := Read(&Answer{Body: []byte(body)}, known); got != want {
+			t.Errorf("%.200s: %q", body, got)
+		}
+	}
+}
+
+// The ID's names mean the same in the error, in what is nested in it, and beside it.
+func TestIDsAtEachLevel(t *testing.T) {
+	for _, name := range []string{"request-id", "requestId", "request_id", "traceId", "trace_id", "errorId", "correlationId"} {
+		for _, form := range []string{
+			`{"error":{"code":"A",ID}}`, `{"error":{"code":"A","innererror":{"code":"B",ID}}}`, `{"error":{"code":"A","innererror":{"innererror":{ID}}}}`,
+			`{"error":{"code":"A"},ID}`, `{"code":"A",ID}`, `{"error":"A",ID}`,
+		} {
+			body := strings.Replace(form, "ID", `"`+name+`":"r-1"`, 1)
+			if got := Read(&Answer{Body: []byte(body)}, known); got.ID != "r-1" || got.Code != "A" {
+				t.Errorf("%s: %q", body, got)
+			}
+		}
+	}
+	for _, name := range []string{"client-request-id", "clientRequestId", "correlation_id", "activityId", "id", "operationId"} {
+		body := `{"error":{"code":"A","` + name + `":"r-1","innererror":{"` + name + `":"r-2"}}}`
+		if got := Read(&Answer{Body: []byte(body)}, known); got.ID != "" {
+			t.Errorf("%s: %q", body, got)
+		}
+	}
+}
+
+// Half of an error may stand in the object and half of it beside.
+func TestErrorInTwoPlaces(t *testing.T) {
+	for body, want := range map[string]Envelope{
+		`{"error":{"message":"m"},"code":"A"}`:                                             {Code: "A", Message: "m"},
+		`{"code":"A","error":{"message":"m"}}`:                                             {Code: "A", Message: "m"},
+		`{"error":{"code":"A"},"message":"m"}`:                                             {Code: "A", Message: "m"},
+		`{"error":{"code":"A"},"detail":"m","title":"t"}`:                                  {Code: "A", Message: "m"},
+		`{"error":{"status":404},"code":4040,"message":"m"}`:                               {Code: "4040", Message: "m"},
+		`{"error":{},"code":"A","message":"m"}`:                                            {Code: "A", Message: "m"},
+		`{"error":{"code":"A","message":"m"},"code":"B","message":"n"}`:                    {Code: "A", Message: "m"},
+		`{"error":{"code":"","innererror":{"code":"B"}},"code":"C"}`:                       {Code: "B"},
+		`{"error":{"code":"UnknownError"},"code":"C"}`:                                     {Code: "UnknownError"},
+		`{"error":{"code":"A","message":"","innererror":{"message":"i"}},"message":"out"}`: {Code: "A", Message: "i"},
+		`{"error":{"code":"A","message":"cut`:                                              {Code: "A"},
+		`{"message":"out","error":{"code":"A","message":"cut`:                              {Code: "A", Message: "out"},
+	} {
+		if got := Read(&Answer{Body: []byte(body)}, known); got != want {
+			t.Errorf("%s: %q", body, got)
+		}
+	}
+}
+
+// Nearly all services have a request ID, under names of their own.
+func TestRequestIDsOfAnyName(t *testing.T) {
+	for _, name := range []string{
+		"X-Zendesk-Request-Id", "X-Dropbox-Request-Id", "X-Shopify-Request-Id", "X-Ms-Service-Request-Id", "X-Oss-Request-Id",
+		"Opc-Request-Id", "Fly-Request-Id", "X-Vcap-Request-Id", "X-Amzn-Request-Id", "Requestid", "X-Requestid", "Acme-Requestid",
+	} {
+		for _, tt := range []struct {
+			others http.Header
+			want   string
+		}{
+			{http.Header{}, "r-1"},
+			{http.Header{"X-Request-Id": {"x-1"}, "Cf-Ray": {"c-1"}}, "r-1"},
+			{http.Header{"X-Ms-Request-Id": {"m-1"}}, "m-1"},
+			{http.Header{"Audit-Id": {"a-1"}}, "a-1"},
+			{http.Header{"A-Request-Id": {"first"}, "Z-Request-Id": {"last"}}, "first"}, // each time
+		} {
+			for range 10 {
+				h := tt.others.Clone()
+				h.Set(name, "r-1")
+				if got := Read(&Answer{Header: h}, known); got.ID != tt.want {
+					t.Fatalf("%s: %q, want %q", h, got.ID, tt.want)
+				}
+			}
+		}
+	}
+	for _, name := range []string{
+		"X-Client-Request-Id", "X-Acme-Client-Requestid", "X-Correlation-Request-Id", "X-Routing-Request-Id", "X-Parent-Request-Id",
+		"X-Original-Request-Id", "Clientrequestid", "X-Myrequestid", "X-Request-Ids", "X-Request-Identity", "Request", "Id",
+	} {
+		if got := Read(&Answer{Header: http.Header{name: {"r-1"}}}, known); got.ID != "" {
+			t.Errorf("%s: %q", name, got.ID)
+		}
+	}
+	// Not one that we sent, which leaves the next.
+	h := http.Header{"A-Request-Id": {"mine"}, "B-Request-Id": {"r-1"}}
+	if got := Read(&Answer{Header: h, Sent: http.Header{"X-Request-Id": {"mine"}}}, known); got.ID != "r-1" {
+		t.Errorf("%q", got.ID)
+	}
+}
+
+// A refused token is often told of in the challenge alone.
+func TestChallenges(t *testing.T) {
+	for _, tt := range []struct {
+		lines         []string
+		code, message string
+	}{
+		{[]string{`Bearer realm="example", error="invalid_token", error_description="The access token expired"`}, "invalid_token", "The access token expired"},
+		{[]string{`Bearer error="invalid_token"`}, "invalid_token", ""},
+		{[]string{`Bearer error=invalid_token, error_description=expired`}, "invalid_token", "expired"},
+		{[]string{`DPoP error_description="a \"b\", c=d", Error = "use_dpop_nonce" , algs="ES256"`}, "use_dpop_nonce", `a "b", c=d`},
+		{[]string{`Negotiate, NTLM, Bearer error="invalid_token"`}, "invalid_token", ""},
+		{[]string{`Negotiate YII=, Bearer error="invalid_token"`}, "invalid_token", ""},
+		{[]string{`Basic realm="error=\"no\", x"`, `Bearer error="invalid_token"`}, "invalid_token", ""},
+		{[]string{`Bearer error_description="of no error"`, `Bearer error="insufficient_claims", claims="e30="`}, "insufficient_claims", ""},
+		{[]string{`Bearer authorization_uri="https://login.example/common?a=b,c", error="invalid_token"`}, "invalid_token", ""},
+		{[]string{`Bearer`}, "", ""}, {[]string{``}, "", ""}, {[]string{`,,,`}, "", ""}, {[]string{`===`}, "", ""}, {[]string{`error`}, "", ""},
+		{[]string{`Basic realm="x"`}, "", ""},
+		{[]string{`Bearer error=""`}, "", ""},
+		{[]string{`Bearer error="breaks off`}, "", ""},
+		{[]string{`Bearer error="breaks off\`}, "", ""},
+		{[]string{"Bearer error=\"a\x1b[31m\""}, "", ""},
+		{[]string{`Bearer error="` + strings.Repeat("x", mostID+1) + `"`}, "", ""},
+		{[]string{`Bearer error="a", error_description="` + strings.Repeat("x", 1<<20) + `"`}, "a", strings.Repeat("x", mostMessage)},
+		{[]string{strings.Repeat(`a="b",`, 1<<17)}, "", ""},
+		{[]string{strings.Repeat(`=`, 1<<20)}, "", ""},
+		{[]string{strings.Repeat(`a="`, 1<<18)}, "", ""},
+	} {
+		h := http.Header{"Www-Authenticate": tt.lines}
+		want := Envelope{Code: tt.code, Message: tt.message}
+		if got := Read(&Answer{Header: h}, known); got != want {
+			t.Errorf("%.100q: %.100q", tt.lines, got)
+		}
+	}
+	// What the body says comes first, each for itself.
+	h := http.Header{"Www-Authenticate": {`Bearer error="c", error_description="d"`}}
+	for body, want := range map[string]Envelope{
+		`{"error":{"code":"A","message":"m"}}`: {Code: "A", Message: "m"},
+		`{"error":{"code":"A"}}`:               {Code: "A"},
+		`{"message":"m"}`:                      {Code: "c", Message: "m"},
+		`<html>`:                               {Code: "c", Message: "d"},
+	} {
+		if got := Read(&Answer{Header: h, Body: []byte(body)}, known); got != want {
+			t.Errorf("%s: %q", body, got)
+		}
+	}
+}

@@ -3,6 +3,7 @@ package envelope
 import (
 	"net/http"
 	"net/textproto"
+	"strings"
 )
 
 // headerID returns the ID that the fields have.
@@ -15,13 +16,15 @@ func (a *Answer) headerID() string {
 		}
 		return ""
 	}
-	var best string
+	var best, from string
 	least := 1 << 10
 	for name, values := range a.Header {
-		if r := rank(name); r > 0 && r < least {
-			if id := a.idOf(values); id != "" {
-				best, least = id, r
-			}
+		r := rank(name)
+		if r == 0 || r > least || r == least && name > from {
+			continue
+		}
+		if id := a.idOf(values); id != "" {
+			best, from, least = id, name, r
 		}
 	}
 	return best
@@ -79,13 +82,94 @@ func rank(name string) int {
 	case "Audit-Id":
 		return 18
 	case "X-Request-Id":
-		return 19
-	case "Cf-Ray":
 		return 20
-	case "X-Amz-Cf-Id":
+	case "Cf-Ray":
 		return 21
-	case "X-Served-By":
+	case "X-Amz-Cf-Id":
 		return 22
+	case "X-Served-By":
+		return 23
+	}
+	if isRequestID(name) {
+		return 19
 	}
 	return 0
+}
+
+// isRequestID reports whether a field is the request ID of somebody whom rank does not know. The
+// words before tell whose it is; of those that are no service's there are but a few.
+func isRequestID(name string) bool {
+	const words = "request-id"
+	end := len(name) - len(words)
+	switch {
+	case end >= 0 && equalFold(name[end:], words):
+	case len(name) >= len("requestid") && equalFold(name[len(name)-len("requestid"):], "requestid"):
+		end++
+	default:
+		return false
+	}
+	if end > 0 && name[end-1] != '-' {
+		return false
+	}
+	for _, other := range [...]string{"Client", "Correlation", "Routing", "Parent", "Original"} {
+		if strings.Contains(name[:end], other) {
+			return false
+		}
+	}
+	return true
+}
+
+// challenged reads what a 401 says of the token that it refuses, and often says nowhere else: the
+// parameters of its challenge (RFC 6750 section 3).
+func challenged(lines []string) (code, message string) {
+	for _, line := range lines {
+		for line != "" && (code == "" || message == "") {
+			var name, value string
+			name, value, line = cutParameter(line)
+			switch {
+			case equalFold(name, "error") && code == "" && usable(value):
+				code = value
+			case equalFold(name, "error_description") && message == "":
+				message = value[:min(len(value), mostMessage)]
+			}
+		}
+		if code != "" {
+			return code, message
+		}
+		message = "" // of no error
+	}
+	return "", ""
+}
+
+// cutParameter takes the first parameter off a list of challenges, without its quotes, and without
+// the scheme, which stands before the first one (RFC 9110 section 11.6.1).
+func cutParameter(line string) (name, value, rest string) {
+	at := strings.IndexAny(line, "=,")
+	if at < 0 {
+		return "", "", ""
+	}
+	name, rest = textproto.TrimString(line[:at]), line[at+1:]
+	if line[at] == ',' {
+		return "", "", rest // a scheme without parameters
+	}
+	name = name[strings.LastIndexByte(name, ' ')+1:]
+	if rest = textproto.TrimString(rest); !strings.HasPrefix(rest, `"`) {
+		value, rest, _ = strings.Cut(rest, ",")
+		return name, textproto.TrimString(value), rest
+	}
+	rest = rest[1:]
+	var b strings.Builder
+	for i := 0; i < len(rest); i++ {
+		switch {
+		case rest[i] == '"':
+			_, rest, _ = strings.Cut(rest[i:], ",")
+			return name, b.String(), rest
+		case rest[i] == '\\' && i+1 < len(rest):
+			i++
+		}
+		if b.Len() < mostMessage {
+			b.WriteByte(rest[i])
+		}
+	}
+	return "", "", "" // it breaks off
 }

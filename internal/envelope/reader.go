@@ -374,8 +374,12 @@ const (
 	innerText
 	meta
 	details
+	elsewhere // an object of no other interest than that it may name a wait
 	nowhere
 )
+
+// aside is how deep it is looked for there.
+const aside = 4
 
 func (r *reader) object(f *found, in place) {
 	r.at++
@@ -452,6 +456,14 @@ func (r *reader) member(f *found, in place, name span) {
 	}
 }
 
+// wanted returns where a wait goes: one that stands aside gives way to what was found already.
+func (f *found) wanted(s *span, in place) *span {
+	if in.what == elsewhere && s.whole() {
+		return nil
+	}
+	return s
+}
+
 // member tells where a member's scalar goes, and what its object is. Names are compared without
 // regard to ASCII's case.
 func (f *found) member(in place, name span, body []byte) (scalar *span, object place) {
@@ -468,18 +480,24 @@ func (f *found) member(in place, name span, body []byte) (scalar *span, object p
 		small[i] = lower(c)
 	}
 	switch string(small[:len(raw)]) {
-	case "retry_after", "retryafter", "retryafterseconds", "retry_after_seconds":
-		return &f.retryAfter, object
-	case "retry_after_ms", "retryafterms":
-		return &f.retryAfterMs, object
+	case "retry_after", "retry-after", "retryafter", "retryafterseconds", "retry_after_seconds":
+		return f.wanted(&f.retryAfter, in), object
+	case "retry_after_ms", "retry-after-ms", "retryafterms", "retryaftermilliseconds", "retry_after_milliseconds":
+		return f.wanted(&f.retryAfterMs, in), object
 	case "retrydelay":
-		return &f.retryDelay, object
+		return f.wanted(&f.retryDelay, in), object
 	case "resetat", "reset_at":
+		if in.what == elsewhere {
+			return nil, object // of a window that may have some left
+		}
 		return &f.resetAt, object
-	case "details":
+	case "details", "errors":
 		if in.what == outer || in.what == failure {
 			return nil, place{what: details}
 		}
+	}
+	if in.level < aside && (in.what == outer || in.what == failure || in.what == details || in.what == elsewhere) {
+		object = place{what: elsewhere, level: in.level + 1}
 	}
 	switch in.what {
 	case outer:
@@ -527,6 +545,8 @@ func (f *found) member(in place, name span, body []byte) (scalar *span, object p
 			return &f.request, object
 		case "traceid", "trace_id":
 			return &f.trace, object
+		case "errorid", "correlationid":
+			return &f.other, object
 		}
 	case inner:
 		switch string(small[:len(raw)]) {
@@ -540,6 +560,10 @@ func (f *found) member(in place, name span, body []byte) (scalar *span, object p
 			}
 		case "request-id", "requestid", "request_id":
 			return &f.innerRequest[in.level], object
+		case "traceid", "trace_id":
+			return &f.trace, object
+		case "errorid", "correlationid":
+			return &f.other, object
 		}
 	case outerText, failureText, innerText:
 		if string(small[:len(raw)]) == "value" {

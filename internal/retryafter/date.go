@@ -63,6 +63,9 @@ func (p *parser) iso() (d date, ok bool) {
 		if !p.optional(" UTC") { // as Go prints it
 			p.optional(" GMT")
 		}
+		if at := strings.Index(p.rest, " m="); at == 0 && strings.Trim(p.rest[len(" m="):], "+-.0123456789") == "" {
+			p.rest = "" // and its monotonic clock, which is nobody's else
+		}
 	}
 	d.at = p.instant(year, month, day, hour, minute, second, offset).Add(fraction)
 	if d.coarse {

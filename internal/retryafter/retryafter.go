@@ -13,6 +13,7 @@
 package retryafter
 
 import (
+	"bytes"
 	"net/http"
 	"strings"
 	"time"
@@ -43,17 +44,18 @@ func Read(h http.Header, now time.Time) (wait time.Duration, source Source) {
 	windows := false
 	for name, values := range h {
 		switch name {
-		case "Retry-After", "X-Retry-After", "X-Retry-In",
-			"X-Ratelimit-Retry-After", "X-Ratelimit-Retryafter", "X-Ratelimit-Towait-Sec",
-			"X-Rate-Limit-Retry-After", "X-Rate-Limit-Retryafter",
-			"X-Rate-Limit-Retry-After-Seconds":
+		case "Retry-After", "X-Retry-In", "X-Ratelimit-Towait-Sec":
 			wait = max(wait, c.longest(values, false))
-		case "Retry-After-Ms", "X-Ms-Retry-After-Ms", "X-Amz-Retry-After":
+		case "X-Amz-Retry-After":
 			wait = max(wait, c.longest(values, true))
 		case "Ratelimit":
 			windows = true
 		default:
-			windows = windows || resetAt(name) > 0
+			if namesWait(name) {
+				wait = max(wait, c.longest(values, inMilliseconds(name)))
+			} else {
+				windows = windows || resetAt(name) > 0
+			}
 		}
 	}
 	if wait == 0 && windows {
@@ -92,9 +94,10 @@ func (c *clock) corrected(wait time.Duration) time.Duration {
 	return wait
 }
 
-// windows returns the longest wait for a window that has nothing left.
-func (c *clock) windows() (wait time.Duration, source Source) {
-	spent := false
+// windows returns the longest wait for a window that has nothing left. Only where none says so, a
+// window counts of which nothing but its end is known.
+func (c *clock) windows() (time.Duration, Source) {
+	var spent, untold time.Duration
 	for name, values := range c.header {
 		var end time.Duration
 		told := true
@@ -103,18 +106,19 @@ func (c *clock) windows() (wait time.Duration, source Source) {
 		} else if at := resetAt(name); at > 0 {
 			end, told = c.reset(name, at, values)
 		}
-		if end > 0 {
-			wait = max(wait, end)
-			spent = spent || told
+		if told {
+			spent = max(spent, end)
+		} else {
+			untold = max(untold, end)
 		}
 	}
 	switch {
-	case wait == 0:
-		return 0, None
-	case spent:
-		return wait, Spent
+	case spent > 0:
+		return spent, Spent
+	case untold > 0:
+		return untold, Reset
 	}
-	return wait, Reset
+	return 0, None
 }
 
 // reset reads one field that says when a window ends. A window that has calls left is not what the
@@ -164,14 +168,32 @@ func resetAt(name string) int {
 	return at
 }
 
+// namesWait reports whether a field is Retry-After under a name of somebody's own: the words stand
+// at its end, but for a unit. They are "limit-after" where a limiter of Rust's tower or actix answers.
+func namesWait(name string) bool {
+	if !strings.Contains(name, "fter") {
+		return false
+	}
+	for _, unit := range [...]string{"-ms", "-milliseconds", "-seconds", "-sec"} {
+		if hasSuffix(name, unit) {
+			name = name[:len(name)-len(unit)]
+		}
+	}
+	if !hasSuffix(name, "after") {
+		return false
+	}
+	name = strings.TrimSuffix(name[:len(name)-len("after")], "-")
+	return hasSuffix(name, "retry") || hasSuffix(name, "limit")
+}
+
 // inMilliseconds: the name alone decides the unit.
 func inMilliseconds(name string) bool {
 	return hasSuffix(name, "-ms") || hasSuffix(name, "milliseconds")
 }
 
 // remaining returns what is left of the window whose end name tells, nil if nothing says so. That
-// stands under the same name, with "remaining" for its "reset" or "reset-after", and without a
-// unit.
+// stands under the same name, with "remaining" for its "reset", and without what only a time has:
+// "-after", "-at", a unit.
 func (c *clock) remaining(name string, at int) []string {
 	var buf [128]byte
 	if len(name)+len("aining") > len(buf) {
@@ -185,18 +207,10 @@ func (c *clock) remaining(name string, at int) []string {
 		if values := c.header[string(sibling)]; len(values) > 0 && trim(values[0]) != "" {
 			return values
 		}
-		cut := 0
-		for _, word := range [...]string{
-			"-after", "-ms", "-milliseconds", "-seconds", "-sec", "-time", "-at", "-in",
-		} {
-			if hasSuffix(string(sibling[stem:]), word) {
-				cut = len(word)
-			}
-		}
-		if cut == 0 {
+		if len(sibling) == stem {
 			return nil
 		}
-		sibling = sibling[:len(sibling)-cut]
+		sibling = sibling[:stem+max(0, bytes.LastIndexByte(sibling[stem:], '-'))]
 	}
 }
 

@@ -130,6 +130,85 @@ func TestWhatServicesSend(t *testing.T) {
 	}
 }
 
+// Retry-After has many names, and the unit stands in the name.
+func TestNamesOfWaits(t *testing.T) {
+	for _, prefix := range []string{"", "X-", "X-RateLimit-", "X-Rate-Limit-", "RateLimit-", "Rate-Limit-", "X-Shop-", "My-Gateway-RateLimit-"} {
+		for _, word := range []string{"Retry-After", "RetryAfter"} {
+			for suffix, unit := range map[string]time.Duration{
+				"": time.Second, "-Seconds": time.Second, "-Sec": time.Second, "-Ms": time.Millisecond, "-Milliseconds": time.Millisecond,
+			} {
+				name := http.CanonicalHeaderKey(prefix + word + suffix)
+				if got, source := Read(http.Header{name: {"1500"}}, tableNow); got != 1500*unit || source != Field {
+					t.Errorf("%s: %v, %v", name, got, source)
+				}
+			}
+		}
+	}
+	for name, want := range map[string]time.Duration{
+		"X-RateLimit-After": 1500 * time.Second, "X-Rate-Limit-After": 1500 * time.Second, "X-RateLimit-After-Ms": 1500 * time.Millisecond,
+		"X-Amz-Retry-After": 1500 * time.Millisecond,
+
+		"X-After": none, "After": none, "X-Valid-After": none, "X-Retry-Afterwards": none, "X-Retry-After-Limit": none, "Retry-After-Reason": none,
+		"X-Retry-Count": none, "X-Thereafter": none, "Not-After": none, "X-Ms": none, "After-Ms": none, "Fter": none,
+	} {
+		if got, _ := Read(http.Header{http.CanonicalHeaderKey(name): {"1500"}}, tableNow); got != want {
+			t.Errorf("%s: %v, want %v", name, got, want)
+		}
+	}
+}
+
+// However the end of a window is called, what is left of it stands beside it, and a window with some
+// left is not what the request was refused for.
+func TestNamesOfWindows(t *testing.T) {
+	for _, end := range []string{
+		"Reset", "Resets", "Reset-After", "ResetAfter", "Reset-At", "ResetAt", "Resets-At", "Reset-In", "ResetIn", "Reset-Time",
+		"Reset-Timestamp", "ResetTimestamp", "Reset-Epoch", "Reset-Unix", "Reset-Utc", "Reset-Date", "Reset-Until", "Reset-Seconds", "ResetSeconds",
+		"Reset-Secs", "Reset-Sec", "Reset-Ms", "ResetIn-Ms", "Reset-After-Ms", "Reset-Milliseconds", "Reset-Time-Ms",
+	} {
+		for _, family := range []string{"X-RateLimit-", "X-Rate-Limit-", "RateLimit-", "X-Vendor-RateLimit-", "X-Api-Limit-"} {
+			name, left := http.CanonicalHeaderKey(family+end), http.CanonicalHeaderKey(family+"Remaining")
+			for value, want := range map[string]time.Duration{"0": 30 * time.Second, "41": none, "": 30 * time.Second} {
+				h := http.Header{name: {"30"}, left: {value}}
+				if inMilliseconds(name) {
+					h[name] = []string{"30000"}
+				}
+				if got, source := Read(h, tableNow); got != want || want > 0 && (source == Spent) != (value == "0") {
+					t.Errorf("%s beside %q: %v, %v", name, value, got, source)
+				}
+			}
+		}
+	}
+	// The nearest name counts.
+	for _, tt := range []struct {
+		header string
+		want   time.Duration
+	}{
+		{"XRL-Remaining: 0; XRL-Remaining-Tokens: 9; XRL-Reset-Tokens: 30", none},
+		{"XRL-Remaining: 9; XRL-Remaining-Tokens: 0; XRL-Reset-Tokens: 30", 30 * time.Second},
+		{"XRL-Remaining: 9; XRL-Reset-Tokens: 30", none},
+	} {
+		if got, _ := Read(fields(tt.header), tableNow); got != tt.want {
+			t.Errorf("%q: %v, want %v", tt.header, got, tt.want)
+		}
+	}
+}
+
+// A window that says that nothing is left is why the request was refused; one of which nothing but
+// its end is known is not.
+func TestSpentWindowsComeFirst(t *testing.T) {
+	for header, want := range map[string]time.Duration{
+		"XRL-Remaining: 0; XRL-Reset: 30; A-RL-Unified-Reset: 86400": 30 * time.Second,
+		"XRL-Remaining: 5; XRL-Reset: 30; A-RL-Unified-Reset: 60":    time.Minute,
+		"XRL-Remaining: 0; XRL-Reset: 0; A-RL-Unified-Reset: 60":     time.Minute,
+		`RateLimit: "a";r=0;t=30; X-Ratelimit-Reset: 86400`:          30 * time.Second,
+		"A-RL-Unified-Reset: 60; A-RL-Other-Reset: 90":               90 * time.Second,
+	} {
+		if got, _ := Read(fields(header), tableNow); got != want {
+			t.Errorf("%q: %v, want %v", header, got, want)
+		}
+	}
+}
+
 // at reads a single Retry-After at tableNow.
 func at(value string) time.Duration {
 	wait, _ := Read(http.Header{"Retry-After": {value}}, tableNow)
@@ -200,15 +279,21 @@ func TestDates(t *testing.T) {
 		"2026-11-26 12:00:30Z":            30 * time.Second,
 		"2026-11-26 12:00:30 UTC":         30 * time.Second,
 		"2026-11-26 12:00:30 +0000 UTC":   30 * time.Second,
-		"2026-11-26 13:00:30 +0100":       30 * time.Second,
-		"2026-11-26T12:00:60Z":            time.Minute,
-		"2026-11-26T12:00:30.Z":           none,
-		"2026-11-26T12:00:30+25:00":       none,
-		"2026-11-26T12:00:30+1":           none,
-		"2026-13-26T12:00:30Z":            none,
-		"2026-11-31T12:00:30Z":            none,
-		"2026-11-26T12:00:30Zulu":         none,
-		"2026-11-26X12:00:30Z":            none,
+
+		"2026-11-26 12:00:30.5 +0000 UTC m=+41.263": 30500 * time.Millisecond,
+		"2026-11-26 13:00:30 +0100 m=-0.5":          30 * time.Second,
+		"2026-11-26 12:00:30 +0000 UTC m=x":         none,
+		"2026-11-26 12:00:30 +0000 UTC n=+1":        none,
+
+		"2026-11-26 13:00:30 +0100": 30 * time.Second,
+		"2026-11-26T12:00:60Z":      time.Minute,
+		"2026-11-26T12:00:30.Z":     none,
+		"2026-11-26T12:00:30+25:00": none,
+		"2026-11-26T12:00:30+1":     none,
+		"2026-13-26T12:00:30Z":      none,
+		"2026-11-31T12:00:30Z":      none,
+		"2026-11-26T12:00:30Zulu":   none,
+		"2026-11-26X12:00:30Z":      none,
 		"2026-11-26T12:00:30Z" + strings.Repeat(" ", 1) + "(" + strings.Repeat("x", 60) + ")": none,
 
 		// Without seconds: the minute's end.

@@ -4,6 +4,7 @@ package sendlog
 import (
 	"context"
 	"crypto/tls"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"sync"
@@ -25,6 +26,7 @@ type Log struct {
 	conns     int        // connections that it took for the request
 	http1     bool       // the last of them is known to speak HTTP/1.1
 	wrote     bool       // headers went out since it last looked for one
+	sealed    bool       // it was said that nothing left: nothing may leave any more
 	observers []observer
 	resend    *resend               // nil where nobody observes
 	room      *resend               // for it; nil: there is none
@@ -112,7 +114,11 @@ func (l *Log) gotConn(info httptrace.GotConnInfo) {
 	defer l.mu.Unlock()
 	l.conns++
 	secure, ok := info.Conn.(interface{ ConnectionState() tls.ConnectionState })
-	l.http1 = ok && secure.ConnectionState().NegotiatedProtocol != "h2"
+	http2 := ok && secure.ConnectionState().NegotiatedProtocol == "h2"
+	l.http1 = ok && !http2
+	if l.sealed && !http2 {
+		stop(info.Conn)
+	}
 	r := l.resend
 	switch {
 	case r == nil:
@@ -122,10 +128,16 @@ func (l *Log) gotConn(info httptrace.GotConnInfo) {
 		return
 	}
 	r.conn = info.Conn
-	if r.refused && info.Conn != nil && !r.http2() {
-		// net/http may take a connection although the context has ended, and then sends. It can't
-		// on a closed one.
-		info.Conn.Close()
+	if r.refused && !r.http2() {
+		stop(info.Conn) // net/http may take one although the context has ended, and then sends
+	}
+}
+
+// stop has a connection over HTTP/1.1 fail before anything is written to it. It is not closed: net/http
+// hands one on before it has handed out the answer that came on it, which would be lost.
+func stop(conn net.Conn) {
+	if conn != nil && conn.SetWriteDeadline(time.Unix(1, 0)) != nil {
+		conn.Close()
 	}
 }
 
@@ -189,6 +201,18 @@ func (l *Log) Connections() (asked, taken int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.asked, max(l.conns, l.notes)
+}
+
+// Seal returns what Connections does, and, where no connection was taken, sees to it that none is
+// used any more: a base that gives up before net/http does, or that hedges, leaves a sending behind
+// that would otherwise still come after it was said that there was none. Over HTTP/2, whose
+// connections are others' too, it is the end of the attempt's context that stops it.
+func (l *Log) Seal() (asked, taken int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	taken = max(l.conns, l.notes)
+	l.sealed = taken == 0
+	return l.asked, taken
 }
 
 // Wrote reports whether headers were noted as written, and whether the last connection is one that
