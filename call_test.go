@@ -299,28 +299,32 @@ func TestRuleThatMakesNoSense(t *testing.T) {
 	}
 	t.Run("after a transport error", func(t *testing.T) {
 		odd := func(steadyhttp.Attempt) steadyhttp.Verdict { return steadyhttp.Verdict{} }
-		_, err := (&steadyhttp.Transport{Base: newScript(failsWith(trReset)), Classify: odd}).RoundTrip(newRequest(t, "GET", ""))
-		if !errors.Is(err, syscall.ECONNRESET) {
-			t.Errorf("%v hides the transport error", err)
-		}
+		synctest.Test(t, func(t *testing.T) {
+			_, err := (&steadyhttp.Transport{Base: newScript(failsWith(trReset)), Classify: odd}).RoundTrip(newRequest(t, "GET", ""))
+			if !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("%v hides the transport error", err)
+			}
+		})
 	})
 }
 
 // Sends never exceed MaxAttempts.
 func TestSendsNeverExceedMaxAttempts(t *testing.T) {
-	for attempts, want := range map[int]int{-1: 1, 0: 4, 1: 1, 2: 2, 7: 7} {
-		for name, answer := range map[string]step{"503": answers(503, ""), "429": answers(429, ""), "reset": failsWith(trReset)} {
-			policy := atOnce()
-			policy.MaxAttempts = attempts
-			base := newScript(answer)
-			if resp, err := (&steadyhttp.Transport{Base: base, Policy: policy}).RoundTrip(newRequest(t, "GET", "")); err == nil {
-				resp.Body.Close()
-			}
-			if base.sent() != want {
-				t.Errorf("MaxAttempts %d: %s was tried %d times, want %d", attempts, name, base.sent(), want)
+	synctest.Test(t, func(t *testing.T) {
+		for attempts, want := range map[int]int{-1: 1, 0: 4, 1: 1, 2: 2, 7: 7} {
+			for name, answer := range map[string]step{"503": answers(503, ""), "429": answers(429, ""), "reset": failsWith(trReset)} {
+				policy := atOnce()
+				policy.MaxAttempts = attempts
+				base := newScript(answer)
+				if resp, err := (&steadyhttp.Transport{Base: base, Policy: policy}).RoundTrip(newRequest(t, "GET", "")); err == nil {
+					resp.Body.Close()
+				}
+				if base.sent() != want {
+					t.Errorf("MaxAttempts %d: %s was tried %d times, want %d", attempts, name, base.sent(), want)
+				}
 			}
 		}
-	}
+	})
 }
 
 // Errors: the failure before the one that ended the call can be found as well.

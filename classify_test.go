@@ -337,9 +337,11 @@ func TestClassThatDoesNotExistKeepsTheError(t *testing.T) {
 		Base:     newScript(failsWith(errReset)),
 		Classify: func(steadyhttp.Attempt) steadyhttp.Verdict { return steadyhttp.Verdict{} },
 	}
-	if _, err := transport.RoundTrip(newRequest(t, "GET", "")); !errors.Is(err, syscall.ECONNRESET) {
-		t.Errorf("got %v", err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		if _, err := transport.RoundTrip(newRequest(t, "GET", "")); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("got %v", err)
+		}
+	})
 }
 
 // A base that returns neither is told of by its type, once.

@@ -24,11 +24,12 @@ import (
 	"time"
 
 	"github.com/steadyhttp/steadyhttp"
+	"github.com/steadyhttp/steadyhttp/internal/long"
 )
 
 // The churn makes calls of all kinds through Transports of all kinds to bases that fail, lie, hang
-// and panic, with orders among them that must not be carried out twice, by nobody. STEADYHTTP_CHURN
-// sets how many calls, of which a sixth goes over sockets: the full run is 2000000.
+// and panic, with orders among them that must not be carried out twice, by nobody. STEADYHTTP_LONG
+// makes it so many times as many calls, of which a sixth goes over sockets: the full run is 100.
 // STEADYHTTP_CHURN_SEED makes a run's choices once more.
 const (
 	churnDefault = 20_000
@@ -36,20 +37,16 @@ const (
 )
 
 func churnSize(t *testing.T) (calls int, seed uint64) {
-	calls, seed = churnDefault, rand.Uint64()
-	for name, set := range map[string]func(uint64){
-		"STEADYHTTP_CHURN":      func(n uint64) { calls = int(n) },
-		"STEADYHTTP_CHURN_SEED": func(n uint64) { seed = n },
-	} {
-		if value := os.Getenv(name); value != "" {
-			n, err := strconv.ParseUint(value, 10, 64)
-			if err != nil {
-				t.Fatalf("%s: %v", name, err)
-			}
-			set(n)
+	const variable = "STEADYHTTP_CHURN_SEED"
+	seed = rand.Uint64()
+	if value := os.Getenv(variable); value != "" {
+		given, err := strconv.ParseUint(value, 10, 64)
+		if err != nil {
+			t.Fatalf("%s: %v", variable, err)
 		}
+		seed = given
 	}
-	return calls, seed
+	return churnDefault * long.Times(t), seed
 }
 
 // churn is what all calls of a run share. A call is known by its number, which is in its path.

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/steadyhttp/steadyhttp"
+	"github.com/steadyhttp/steadyhttp/internal/long"
 )
 
 // leakSettled waits until the number of goroutines has stopped changing, and returns it.
@@ -168,7 +169,7 @@ func (s *faultyServer) hijack(w http.ResponseWriter, answer string, reset bool) 
 // callers, no goroutine, connection or memory is left.
 func TestNothingIsLeftAfterFaults(t *testing.T) {
 	const workers = 8
-	calls := 10_000
+	calls := long.Size(t, 4000, 10_000)
 	if testing.Short() {
 		calls = 1000
 	}

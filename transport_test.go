@@ -21,6 +21,7 @@ import (
 	"github.com/cenkalti/backoff/v4"
 
 	"github.com/steadyhttp/steadyhttp"
+	"github.com/steadyhttp/steadyhttp/internal/long"
 )
 
 //lint:file-ignore SA1019 Request.Cancel is deprecated, but http.Client still sets it, and whoever else does must be obeyed.
@@ -108,7 +109,7 @@ func TestLastAnswerIsReturned(t *testing.T) {
 // of a response and an error, leaves the caller's request alone, and gives back all that it holds.
 func TestExactlyOneOutcome(t *testing.T) {
 	const seed, workers = 20260611, 2
-	trials := 100_000
+	trials := long.Size(t, 25_000, 100_000)
 	if testing.Short() {
 		trials = 10_000
 	}

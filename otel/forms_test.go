@@ -250,6 +250,7 @@ func formLabel(t *testing.T, m metricdata.Metrics) string {
 // The usual program returns at once where the status is not 200, and leaves the body open. The call
 // is told all the same, with its spans and its metrics, as it returns.
 func TestAFailedCallThatNobodyClosesIsTold(t *testing.T) {
+	t.Parallel() // it waits for bodies more than it works
 	trickle := make(chan struct{})
 	defer close(trickle)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -147,6 +147,7 @@ func TestQueriesFindDataInPrometheus(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes Prometheus half a minute to see rates")
 	}
+	t.Parallel() // and most of that is waiting
 	reader := sdkmetric.NewManualReader()
 	config := steadyotel.Config{MeterProvider: sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))}
 	machines := &quota.Quota{Windows: []quota.Window{{N: 20, Per: time.Second}, {N: 1000, Per: time.Hour}}}

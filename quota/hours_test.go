@@ -8,29 +8,22 @@ import (
 	"math"
 	"net"
 	"net/http"
-	"os"
-	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/steadyhttp/steadyhttp/defender/defendertest"
+	"github.com/steadyhttp/steadyhttp/internal/long"
 	"github.com/steadyhttp/steadyhttp/quota"
 )
 
 // Hours of net/http's own replays, over pipes, a server that counts and drops: never over, and next
-// to nothing of the limit is left unused. STEADYHTTP_HOURS=1000 makes it a thousand hours.
+// to nothing of the limit is left unused. STEADYHTTP_LONG=500 makes it a thousand hours.
 func TestHoursOfReplaysOverPipes(t *testing.T) {
-	hours := 2
+	hours := 2 * long.Times(t)
 	if quota.RaceEnabled {
-		hours = 1
-	}
-	if given := os.Getenv("STEADYHTTP_HOURS"); given != "" {
-		var err error
-		if hours, err = strconv.Atoi(given); err != nil {
-			t.Fatal(err)
-		}
+		hours /= 2
 	}
 	for _, each := range []int{2, 3, 7, 50} {
 		t.Run(fmt.Sprint("drops each ", each), func(t *testing.T) {

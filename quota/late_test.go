@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/steadyhttp/steadyhttp/internal/long"
 	"github.com/steadyhttp/steadyhttp/quota"
 )
 
@@ -49,7 +50,7 @@ func TestHeldBackByTheNetwork(t *testing.T) {
 	} {
 		t.Run(fmt.Sprint(c), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				hours := 6
+				hours := long.Size(t, 3, 6)
 				if quota.RaceEnabled {
 					hours = 2
 				}
@@ -85,7 +86,7 @@ func TestLongCallsCostLittle(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newService(&rolling{windows: c.windows}, c.windows)
 				s.takes = c.takes
-				hours := 3
+				hours := long.Size(t, 2, 3)
 				if quota.RaceEnabled {
 					hours = 1
 				}

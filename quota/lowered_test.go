@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/steadyhttp/steadyhttp"
+	"github.com/steadyhttp/steadyhttp/internal/long"
 	"github.com/steadyhttp/steadyhttp/quota"
 )
 
@@ -146,7 +147,7 @@ func TestNamedLimitIsRenewed(t *testing.T) {
 // back at a growing pace, so that one call finds out.
 func TestRealLowerLimitCostsFew429s(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		hours := 7 * 24
+		hours := long.Size(t, 2, 7) * 24
 		if quota.RaceEnabled || testing.Short() {
 			hours = 24
 		}

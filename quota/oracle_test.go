@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/steadyhttp/steadyhttp"
+	"github.com/steadyhttp/steadyhttp/internal/long"
 )
 
 // oracle is what the Quota must do, told as plainly as it can be: it keeps every call for ever, and counts them all anew for
@@ -557,7 +558,7 @@ func (o *oracle) next(limit instant) instant {
 
 // TestOracle lets the Quota and the oracle live through the same random history, and compares every decision.
 func TestOracle(t *testing.T) {
-	steps := 1_000_000
+	steps := long.Size(t, 250_000, 1_000_000)
 	if testing.Short() || RaceEnabled {
 		steps = 100_000
 	}

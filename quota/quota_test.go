@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/steadyhttp/steadyhttp"
+	"github.com/steadyhttp/steadyhttp/internal/long"
 	"github.com/steadyhttp/steadyhttp/quota"
 )
 
@@ -638,12 +639,12 @@ func TestLargeLimit(t *testing.T) {
 	})
 }
 
-// 100,000 waiters: what each costs, and how long it takes to send them all away, beside bare goroutines.
+// Many waiters: what each costs, and how long it takes to send them all away, beside bare goroutines.
 func TestManyWaiters(t *testing.T) {
 	if testing.Short() || quota.RaceEnabled {
 		t.Skip("measures memory and time")
 	}
-	const n = 100_000
+	n := long.Size(t, 25_000, 100_000)
 	wait := func(block func(context.Context)) (heap uint64, gone time.Duration) {
 		ctx, cancel := context.WithCancel(t.Context())
 		var before, during runtime.MemStats
@@ -672,7 +673,7 @@ func TestManyWaiters(t *testing.T) {
 		q := &quota.Quota{Windows: []quota.Window{{N: 1, Per: time.Hour}}}
 		fill(t, q, 1)
 		heap, gone := wait(func(ctx context.Context) { q.Enter(ctx, steadyhttp.Attempt{}) })
-		each = (float64(heap) - float64(emptyHeap)) / n
+		each = (float64(heap) - float64(emptyHeap)) / float64(n)
 		best = min(best, gone.Seconds()/bareGone.Seconds())
 		if s := q.State(); s.Waiting != 0 {
 			t.Fatalf("%d still wait", s.Waiting)

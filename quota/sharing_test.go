@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/steadyhttp/steadyhttp/internal/long"
 	"github.com/steadyhttp/steadyhttp/quota"
 )
 
@@ -42,7 +43,7 @@ func TestSharedWithAnotherProgram(t *testing.T) {
 		{"minute and hour", minuteAndHour(), 500, 0.95, 0.015, 0.03},
 		{"minute alone", []quota.Window{{N: 100, Per: time.Minute}}, 2000, 0.85, 0.02, 0.03},
 	} {
-		for seed := range uint64(3) {
+		for seed := range uint64(long.Size(t, 1, 3)) {
 			for _, silent := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s/%d/silent=%v", c.name, seed, silent), func(t *testing.T) {
 					if quota.RaceEnabled && (seed > 0 || silent) {

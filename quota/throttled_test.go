@@ -11,13 +11,14 @@ import (
 	"time"
 
 	"github.com/steadyhttp/steadyhttp"
+	"github.com/steadyhttp/steadyhttp/internal/long"
 )
 
 // TestThrottledHistory lives through random histories with 429s in them. When exactly a throttled Quota lets its callers go is its
 // own choice; but it never counts a call that was not made, never forgets one too early, never lets anybody pass another, never
 // goes over a limit, and in the end leaves nobody waiting.
 func TestThrottledHistory(t *testing.T) {
-	runs := 300
+	runs := long.Size(t, 100, 300)
 	if testing.Short() || RaceEnabled {
 		runs = 50
 	}

@@ -38,6 +38,7 @@ func cells(t *testing.T, out, label string) (plain, usual, steady string) {
 // The main job on a small tenant: what a plain client loses, steadyhttp gets, and nothing is done
 // twice. What the column between them loses is whatever it is.
 func TestDemo(t *testing.T) {
+	t.Parallel() // it waits for quotas more than it works
 	code, out, progress := steady(t, "demo", "-machines", "60", "-all")
 	if code != 0 {
 		t.Fatalf("exit code %d\n%s%s", code, out, progress)
@@ -116,6 +117,7 @@ func TestVerdict(t *testing.T) {
 
 // A report that can't be written whole is an error, whichever command it is of.
 func TestOutputThatFails(t *testing.T) {
+	t.Parallel() // it waits for quotas more than it works
 	for _, args := range [][]string{
 		{"demo", "-machines", "2", "-faults", "0"}, {"simulate", "-addr", "127.0.0.1:0"}, {"version"},
 		{"demo", "-h"}, {"help"},
