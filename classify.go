@@ -18,8 +18,8 @@ import (
 )
 
 // Rules classify an answer by the service's error code, then by its status, then by the kind of
-// transport error. The zero value knows the general statuses: 408, 425, 500, 502, 503, 504 and other
-// 5xx are Transient; 401 is Unauthorized; other 4xx, 501 and 505 are Permanent; everything below 400 is
+// transport error. The zero value knows the general statuses: 408, 500, 502, 503, 504 and other 5xx
+// are Transient; 401 is Unauthorized; other 4xx, 501 and 505 are Permanent; everything below 400 is
 // Success. 429 is always Throttled.
 //
 // Rules must not be changed while in use. They are safe for concurrent use.

@@ -483,7 +483,7 @@ func TestAttemptsPerTransportError(t *testing.T) {
 func TestOtherClientErrorsAreFinal(t *testing.T) {
 	statuses := []int{501, 505}
 	for status := 400; status < 440 && len(statuses) < 40; status++ {
-		if status != 408 && status != 425 && status != 429 {
+		if status != 408 && status != 429 {
 			statuses = append(statuses, status)
 		}
 	}
@@ -496,35 +496,6 @@ func TestOtherClientErrorsAreFinal(t *testing.T) {
 			if base.sent() != 1 {
 				t.Errorf("%s: %d was tried %d times", method, status, base.sent())
 			}
-		}
-	}
-}
-
-// A 425 says that the server does not want to risk a replay, and so has not processed the request
-// (RFC 8470 section 5.2): any is retried, with back-off, out of the budget, and leaves no doubt.
-func TestTooEarlyIsRetried(t *testing.T) {
-	for _, method := range []string{"GET", "HEAD", "PUT", "DELETE", "POST", "PATCH"} {
-		for name, body := range map[string]string{"a body": "content", "none": ""} {
-			synctest.Test(t, func(t *testing.T) {
-				base := newScript(answers(425, "early"), answers(425, "early"), answers(200, "done"))
-				began := time.Now()
-				resp, got := do(t, &steadyhttp.Transport{Base: base}, newRequest(t, method, body))
-				if resp.StatusCode != 200 || got != "done" || base.sent() != 3 {
-					t.Errorf("%s, %s: %d after %d attempts", method, name, resp.StatusCode, base.sent())
-				}
-				if took := time.Since(began); took < 750*time.Millisecond {
-					t.Errorf("%s, %s: no back-off, %v", method, name, took)
-				}
-
-				base = newScript(answers(425, "early"))
-				budget := &steadyhttp.Budget{Max: 2}
-				transport := &steadyhttp.Transport{Base: base, Policy: steadyhttp.Policy{MaxAttempts: 9, Budget: budget}}
-				resp, _ = do(t, transport, newRequest(t, method, body))
-				err, _ := errors.AsType[*steadyhttp.Error](steadyhttp.Check(resp))
-				if err == nil || err.Stop != steadyhttp.StopBudget || err.Ambiguous || base.sent() != 3 {
-					t.Errorf("%s, %s: %d attempts, %+v", method, name, base.sent(), err)
-				}
-			})
 		}
 	}
 }

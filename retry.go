@@ -2,7 +2,6 @@ package steadyhttp
 
 import (
 	"errors"
-	"net/http"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -84,7 +83,7 @@ func (c *call) next() (time.Duration, Stop) {
 	}
 	if v.Class == Transient {
 		s.idempotent = c.idempotent()
-		s.unsent = !s.idempotent && (c.unsent() || c.attempt.status() == http.StatusTooEarly)
+		s.unsent = !s.idempotent && c.unsent()
 		s.unknown = c.attempt.Err != nil && !c.judged && (!c.native() && kindOf(c.attempt.Err) == neterr.Unknown ||
 			c.byProxy() && neterr.OfPhrase(c.attempt.Err.Error()) == neterr.Unknown)
 	}

@@ -14,8 +14,7 @@
 // # What is retried
 //
 // A 429 was refused, and so was a 403, 413 or 418 that names a wait: any request whose body can be
-// sent again is retried after it, at the time the server names. A 425 was not processed either (RFC
-// 8470 section 5.2): whatever the request does, it is retried with back-off. A fault that may pass (500, 502,
+// sent again is retried after it, at the time the server names. A fault that may pass (500, 502,
 // 503, 504, 408, a lost connection) is retried only where doing the request twice does no harm, or
 // where it provably never left: a POST that was answered 500 is not (see Policy.Idempotent). A 401
 // is retried once, if Transport.Prepare can bring new credentials. Other answers are final at once.

@@ -37,7 +37,7 @@ const (
 // OfStatus is the kind of a failure that a status tells of.
 func OfStatus(status int) Kind {
 	switch status {
-	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
+	case http.StatusRequestTimeout, http.StatusTooManyRequests:
 		return Passing
 	case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported:
 		return Lasting

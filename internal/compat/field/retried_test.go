@@ -70,7 +70,6 @@ func retried() []field {
 		{"GET", 503, "RFC 9110 15.6.4"},
 		{"GET", 504, "terraform-provider-buildkite #214"},
 		{"GET", 408, "RFC 9110 15.5.9"},
-		{"GET", 425, "RFC 8470 5.2"},
 		{"GET", 429, "terraform-provider-openstack #1365"},
 		{"GET", 529, "Anthropic and Notion: overloaded"},
 		{"HEAD", 503, "RFC 9110 9.2.2"},
