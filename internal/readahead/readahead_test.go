@@ -104,8 +104,9 @@ func TestWaitIsBounded(t *testing.T) {
 		want    string
 	}{
 		{"a timeout", 2500 * time.Millisecond, nil, 2500 * time.Millisecond, false, "ab"},
-		{"the first end", 0, func() []<-chan struct{} { return []<-chan struct{}{ends(1500 * time.Millisecond)} },
-			1500 * time.Millisecond, false, "a"},
+		{"the first end", 0, func() []<-chan struct{} {
+			return []<-chan struct{}{ends(1500 * time.Millisecond)}
+		}, 1500 * time.Millisecond, false, "a"},
 		{"the second end", time.Minute, func() []<-chan struct{} {
 			return []<-chan struct{}{nil, ends(1500 * time.Millisecond)}
 		}, 1500 * time.Millisecond, false, "a"},
@@ -237,14 +238,20 @@ func response(contentType ...string) *http.Response {
 // What has no end to wait for is known by its type.
 func TestEndless(t *testing.T) {
 	for kind, want := range map[string]bool{
-		"text/event-stream": true, "Text/Event-Stream; charset=utf-8": true, " text/event-stream ;x=y": true,
-		"application/x-ndjson": true, "application/ndjson": true, "application/jsonl": true,
+		"text/event-stream":                true,
+		"Text/Event-Stream; charset=utf-8": true,
+		" text/event-stream ;x=y":          true,
+		"application/x-ndjson":             true, "application/ndjson": true, "application/jsonl": true,
 		"application/x-json-lines": true, "application/json-seq": true, "application/stream+json": true,
-		"application/vnd.amazon.eventstream": true, "application/grpc": true, "application/grpc+proto": true,
-		"application/grpc-web-text": true, "multipart/x-mixed-replace; boundary=x": true,
+		"application/vnd.amazon.eventstream": true,
+		"application/grpc":                   true,
+		"application/grpc+proto":             true,
+		"application/grpc-web-text":          true, "multipart/x-mixed-replace; boundary=x": true,
 		"multipart/mixed ; boundary=x": true, "application/json;stream=watch": true,
-		"application/json; Stream=watch": true,
-		"application/octet-stream":       false, "APPLICATION/OCTET-STREAM ;": false, "application/json": false,
+		"application/json; Stream=watch":  true,
+		"application/octet-stream":        false,
+		"APPLICATION/OCTET-STREAM ;":      false,
+		"application/json":                false,
 		"application/json; charset=utf-8": false, "text/html": false, "": false, ";": false,
 		"multipart/form-data; boundary=x": false, "application/problem+json": false,
 		"application/json; odata.streaming=true": false, "text/plain; note=ndjson": false,
@@ -264,7 +271,9 @@ func TestEndless(t *testing.T) {
 // FuzzEndless: neither capitals, nor spaces around the type, nor a further parameter that says
 // nothing of streams make a difference.
 func FuzzEndless(f *testing.F) {
-	for _, s := range []string{"text/event-stream", "application/json;stream=watch", "a;b;c", "; ;", "\x00"} {
+	for _, s := range []string{
+		"text/event-stream", "application/json;stream=watch", "a;b;c", "; ;", "\x00",
+	} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, kind string) {
