@@ -293,12 +293,21 @@ func badFieldValue(s string) bool {
 	return false
 }
 
-// Timeout reports whether err is a timeout. It asks for the errors themselves, too: those of net/url and net look no further than what
-// they wrap directly.
+// Timeout reports whether err is a timeout. It asks each error of the chain: those of net/url and
+// net look no further than what they wrap directly.
 func Timeout(err error) bool {
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
 		return true
 	}
-	var t interface{ Timeout() bool }
-	return errors.As(err, &t) && t.Timeout()
+	var t interface {
+		error
+		Timeout() bool
+	}
+	for errors.As(err, &t) {
+		if t.Timeout() {
+			return true
+		}
+		err = errors.Unwrap(t)
+	}
+	return false
 }
