@@ -266,11 +266,21 @@ func (b *responseBody) peek(resp *http.Response, limit time.Duration, ends ...<-
 	if readahead.Endless(resp) {
 		return nil
 	}
-	b.ahead = readahead.Start(b.reader, bodySource{b}, peekSize, resp.ContentLength)
-	if b.ahead.Run(limit, ends...) {
+	if b.readAhead(resp, peekSize, limit, ends...) {
 		return b.ahead.Bytes()
 	}
 	return b.ahead.Snapshot()
+}
+
+// readAhead reads up to limit bytes of a body within a time (0: any), and reports whether that has
+// ended.
+func (b *responseBody) readAhead(resp *http.Response, limit int, within time.Duration, ends ...<-chan struct{}) bool {
+	if content := bodies.Memory(b.rc); content != nil {
+		b.ahead = readahead.Memory(b.reader, content, limit)
+		return true
+	}
+	b.ahead = readahead.Start(b.reader, bodySource{b}, limit, resp.ContentLength)
+	return b.ahead.Run(within, ends...)
 }
 
 // readWhole reads a body of up to limit bytes into memory, within a time (negative: any), and
@@ -280,11 +290,11 @@ func (b *responseBody) readWhole(resp *http.Response, limit int64, within time.D
 		return nil
 	}
 	// One byte more, to see whether a body of just that length has ended.
-	b.ahead = readahead.Start(b.reader, bodySource{b}, int(min(limit, math.MaxInt-1))+1, resp.ContentLength)
+	bytes := int(min(limit, math.MaxInt-1)) + 1
 	if within == 0 {
 		within = 1
 	}
-	if !b.ahead.Run(max(within, 0), ends...) {
+	if !b.readAhead(resp, bytes, max(within, 0), ends...) {
 		return errReadEnded
 	}
 	if b.ahead.Err() == io.EOF {
