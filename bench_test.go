@@ -198,8 +198,8 @@ func TestFailureAllocations(t *testing.T) {
 		more float64
 	}{
 		{"a retry after an empty 503", func() http.RoundTripper { return &alternating{} }, 2, 1},
-		{"a retry after a 500 with its envelope", func() http.RoundTripper { return &busyFirst{} }, 2, 5},
-		{"a 404 with its envelope", func() http.RoundTripper { return constant{status: 404, body: notFound} }, 1, 4},
+		{"a retry after a 500 with its envelope", func() http.RoundTripper { return &busyFirst{} }, 2, 4},
+		{"a 404 with its envelope", func() http.RoundTripper { return constant{status: 404, body: notFound} }, 1, 3},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			bare := allocations(t, registered(tt.make()), tt.per, newReq)

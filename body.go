@@ -57,7 +57,7 @@ func newRequestBody(req *http.Request, p *Policy) requestBody {
 		if !bodies.InMemory(req.Body) {
 			b.lender = bodies.Lend(b.original, b.getBody)
 		} else {
-			b.apart, b.getBody = true, apartEach(b.getBody)
+			b.apart, b.getBody = true, bodies.Apart(b.getBody)
 		}
 		return b
 	}
@@ -76,18 +76,6 @@ func newRequestBody(req *http.Request, p *Policy) requestBody {
 	}
 	b.once = bodies.Record(req.Body, limit)
 	return b
-}
-
-// apartEach keeps what attempts read apart from what getBody rewinds: an answer may come, over
-// HTTP/2, before the body of its request was read.
-func apartEach(getBody func() (io.ReadCloser, error)) func() (io.ReadCloser, error) {
-	return func() (io.ReadCloser, error) {
-		body, err := bodies.Renew(getBody)
-		if err != nil {
-			return nil, err
-		}
-		return bodies.Copy(body), nil
-	}
 }
 
 func unsetTrailer(req *http.Request) bool {
@@ -266,11 +254,21 @@ func (b *responseBody) peek(resp *http.Response, limit time.Duration, ends ...<-
 	if readahead.Endless(resp) {
 		return nil
 	}
-	b.ahead = readahead.Start(b.reader, bodySource{b}, peekSize, resp.ContentLength)
-	if b.ahead.Run(limit, ends...) {
+	if b.readAhead(resp, peekSize, limit, ends...) {
 		return b.ahead.Bytes()
 	}
 	return b.ahead.Snapshot()
+}
+
+// readAhead reads up to limit bytes of a body within a time (0: any), and reports whether that has
+// ended.
+func (b *responseBody) readAhead(resp *http.Response, limit int, within time.Duration, ends ...<-chan struct{}) bool {
+	if content := bodies.Memory(b.rc); content != nil {
+		b.ahead = readahead.Memory(b.reader, content, limit)
+		return true
+	}
+	b.ahead = readahead.Start(b.reader, bodySource{b}, limit, resp.ContentLength)
+	return b.ahead.Run(within, ends...)
 }
 
 // readWhole reads a body of up to limit bytes into memory, within a time (negative: any), and
@@ -280,11 +278,11 @@ func (b *responseBody) readWhole(resp *http.Response, limit int64, within time.D
 		return nil
 	}
 	// One byte more, to see whether a body of just that length has ended.
-	b.ahead = readahead.Start(b.reader, bodySource{b}, int(min(limit, math.MaxInt-1))+1, resp.ContentLength)
+	bytes := int(min(limit, math.MaxInt-1)) + 1
 	if within == 0 {
 		within = 1
 	}
-	if !b.ahead.Run(max(within, 0), ends...) {
+	if !b.readAhead(resp, bytes, max(within, 0), ends...) {
 		return errReadEnded
 	}
 	if b.ahead.Err() == io.EOF {
@@ -442,13 +440,6 @@ func (b *responseBody) watchLoss() {
 	lost := &loss{b.told, b.ctx, b.attempt}
 	lost.attempt.Err = ended.ErrUnclosed
 	b.loss = runtime.AddCleanup(b, (*loss).tell, lost)
-}
-
-// expectsReader reports whether the caller is to be expected to read an answer to its end and to
-// close it. Many a program returns at once where the status is not a success: what waits for such a
-// body's end may wait for ever.
-func expectsReader(resp *http.Response, stop Stop) bool {
-	return stop == StopDone && (successful(resp) || resp.StatusCode == http.StatusSwitchingProtocols)
 }
 
 // tellNow tells of the call's end before the body's.

@@ -293,7 +293,10 @@ func TestMaxReadLeavesStreams(t *testing.T) {
 		"application/vnd.amazon.eventstream": true, "multipart/x-mixed-replace; boundary=x": true, "multipart/mixed; boundary=x": true,
 		"application/grpc": true, "application/grpc-web+proto": true, "application/grpc+proto": true,
 		"application/json;stream=watch": true, "application/vnd.kubernetes.protobuf; stream=watch": true,
+		"application/json; charset=utf-8; Stream=watch": true, "Application/JSON ;STREAM=watch": true,
 		"application/json": false, "text/plain": false, "application/octet-stream": false, "": false, "application/xml": false,
+		"application/json; charset=utf-8": false, "application/octet-stream; stream=x": false,
+		"application/json; odata.metadata=minimal; odata.streaming=true": false,
 	} {
 		t.Run(kind, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -160,14 +160,12 @@ func (c *call) leaveBase() {
 func (c *call) watched() bool { return c.trace != nil || len(c.transport.Gates) > 0 }
 
 func (c *call) enterGates() error {
-	foreign := c.original.Response != nil && origin.Left(c.original)
-	c.try = try{
-		attempt: Attempt{
-			N: c.attempt.N + 1, Began: c.attempt.Began, Request: c.original, PrevStatus: c.last.status(),
-			foreign: foreign, renewed: c.last.renewed || c.last.Verdict.Class == Unauthorized,
-		},
-		first: c.first, sends: c.first.sends, passes: c.passes,
-	}
+	n, began, first, passes := c.attempt.N+1, c.attempt.Began, c.first, c.passes
+	c.try = try{} // as in steady
+	c.attempt.N, c.attempt.Began, c.attempt.Request, c.attempt.PrevStatus = n, began, c.original, c.last.status()
+	c.attempt.foreign = c.original.Response != nil && origin.Left(c.original)
+	c.attempt.renewed = c.last.renewed || c.last.Verdict.Class == Unauthorized
+	c.first, c.sends, c.passes = first, first.sends, passes
 	if c.watched() {
 		if len(c.transport.Gates) > 0 {
 			l := new(gatedLog)

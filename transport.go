@@ -151,7 +151,8 @@ func (t *Transport) first(req, out *http.Request) (*http.Response, error) {
 
 // steady makes the attempts of one call, of which the first may have been made already.
 func (t *Transport) steady(req *http.Request, trace *Trace, first answer) (*http.Response, error) {
-	c := call{transport: t, original: req, ctx: req.Context(), policy: &t.Policy, trace: trace, try: try{first: first}}
+	var c call // a literal would be made beside it, and copied: twice the stack
+	c.transport, c.original, c.ctx, c.policy, c.trace, c.first = t, req, req.Context(), &t.Policy, trace, first
 	defer c.end()
 	if err := c.begin(); err != nil {
 		return c.abandon(err)

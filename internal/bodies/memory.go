@@ -103,3 +103,15 @@ func Replaced(body, given io.ReadCloser) bool {
 	}
 	return body != given
 }
+
+// Apart keeps what attempts read apart from what getBody rewinds: an answer may come, over HTTP/2,
+// before the body of its request was read.
+func Apart(getBody func() (io.ReadCloser, error)) func() (io.ReadCloser, error) {
+	return func() (io.ReadCloser, error) {
+		body, err := Renew(getBody)
+		if err != nil {
+			return nil, err
+		}
+		return Copy(body), nil
+	}
+}

@@ -77,7 +77,7 @@ func Read[C any](a *Answer, codes map[string]C) Envelope {
 	return e
 }
 
-func fromBody[C any](a *Answer, codes map[string]C) (e Envelope) {
+func fromBody[C any](a *Answer, codes map[string]C) Envelope {
 	// Some gateways begin with a byte order mark.
 	r := reader{body: bytes.TrimPrefix(a.Body[:min(len(a.Body), mostBody)], []byte("\ufeff"))}
 	if r.next() != '{' {
@@ -87,15 +87,20 @@ func fromBody[C any](a *Answer, codes map[string]C) (e Envelope) {
 	if !r.root(&f) {
 		return Envelope{}
 	}
+	return f.envelope(a, code(a, codes, &f, r.body), r.body)
+}
+
+// envelope is apart from fromBody so that its buffer is not below the reader's frames on the stack.
+func (f *found) envelope(a *Answer, code span, body []byte) (e Envelope) {
 	var small [384]byte
-	buf := code(a, codes, &f, r.body).append(small[:0], r.body, mostCode)
+	buf := code.append(small[:0], body, mostCode)
 	codeEnd := len(buf)
-	buf = f.text().append(buf, r.body, mostMessage)
+	buf = f.text().append(buf, body, mostMessage)
 	messageEnd := len(buf)
-	buf = a.id(buf, &f, r.body)
+	buf = a.id(buf, f, body)
 	idEnd := len(buf)
 	wait, inMs := f.wait()
-	buf = wait.append(buf, r.body, mostWait)
+	buf = wait.append(buf, body, mostWait)
 	if len(buf) == 0 {
 		return Envelope{}
 	}
@@ -283,21 +288,39 @@ func looksLikeID(s []byte) bool {
 	if len(s) < 16 {
 		return false
 	}
-	digits := false
+	// Which of them are digits is as good as random: no branch foresees it.
+	all, some := byte(isDigit|isDash), byte(0)
 	for _, c := range s {
-		if c-'0' < 10 || (c|0x20)-'a' < 6 {
-			digits = true
-		} else if c != '-' && c != '_' {
-			return false
-		}
+		kind := idBytes[c]
+		some |= kind
+		all &= kind
 	}
-	return digits
+	return all&isDash != 0 && some&isDigit != 0
+}
+
+const (
+	isDash  byte = 1 << iota // or a digit
+	isDigit                  // in hexadecimal
+)
+
+var idBytes = [256]byte{
+	'-': isDash, '_': isDash,
+	'0': 3, '1': 3, '2': 3, '3': 3, '4': 3, '5': 3, '6': 3, '7': 3, '8': 3, '9': 3,
+	'a': 3, 'b': 3, 'c': 3, 'd': 3, 'e': 3, 'f': 3, 'A': 3, 'B': 3, 'C': 3, 'D': 3, 'E': 3, 'F': 3,
 }
 
 // usable: of a length that somebody can quote, and printable.
 func usable[T string | []byte](s T) bool {
 	if len(s) == 0 || len(s) > mostID {
 		return false
+	}
+	for ; len(s) >= 8; s = s[8:] {
+		x := uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
+			uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
+		const ones, highs = 0x0101010101010101, 0x8080808080808080
+		if (x|(x-ones*' ')|(x+ones))&highs != 0 {
+			return false
+		}
 	}
 	for i := range len(s) {
 		if s[i]-' ' > '~'-' ' {

@@ -2,6 +2,7 @@ package envelope
 
 import (
 	"encoding/binary"
+	"math/bits"
 	"unicode/utf16"
 	"unicode/utf8"
 )
@@ -142,11 +143,12 @@ func (r *reader) symbol(c byte) bool {
 func ordinary(body []byte, i int) int {
 	const ones, highs = 0x0101010101010101, 0x8080808080808080
 	for ; i+8 <= len(body); i += 8 {
-		// The high bit of a byte is set where it, or a difference below zero, has it.
+		// The high bit of a byte is set where it, or a difference below zero, has it. Only bytes
+		// behind the first such byte can have it by a borrow.
 		x := binary.LittleEndian.Uint64(body[i:])
 		quote, backslash := x^ones*'"', x^ones*'\\'
-		if (x|(x-ones*' ')|(quote-ones)|(backslash-ones))&highs != 0 {
-			break
+		if x = (x | (x - ones*' ') | (quote - ones) | (backslash - ones)) & highs; x != 0 {
+			return i + bits.TrailingZeros64(x)/8
 		}
 	}
 	for ; i < len(body); i++ {
@@ -163,6 +165,16 @@ func (r *reader) text() span {
 		return span{}
 	}
 	s := span{begin: int32(r.at), plain: true}
+	if r.at = ordinary(r.body, r.at); r.at < len(r.body) && r.body[r.at] == '"' {
+		s.end = int32(r.at)
+		r.at++
+		return s
+	}
+	return r.rest(s)
+}
+
+// rest reads a string from the first character on that is not an ordinary one.
+func (r *reader) rest(s span) span {
 	for ; r.at < len(r.body); r.at++ {
 		if r.at = ordinary(r.body, r.at); r.at == len(r.body) {
 			break
@@ -464,11 +476,28 @@ func (f *found) wanted(s *span, in place) *span {
 	return s
 }
 
+// longest bounds the names of members that are of interest.
+const longest = 24
+
+// lowered returns a name in lower case: itself, if it is that, or else in small.
+func lowered(name []byte, small *[longest]byte) []byte {
+	for i, c := range name {
+		if c-'A' < 26 {
+			copy(small[:], name)
+			for ; i < len(name); i++ {
+				small[i] = lower(small[i])
+			}
+			return small[:len(name)]
+		}
+	}
+	return name
+}
+
 // member tells where a member's scalar goes, and what its object is. Names are compared without
 // regard to ASCII's case.
 func (f *found) member(in place, name span, body []byte) (scalar *span, object place) {
 	object.what = nowhere
-	var small [24]byte
+	var small [longest]byte
 	raw := name.raw(body)
 	if !name.plain {
 		raw = name.append(small[:0], body, len(small)-4)
@@ -476,10 +505,8 @@ func (f *found) member(in place, name span, body []byte) (scalar *span, object p
 	if len(raw) > len(small) {
 		return nil, object
 	}
-	for i, c := range raw {
-		small[i] = lower(c)
-	}
-	switch string(small[:len(raw)]) {
+	raw = lowered(raw, &small)
+	switch string(raw) {
 	case "retry_after", "retry-after", "retryafter", "retryafterseconds", "retry_after_seconds":
 		return f.wanted(&f.retryAfter, in), object
 	case "retry_after_ms", "retry-after-ms", "retryafterms", "retryaftermilliseconds", "retry_after_milliseconds":
@@ -501,7 +528,7 @@ func (f *found) member(in place, name span, body []byte) (scalar *span, object p
 	}
 	switch in.what {
 	case outer:
-		switch string(small[:len(raw)]) {
+		switch string(raw) {
 		case "error":
 			return &f.name, place{what: failure}
 		case "odata.error":
@@ -532,7 +559,7 @@ func (f *found) member(in place, name span, body []byte) (scalar *span, object p
 			return nil, place{what: meta}
 		}
 	case failure:
-		switch string(small[:len(raw)]) {
+		switch string(raw) {
 		case "code":
 			return &f.code, object
 		case "message":
@@ -549,7 +576,7 @@ func (f *found) member(in place, name span, body []byte) (scalar *span, object p
 			return &f.other, object
 		}
 	case inner:
-		switch string(small[:len(raw)]) {
+		switch string(raw) {
 		case "code":
 			return &f.innerCode[in.level], object
 		case "message":
@@ -566,7 +593,7 @@ func (f *found) member(in place, name span, body []byte) (scalar *span, object p
 			return &f.other, object
 		}
 	case outerText, failureText, innerText:
-		if string(small[:len(raw)]) == "value" {
+		if string(raw) == "value" {
 			switch in.what {
 			case outerText:
 				return &f.outerMessage, object
@@ -576,7 +603,7 @@ func (f *found) member(in place, name span, body []byte) (scalar *span, object p
 			return &f.innerMessage[in.level], object
 		}
 	case meta:
-		if s := string(small[:len(raw)]); s == "trace_id" || s == "traceid" {
+		if s := string(raw); s == "trace_id" || s == "traceid" {
 			return &f.trace, object
 		}
 	}

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/steadyhttp/steadyhttp/internal/bodies"
 )
 
 // Reader reads a body on a goroutine of its own, so that a server that trickles can't hold the
@@ -27,6 +29,14 @@ type Reader struct {
 	buffer   []byte
 	err      error // what ended the body: io.EOF or a failure; nil if it goes on
 	panicked any   // what the body's Read panicked with, nil if it did not
+}
+
+// Memory reads up to limit bytes of what is in memory already. No Read of that can block, so that
+// it needs no goroutine, which would be most of the price. r may be nil, as in Start.
+func Memory(r *Reader, content bodies.Reader, limit int) *Reader {
+	r = Start(r, content, limit, int64(content.Len()))
+	r.read()
+	return r
 }
 
 // Start prepares r, or a new Reader if it is nil, to read up to limit bytes of rc. length is what
@@ -190,8 +200,12 @@ func Endless(resp *http.Response) bool {
 	if len(values) == 0 {
 		return false
 	}
-	kind, parameters, _ := strings.Cut(strings.ToLower(values[0]), ";")
-	kind = strings.TrimSpace(kind)
+	kind, parameters, _ := strings.Cut(values[0], ";")
+	switch kind {
+	case "application/json", "application/problem+json", "text/html", "text/plain":
+		return watches(parameters) // nearly all answers that are read ahead
+	}
+	kind = strings.ToLower(strings.TrimSpace(kind))
 	switch kind {
 	case "application/octet-stream":
 		return false
@@ -203,5 +217,10 @@ func Endless(resp *http.Response) bool {
 			return true
 		}
 	}
-	return strings.HasPrefix(kind, "application/grpc") || strings.Contains(parameters, "stream=") // as Kubernetes' watches
+	return strings.HasPrefix(kind, "application/grpc") || watches(parameters)
+}
+
+// watches: as Kubernetes' watches have it.
+func watches(parameters string) bool {
+	return parameters != "" && strings.Contains(strings.ToLower(parameters), "stream=")
 }

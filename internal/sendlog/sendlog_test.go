@@ -64,14 +64,19 @@ func (l *looks) want(t *testing.T, what ...string) {
 type secure struct {
 	net.Conn
 	protocol string
-	closed   *bool
+	stopped  *bool // it is closed, or lets nobody write
 }
 
 func (s secure) ConnectionState() tls.ConnectionState {
 	return tls.ConnectionState{NegotiatedProtocol: s.protocol}
 }
 
-func (s secure) Close() error { *s.closed = true; return nil }
+func (s secure) SetWriteDeadline(t time.Time) error {
+	*s.stopped = *s.stopped || time.Until(t) <= 0
+	return nil
+}
+
+func (s secure) Close() error { *s.stopped = true; return nil }
 
 func got(conn net.Conn) httptrace.GotConnInfo { return httptrace.GotConnInfo{Conn: conn} }
 
@@ -192,10 +197,10 @@ func TestReplayIsAskedFor(t *testing.T) {
 	}
 }
 
-// A replay that is refused ends the attempt, asks for no more, and closes the connection that
+// A replay that is refused ends the attempt, asks for no more, and stops the connection that
 // net/http takes for it all the same.
 func TestRefusedReplay(t *testing.T) {
-	for protocol, closes := range map[string]bool{"http/1.1": true, "": true, "h2": false} {
+	for protocol, stops := range map[string]bool{"http/1.1": true, "": true, "h2": false} {
 		a := newAttempt(t, "https://api.example/", nil, nil)
 		a.seen.says = errNo
 		a.hooks.GetConn("api.example:443")
@@ -206,9 +211,9 @@ func TestRefusedReplay(t *testing.T) {
 		if cause := context.Cause(a.ctx); cause != errNo {
 			t.Errorf("the attempt ends with %v", cause)
 		}
-		closed := false
-		if a.hooks.GotConn(got(secure{protocol: protocol, closed: &closed})); closed != closes {
-			t.Errorf("a connection of %q is closed: %v", protocol, closed)
+		stopped := false
+		if a.hooks.GotConn(got(secure{protocol: protocol, stopped: &stopped})); stopped != stops {
+			t.Errorf("a connection of %q is stopped: %v", protocol, stopped)
 		}
 	}
 }
