@@ -488,3 +488,10 @@ func (l *loss) tell() {
 }
 
 func successful(resp *http.Response) bool { return 200 <= resp.StatusCode && resp.StatusCode <= 299 }
+
+// expectsReader reports whether the caller is to be expected to read an answer to its end and to
+// close it. Many a program returns at once where the status is not a success: what waits for such a
+// body's end may wait for ever.
+func expectsReader(resp *http.Response, stop Stop) bool {
+	return stop == StopDone && (successful(resp) || resp.StatusCode == http.StatusSwitchingProtocols)
+}

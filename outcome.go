@@ -436,10 +436,3 @@ func (c *call) tellDone() {
 		c.trace.Done(c.ctx, c.attempt)
 	}
 }
-
-// expectsReader reports whether the caller is to be expected to read an answer to its end and to
-// close it. Many a program returns at once where the status is not a success: what waits for such a
-// body's end may wait for ever.
-func expectsReader(resp *http.Response, stop Stop) bool {
-	return stop == StopDone && (successful(resp) || resp.StatusCode == http.StatusSwitchingProtocols)
-}
