@@ -183,6 +183,9 @@ func (c *call) enterGates() error {
 			return c.refused(err)
 		}
 	}
+	if len(c.transport.Gates) > 0 && (c.over() || c.remaining() == 0) {
+		return c.interrupted() // a gate need not look, and may have let it go at the last moment
+	}
 	return nil
 }
 
@@ -453,10 +456,10 @@ func (c *call) authorize() error {
 	c.limit(c.remaining(), "Policy.MaxElapsed", c.policy.MaxElapsed)
 	err := c.callPrepare(prev)
 	switch {
+	case c.over(), c.remaining() == 0:
+		return c.interrupted() // whatever it says: a base would not tell that it has sent nothing
 	case err == nil:
 		return nil
-	case c.over(), c.remaining() == 0:
-		return c.interrupted()
 	}
 	c.why = StopPrepare
 	return &prepareError{err}

@@ -386,14 +386,19 @@ type Refusal struct {
 
 // Error returns Err's text.
 func (r *Refusal) Error() string {
-	if r.Err == nil {
+	if r == nil || r.Err == nil { // nil: a Gate's error that holds no Refusal, and is none itself
 		return "a gate said no"
 	}
 	return r.Err.Error()
 }
 
 // Unwrap returns Err.
-func (r *Refusal) Unwrap() error { return r.Err }
+func (r *Refusal) Unwrap() error {
+	if r == nil {
+		return nil
+	}
+	return r.Err
+}
 
 // tooLate refuses a wait that the context would cut short.
 func tooLate(needs, left time.Duration) *Refusal {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -224,5 +225,92 @@ func TestRefusedFallbackWasSent(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 		})
+	}
+}
+
+// A call that ends while it is let in or prepared is not sent, although neither the gate nor Prepare
+// says so: nothing of it left, and nothing is ambiguous.
+func TestEndedBeforeItsSendingIsNotSent(t *testing.T) {
+	type ending struct {
+		name string
+		stop steadyhttp.Stop
+		call func(context.Context, *http.Request, *steadyhttp.Policy) (*http.Request, func())
+	}
+	endings := []ending{
+		{"cancelled", steadyhttp.StopCancelled, func(ctx context.Context, req *http.Request, _ *steadyhttp.Policy) (*http.Request, func()) {
+			ctx, cancel := context.WithCancel(ctx)
+			return req.WithContext(ctx), cancel
+		}},
+		{"deadline", steadyhttp.StopCancelled, func(ctx context.Context, req *http.Request, _ *steadyhttp.Policy) (*http.Request, func()) {
+			ctx, cancel := context.WithTimeout(ctx, time.Minute)
+			t.Cleanup(cancel)
+			return req.WithContext(ctx), func() { time.Sleep(2 * time.Minute) }
+		}},
+		{"Request.Cancel", steadyhttp.StopCancelled, func(_ context.Context, req *http.Request, _ *steadyhttp.Policy) (*http.Request, func()) {
+			ended := make(chan struct{})
+			req.Cancel = ended
+			return req, sync.OnceFunc(func() { close(ended) })
+		}},
+		{"MaxElapsed", steadyhttp.StopElapsed, func(_ context.Context, req *http.Request, p *steadyhttp.Policy) (*http.Request, func()) {
+			p.MaxElapsed = time.Minute
+			return req, func() { time.Sleep(2 * time.Minute) }
+		}},
+	}
+	for _, end := range endings {
+		for _, where := range []string{"gate", "second gate", "Prepare", "Authorize"} {
+			for _, native := range []bool{true, false} {
+				for attempt := 1; attempt <= 2; attempt++ {
+					t.Run(fmt.Sprint(end.name, ", ", where, ", native ", native, ", attempt ", attempt), inBubble(func(t *testing.T) {
+						script := newScript(answers(429, ""), answers(200, ""))
+						var base http.RoundTripper = script
+						if native {
+							base = registered(script)
+						}
+						tr := &steadyhttp.Transport{Base: base, Policy: atOnce()}
+						req, finish := end.call(t.Context(), newRequest(t, "POST", "content"), &tr.Policy)
+						n, left := 0, 0
+						now := func() {
+							if n++; n == attempt {
+								finish()
+							}
+						}
+						gate := enterFunc(func(context.Context, steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
+							if strings.HasSuffix(where, "gate") {
+								now()
+							}
+							return func(a steadyhttp.Attempt) {
+								if left++; left == attempt && (a.Sends != 0 || !a.Sent.IsZero() || a.Response != nil) {
+									t.Errorf("the gate is told of a sending: %+v", a)
+								}
+							}, nil
+						})
+						hook := func(*http.Request, *steadyhttp.Attempt) error { now(); return nil }
+						switch where {
+						case "gate":
+							tr.Gates = []steadyhttp.Gate{gate}
+						case "second gate":
+							tr.Gates = []steadyhttp.Gate{steadyhttp.Limit(nil), gate}
+						case "Prepare":
+							tr.Gates, tr.Prepare = []steadyhttp.Gate{gate}, hook
+						case "Authorize":
+							tr.Authorize = hook
+						}
+						resp, err := tr.RoundTrip(req)
+						if end.stop == steadyhttp.StopElapsed && attempt == 2 && err == nil { // the answer that there was
+							if readAll(t, resp); resp.StatusCode != 429 || stopOf(t, resp) != end.stop || script.sent() != 1 {
+								t.Errorf("%d, %v, %d sends", resp.StatusCode, stopOf(t, resp), script.sent())
+							}
+							return
+						}
+						e := errorOf(t, err)
+						if script.sent() != attempt-1 || e.Stop != end.stop || e.Ambiguous || e.Attempts != attempt-1 ||
+							errors.Is(err, steadyhttp.ErrNotSent) != (attempt == 1) || len(tr.Gates) > 0 && left != attempt {
+							t.Errorf("%v: %+v, %d sends, left %d times", err, e, script.sent(), left)
+						}
+						script.assertNoLeak(t)
+					}))
+				}
+			}
+		}
 	}
 }

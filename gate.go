@@ -39,11 +39,15 @@ type Pass interface {
 	Leave(a Attempt)
 }
 
-// PassFunc makes a Pass of a function.
+// PassFunc makes a Pass of a function. nil has nothing to be told.
 type PassFunc func(Attempt)
 
 // Leave calls f.
-func (f PassFunc) Leave(a Attempt) { f(a) }
+func (f PassFunc) Leave(a Attempt) {
+	if f != nil {
+		f(a)
+	}
+}
 
 // Limit returns a Gate around a limiter: a *rate.Limiter of golang.org/x/time/rate is one. Beyond
 // limiting, it pauses all its callers when one attempt was throttled, until the server's time; then

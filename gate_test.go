@@ -811,3 +811,45 @@ func TestPauseEndsWhenSixtyFourMayGo(t *testing.T) {
 		}))
 	}
 }
+
+// A Gate's error that holds no Refusal still says no, and a PassFunc that is nil has nothing to be
+// told: both are easily made, by a variable that was never set.
+func TestTypedNilsOfGates(t *testing.T) {
+	var refusal *steadyhttp.Refusal
+	var leave steadyhttp.PassFunc
+	for name, tt := range map[string]struct {
+		gate    steadyhttp.Gate
+		refused bool
+	}{
+		"Refusal":  {saying{nil, refusal}, true},
+		"PassFunc": {saying{leave, nil}, false},
+	} {
+		base := newScript(answers(200, ""))
+		for _, gate := range []steadyhttp.Gate{tt.gate, &steadyhttp.PerKey{New: func(string) steadyhttp.Gate { return tt.gate }}} {
+			tr := &steadyhttp.Transport{Base: base, Gates: []steadyhttp.Gate{gate}}
+			resp, err := tr.RoundTrip(newRequest(t, "POST", "content"))
+			if !tt.refused {
+				if err != nil {
+					t.Fatal(err)
+				}
+				readAll(t, resp)
+				continue
+			}
+			e := errorOf(t, err)
+			if e.Stop != steadyhttp.StopRefused || e.Wait != 0 || !errors.Is(err, steadyhttp.ErrNotSent) ||
+				!strings.Contains(err.Error(), "a gate said no") || e.ErrorType() != "refused" || base.sent() != 0 {
+				t.Errorf("%s: %v, %+v", name, err, e)
+			}
+		}
+	}
+}
+
+// saying is a Gate that always says the same.
+type saying struct {
+	pass steadyhttp.Pass
+	err  error
+}
+
+func (s saying) Enter(context.Context, steadyhttp.Attempt) (steadyhttp.Pass, error) {
+	return s.pass, s.err
+}

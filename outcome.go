@@ -207,7 +207,7 @@ func (c *call) abandon(err error) (*http.Response, error) {
 // of another service that Prepare has made an error of. It is asked before flat hides that.
 func waitOf(err error) time.Duration {
 	var wait time.Duration
-	if refusal, ok := errors.AsType[*Refusal](err); ok {
+	if refusal, ok := errors.AsType[*Refusal](err); ok && refusal != nil {
 		wait = refusal.Wait
 	}
 	if other, ok := errors.AsType[*Error](err); ok {

@@ -89,6 +89,9 @@ func (c *call) prepare() error {
 }
 
 func cloneURL(u *url.URL) *url.URL {
+	if u == nil {
+		return nil // as Prepare has left it: the base says what that is
+	}
 	clone := *u
 	if u.User != nil {
 		user := *u.User

@@ -13,8 +13,11 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/net/http2"
 )
 
 // overMany are cases of many calls.
@@ -67,6 +70,52 @@ func overMany() []field {
 		rule: "no goroutine is left when the idle connections are closed", wire: true,
 		check: leftOver,
 	}}
+}
+
+// gaveUp posts through a layer with a time-out of its own, which leaves a sending behind it.
+var gaveUp = field{
+	name: "a layer below that gives up while it connects, POST", source: "RFC 9110 9.2.2",
+	rule: "what is said not to have left does not leave later", wire: true, needs: "transport",
+	check: func(t *trial) error {
+		s := newServer(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+			io.Copy(io.Discard, r.Body)
+			io.WriteString(w, fine)
+		})
+		connecting, connect := make(chan struct{}), make(chan struct{})
+		var dials atomic.Int64
+		s.base.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+			if dials.Add(1) == 1 {
+				close(connecting)
+				<-connect
+			}
+			return new(net.Dialer).DialContext(context.WithoutCancel(ctx), network, address)
+		}
+		var late sync.WaitGroup
+		n := 0
+		base := transportFunc(func(req *http.Request) (*http.Response, error) {
+			if n++; n > 1 {
+				return s.base.RoundTrip(req)
+			}
+			late.Go(func() {
+				again := req.WithContext(context.WithoutCancel(req.Context()))
+				if resp, err := s.base.RoundTrip(again); err == nil {
+					resp.Body.Close()
+				}
+			})
+			<-connecting
+			return nil, errors.New("gave up")
+		})
+		c := order
+		c.url = s.url
+		r := t.do(base, c)
+		_, err := r.text()
+		close(connect)
+		late.Wait()
+		if n := s.count(); n > 1 {
+			return fmt.Errorf("carried out %d times, status %d, error %v", n, r.status, err)
+		}
+		return nil
+	},
 }
 
 // unreliable makes calls one after the other, ten a second, of whose attempts a share fails.
@@ -171,122 +220,171 @@ func moreTime() []field {
 
 // moreWire are cases over sockets.
 func moreWire() []field {
-	return []field{{
-		name: "TLS handshake times out, POST", source: "acceptance D04", wire: true,
-		rule: "what never left is retried, whatever it is",
-		check: func(t *trial) error {
-			s := startServer(t, func(_ int, w http.ResponseWriter, r *http.Request) {
-				io.Copy(io.Discard, r.Body)
-				io.WriteString(w, fine)
-			}, (*httptest.Server).StartTLS)
-			front := listen(t, func(n int, conn net.Conn) {
+	const once = "what may have been carried out is not sent again"
+	reset := func(code http2.ErrCode) func(*stream, int64) bool {
+		return func(s *stream, n int64) bool {
+			if n == 1 {
+				s.on.WriteRSTStream(s.id, code)
+			}
+			return n != 1
+		}
+	}
+	return []field{
+		overH2("HTTP/2: PROTOCOL_ERROR after a POST", "golang/go #47635", once, 0,
+			reset(http2.ErrCodeProtocol)),
+		overH2("HTTP/2: CANCEL after a POST", "RFC 9113 7", once, 0, reset(http2.ErrCodeCancel)),
+		overH2("HTTP/2: ENHANCE_YOUR_CALM after a POST", "RFC 9113 7; envoy", once, 0,
+			reset(http2.ErrCodeEnhanceYourCalm)),
+		overH2("HTTP/2: NO_ERROR in place of an answer, POST", "RFC 9113 8.1", once, 0,
+			reset(http2.ErrCodeNo)),
+		overH2("HTTP/2: GOAWAY that counts a POST in", "RFC 9113 6.8", once, 0,
+			func(s *stream, n int64) bool {
 				if n == 1 {
-					io.Copy(io.Discard, conn)
-					return
+					s.on.WriteGoAway(s.id, http2.ErrCodeNo, nil)
+					s.conn.Close()
 				}
-				relay(conn, hostOf(s.url))
-			})
-			s.base.TLSHandshakeTimeout = 500 * time.Millisecond
-			s.base.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
-				return new(net.Dialer).DialContext(ctx, network, front.Addr().String())
-			}
-			c := order
-			c.url = s.url
-			if err := t.do(s.base, c).answered(200, fine); err != nil {
-				return err
-			}
-			if n := s.count(); n != 1 {
-				return fmt.Errorf("carried out %d times", n)
-			}
-			return nil
-		},
-	}, {
-		name: "a chunk of no size", source: "RFC 9112 7.1", wire: true,
-		rule: "the reader gets an error, not a short body",
-		check: func(t *trial) error {
-			url, _ := broken(t, 9, func(conn net.Conn) {
-				io.WriteString(conn, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"+
-					"5\r\nshort\r\nzzz\r\n")
-			})
-			base := &http.Transport{DisableKeepAlives: true}
-			return brokenOff(t.do(base, call{url: url, fast: true}))
-		},
-	}, {
-		name: "gzip that is none", source: "RFC 9110 8.4.1", wire: true,
-		rule: "the reader gets an error, not rubbish",
-		check: func(t *trial) error {
-			s := newServer(t, func(_ int, w http.ResponseWriter, _ *http.Request) {
-				w.Header().Set("Content-Encoding", "gzip")
-				io.WriteString(w, "this is not gzip")
-			})
-			return brokenOff(t.do(s.base, call{url: s.url, fast: true}))
-		},
-	}, {
-		name: "a request's trailer", source: "RFC 9110 6.5; acceptance C13",
-		wire: true, needs: "transport",
-		rule: "every attempt has it",
-		check: func(t *trial) error {
-			var sums []string
-			s := newServer(t, func(n int, w http.ResponseWriter, r *http.Request) {
-				io.Copy(io.Discard, r.Body)
-				sums = append(sums, r.Trailer.Get("X-Sum"))
+				return n != 1
+			}),
+		overH2("HTTP/2: a connection lost after a POST", "RFC 9113 8.7", once, 0,
+			func(s *stream, n int64) bool {
 				if n == 1 {
-					w.WriteHeader(429)
+					s.conn.Close()
 				}
-			})
-			req, err := http.NewRequestWithContext(t.ctx, "PUT", s.url, strings.NewReader(form1))
-			if err != nil {
-				return err
-			}
-			req.ContentLength = -1
-			req.Trailer = http.Header{"X-Sum": {"42"}}
-			resp, err := (&http.Client{Transport: t.client.transport(s.base, call{fast: true})}).Do(req)
-			if err != nil {
-				return err
-			}
-			readAll(resp)
-			if got := strings.Join(sums, " "); got != "42 42" || resp.StatusCode != 200 {
-				return fmt.Errorf("trailers %q, status %d", got, resp.StatusCode)
-			}
-			return nil
-		},
-	}, {
-		name: "a CONNECT tunnel", source: "golang/go #32273; acceptance C11",
-		wire: true, needs: "transport",
-		rule: "it is opened once, and carries bytes both ways",
-		check: func(t *trial) error {
-			l := listen(t, func(_ int, conn net.Conn) {
-				r := bufio.NewReader(conn)
-				if _, err := http.ReadRequest(r); err != nil {
-					return
+				return n != 1
+			}),
+		overH2("HTTP/2: GOAWAY in two steps around a POST", "RFC 9113 6.8", "it is answered", 1,
+			func(s *stream, n int64) bool {
+				if s.n == 1 {
+					s.on.WriteGoAway(1<<31-1, http2.ErrCodeNo, nil)
 				}
-				io.WriteString(conn, "HTTP/1.1 200 OK\r\n\r\n")
-				line, _ := r.ReadString('\n')
-				io.WriteString(conn, line)
-			})
-			body, w := io.Pipe()
-			defer w.Close()
-			req, err := http.NewRequestWithContext(t.ctx, http.MethodConnect, l.url(), body)
-			if err != nil {
-				return err
-			}
-			go io.WriteString(w, "hello\n")
-			// Who reads it to its end first would wait for ever.
-			defer time.AfterFunc(3*time.Second, func() { w.Close() }).Stop()
-			base := &http.Transport{}
-			defer base.CloseIdleConnections()
-			ctx, cancel := context.WithTimeout(t.ctx, 2*time.Second)
-			defer cancel()
-			resp, err := t.client.transport(base, call{fast: true}).RoundTrip(req.WithContext(ctx))
-			t.keep(resp)
-			if err != nil {
-				return err
-			}
-			line, err := bufio.NewReader(resp.Body).ReadString('\n')
-			if line != "hello\n" || l.count() != 1 {
-				return fmt.Errorf("%q, %d connections, error %w", line, l.count(), err)
-			}
-			return nil
+				return true
+			}),
+		overH2("HTTP/2: a POST's stream refused twice", "RFC 9113 8.7",
+			"what the server says it has not processed is sent again, once", 1,
+			func(s *stream, n int64) bool {
+				if n <= 2 {
+					s.on.WriteRSTStream(s.id, http2.ErrCodeRefusedStream)
+				}
+				return n > 2
+			}),
+		gaveUp,
+		{
+			name: "TLS handshake times out, POST", source: "acceptance D04", wire: true,
+			rule: "what never left is retried, whatever it is",
+			check: func(t *trial) error {
+				s := startServer(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+					io.Copy(io.Discard, r.Body)
+					io.WriteString(w, fine)
+				}, (*httptest.Server).StartTLS)
+				front := listen(t, func(n int, conn net.Conn) {
+					if n == 1 {
+						io.Copy(io.Discard, conn)
+						return
+					}
+					relay(conn, hostOf(s.url))
+				})
+				s.base.TLSHandshakeTimeout = 500 * time.Millisecond
+				s.base.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
+					return new(net.Dialer).DialContext(ctx, network, front.Addr().String())
+				}
+				c := order
+				c.url = s.url
+				if err := t.do(s.base, c).answered(200, fine); err != nil {
+					return err
+				}
+				if n := s.count(); n != 1 {
+					return fmt.Errorf("carried out %d times", n)
+				}
+				return nil
+			},
+		}, {
+			name: "a chunk of no size", source: "RFC 9112 7.1", wire: true,
+			rule: "the reader gets an error, not a short body",
+			check: func(t *trial) error {
+				url, _ := broken(t, 9, func(conn net.Conn) {
+					io.WriteString(conn, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"+
+						"5\r\nshort\r\nzzz\r\n")
+				})
+				base := &http.Transport{DisableKeepAlives: true}
+				return brokenOff(t.do(base, call{url: url, fast: true}))
+			},
+		}, {
+			name: "gzip that is none", source: "RFC 9110 8.4.1", wire: true,
+			rule: "the reader gets an error, not rubbish",
+			check: func(t *trial) error {
+				s := newServer(t, func(_ int, w http.ResponseWriter, _ *http.Request) {
+					w.Header().Set("Content-Encoding", "gzip")
+					io.WriteString(w, "this is not gzip")
+				})
+				return brokenOff(t.do(s.base, call{url: s.url, fast: true}))
+			},
+		}, {
+			name: "a request's trailer", source: "RFC 9110 6.5; acceptance C13",
+			wire: true, needs: "transport",
+			rule: "every attempt has it",
+			check: func(t *trial) error {
+				var sums []string
+				s := newServer(t, func(n int, w http.ResponseWriter, r *http.Request) {
+					io.Copy(io.Discard, r.Body)
+					sums = append(sums, r.Trailer.Get("X-Sum"))
+					if n == 1 {
+						w.WriteHeader(429)
+					}
+				})
+				req, err := http.NewRequestWithContext(t.ctx, "PUT", s.url, strings.NewReader(form1))
+				if err != nil {
+					return err
+				}
+				req.ContentLength = -1
+				req.Trailer = http.Header{"X-Sum": {"42"}}
+				resp, err := (&http.Client{Transport: t.client.transport(s.base, call{fast: true})}).Do(req)
+				if err != nil {
+					return err
+				}
+				readAll(resp)
+				if got := strings.Join(sums, " "); got != "42 42" || resp.StatusCode != 200 {
+					return fmt.Errorf("trailers %q, status %d", got, resp.StatusCode)
+				}
+				return nil
+			},
+		}, {
+			name: "a CONNECT tunnel", source: "golang/go #32273; acceptance C11",
+			wire: true, needs: "transport",
+			rule: "it is opened once, and carries bytes both ways",
+			check: func(t *trial) error {
+				l := listen(t, func(_ int, conn net.Conn) {
+					r := bufio.NewReader(conn)
+					if _, err := http.ReadRequest(r); err != nil {
+						return
+					}
+					io.WriteString(conn, "HTTP/1.1 200 OK\r\n\r\n")
+					line, _ := r.ReadString('\n')
+					io.WriteString(conn, line)
+				})
+				body, w := io.Pipe()
+				defer w.Close()
+				req, err := http.NewRequestWithContext(t.ctx, http.MethodConnect, l.url(), body)
+				if err != nil {
+					return err
+				}
+				go io.WriteString(w, "hello\n")
+				// Who reads it to its end first would wait for ever.
+				defer time.AfterFunc(3*time.Second, func() { w.Close() }).Stop()
+				base := &http.Transport{}
+				defer base.CloseIdleConnections()
+				ctx, cancel := context.WithTimeout(t.ctx, 2*time.Second)
+				defer cancel()
+				resp, err := t.client.transport(base, call{fast: true}).RoundTrip(req.WithContext(ctx))
+				t.keep(resp)
+				if err != nil {
+					return err
+				}
+				line, err := bufio.NewReader(resp.Body).ReadString('\n')
+				if line != "hello\n" || l.count() != 1 {
+					return fmt.Errorf("%q, %d connections, error %w", line, l.count(), err)
+				}
+				return nil
+			},
 		},
-	}}
+	}
 }

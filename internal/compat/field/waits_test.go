@@ -1,6 +1,7 @@
 package field
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -13,13 +14,17 @@ type form struct {
 	// wait is 0 where it names none, and one's own back-off decides, and absurd where nobody can
 	// mean what it says: then the answer may be returned at once too.
 	wait time.Duration
+	text string // of the answer; "": nothing that says more
 }
 
 const absurd = -1
 
 // forms are literal, as services and specifications have them. They are read on 26 November 2026 at
 // 12:00:00 UTC, which is 1795694400, and the answer's Date says so.
-var forms = []form{
+var forms = []struct {
+	who, fields string
+	wait        time.Duration
+}{
 	{"RFC 9110, seconds", "RA: 120", 2 * time.Minute},
 	{"RFC 9110, IMF-fixdate", "RA: Thu, 26 Nov 2026 12:00:30 GMT", 30 * time.Second},
 	{"RFC 9110, RFC 850 date", "RA: Thursday, 26-Nov-26 12:00:30 GMT", 30 * time.Second},
@@ -92,18 +97,77 @@ var forms = []form{
 	{"Honeycomb, draft 07", "RateLimit: limit=100, remaining=0, reset=54", 54 * time.Second},
 	{"IETF draft 5, Retry-After first", `RA: 5; RateLimit: "default";r=0;t=30`, 5 * time.Second},
 	{"traefik/oxy", "X-Retry-In: 30s", 30 * time.Second},
+	{"Mastodon", "XRL-Remaining: 0; XRL-Reset: 2026-11-26T12:00:30.123456Z",
+		30123456 * time.Microsecond},
+	{"Bluesky", "RateLimit-Limit: 3000; RateLimit-Remaining: 0; RateLimit-Reset: 1795694430; " +
+		"RateLimit-Policy: 3000;w=300", 30 * time.Second},
+	{"Groq", "XRL-Remaining-Requests: 14370; XRL-Reset-Requests: 2m59.56s; " +
+		"XRL-Remaining-Tokens: 0; XRL-Reset-Tokens: 7.66s", 7660 * time.Millisecond},
+	{"Envoy", `XRL-Limit: 10, 10;w=1;name="foo", 1000;w=3600; XRL-Remaining: 0; XRL-Reset: 12`,
+		12 * time.Second},
+	{"Fastly", "Fastly-RateLimit-Remaining: 0; Fastly-RateLimit-Reset: 1795694430",
+		30 * time.Second},
+	{"Contentful", "X-Contentful-RateLimit-Reset: 4; X-Contentful-RateLimit-Second-Remaining: 0",
+		4 * time.Second},
+	{"BigCommerce", "X-Rate-Limit-Time-Reset-Ms: 15000; X-Rate-Limit-Requests-Left: 0",
+		15 * time.Second},
+	{"Bybit", "X-Bapi-Limit-Status: 0; X-Bapi-Limit-Reset-Timestamp: 1795694430000",
+		30 * time.Second},
+	{"Bucket4j", "X-Rate-Limit-Remaining: 0; X-Rate-Limit-RA-Seconds: 9", 9 * time.Second},
+	{"tower_governor, actix-governor #54", "XRL-After: 7", 7 * time.Second},
+	{"milliseconds under a limiter's name", "XRL-RA-Ms: 4500", 4500 * time.Millisecond},
+	{"the same in one word", "XRL-Remaining: 0; XRL-RetryAfter-Ms: 4500; XRL-ResetIn-Ms: 9000",
+		4500 * time.Millisecond},
+	{"a reset that is called resetin", "XRL-Remaining: 0; XRL-ResetIn: 17.25",
+		17250 * time.Millisecond},
+	{"the same with some left", "XRL-Remaining: 87; XRL-ResetIn: 3599", 0},
+	{"Snipe-IT, spent", "XRL-Remaining: 0; XRL-Reset: 30; XRL-Reset-Timestamp: 1795694430",
+		30 * time.Second},
+	{"Snipe-IT, some left", "XRL-Remaining: 118; XRL-Reset-Timestamp: 1795695000", 0},
+	{"a spent window beside one that tells nothing",
+		"XRL-Remaining: 0; XRL-Reset: 30; X-Daily-RateLimit-Reset: 43200", 30 * time.Second},
+	{"IETF draft, a partition key", `RateLimit: "peruser";r=0;t=30;pk=:cHsdsRa894==:`,
+		30 * time.Second},
+	{"a time as Go prints it", "RA: 2026-11-26 12:00:30.5 +0000 UTC m=+41.263",
+		30500 * time.Millisecond},
+}
+
+// told are what bodies say where no field does.
+var told = []form{
+	{"Discord's body", "", 34570 * time.Millisecond,
+		`{"message":"You are being rate limited.","retry_after":34.57,"global":false}`},
+	{"Matrix", "", 2500 * time.Millisecond,
+		`{"errcode":"M_LIMIT_EXCEEDED","error":"Too many requests","retry_after_ms":2500}`},
+	{"Telegram", "", 5 * time.Second,
+		`{"ok":false,"error_code":429,"parameters":{"retry_after":5}}`},
+	{"Google", "", 34070 * time.Millisecond, `{"error":{"code":429,"status":"RESOURCE_EXHAUSTED",` +
+		`"details":[{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"34.07s"}]}}`},
+	{"Kubernetes' evictions", "", 10 * time.Second,
+		`{"kind":"Status","reason":"TooManyRequests","details":{"retryAfterSeconds":10},"code":429}`},
+	{"a GraphQL error's extensions", "", 7 * time.Second,
+		`{"errors":[{"message":"slow down","extensions":{"code":"RATE_LIMITED","retryAfter":7}}]}`},
+	{"GitHub's GraphQL, some left", "", 0,
+		`{"data":{"rateLimit":{"remaining":4000,"resetAt":"2026-11-26T12:30:00Z"}}}`},
+	{"a body that breaks off", "", 6 * time.Second, `{"retry_after":6,"message":"You are being ra`},
 }
 
 var abbreviations = strings.NewReplacer(
 	"RA", "Retry-After", "XRL", "X-RateLimit", "A-RL", "Anthropic-Ratelimit", "RateLimit", "RateLimit")
 
 func waits() []field {
-	var list []field
+	var all []form
 	for _, f := range forms {
+		all = append(all, form{f.who, f.fields, f.wait, ""})
+	}
+	var list []field
+	for _, f := range append(all, told...) {
 		var pairs []string
 		// A value may have a semicolon of its own, a name follows only where it is a name.
-		for _, part := range strings.Split(f.fields, "; ") {
-			name, value, _ := strings.Cut(part, ":")
+		for part := range strings.SplitSeq(f.fields, "; ") {
+			name, value, found := strings.Cut(part, ":")
+			if !found {
+				break
+			}
 			pairs = append(pairs, abbreviations.Replace(name), strings.TrimSpace(value))
 		}
 		rule := "it names " + f.wait.String() + ": no retry before that"
@@ -114,7 +178,7 @@ func waits() []field {
 			rule = "nobody can mean it: one's own back-off, of 100 ms at least, or the answer at once"
 		}
 		list = append(list, field{
-			name: "429, " + f.who, source: f.fields, rule: rule,
+			name: "429, " + f.who, source: cmp.Or(f.fields, f.text), rule: rule,
 			check: func(t *trial) error { return f.kept(t, fields(pairs...)) },
 		})
 	}
@@ -128,7 +192,8 @@ func (f form) kept(t *trial, header map[string][]string) error {
 	for name, values := range header {
 		h[name] = values
 	}
-	s := serve(answer{status: 429, text: busy, header: h}, ok)
+	text := cmp.Or(f.text, busy)
+	s := serve(answer{status: 429, text: text, header: h}, ok)
 	r := t.do(s, call{})
 	gaps := s.gaps()
 	switch {
@@ -138,7 +203,7 @@ func (f form) kept(t *trial, header map[string][]string) error {
 		if r.took > 3*time.Second {
 			return fmt.Errorf("not retried, after %v", r.took)
 		}
-		return r.answered(429, busy)
+		return r.answered(429, text)
 	case len(gaps) == 0:
 		return fmt.Errorf("not retried: status %d, error %v, after %v", r.status, r.err, r.took)
 	}
