@@ -6,11 +6,15 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/steadyhttp/steadyhttp"
 )
 
 // Run runs every check of the package, over HTTP/1.1 and HTTP/2. The checks mostly wait: all run at
@@ -30,6 +34,8 @@ func Run(t *testing.T, s SDK) {
 			"Cancel":       cancelled,
 			"BothRetry":    bothRetry,
 			"EarlyAnswer":  earlyAnswer,
+			"NotTwice":     notTwice,
+			"Traced":       traced,
 		} {
 			group.Go(func() {
 				t.Run(fmt.Sprintf("%s/%s/%s", s.Name, wire, name), func(t *testing.T) { check(t, &s, h2) })
@@ -205,19 +211,72 @@ func cancelled(t *testing.T, s *SDK, h2 bool) {
 }
 
 // bothRetry: with both retriers on, the attempts multiply, which is why docs/sdks.md says to switch
-// the SDK's off.
+// the SDK's off, and what it costs not to.
 func bothRetry(t *testing.T, s *SDK, h2 bool) {
 	if s.Both == 0 {
 		t.Skip("the SDK has no retries of its own")
 	}
-	v := NewService(t, s, h2, Failure{Status: 503, Code: s.Busy, Message: "busy", After: "0"})
-	v.forever = true
-	_, err := s.Call(t, t.Context(), s.Transport(v.Client().Transport, NoBudget()), v.URL, true)
-	if status, code, _ := s.Typed(err); status != 503 || code != s.Busy {
-		t.Errorf("the error is %d %q: %v", status, code, short(err))
+	calls := s.Both / Attempts // of the SDK's own
+	// The default budget pays for ten retries of ours at first, and the SDK's own cost nothing.
+	bounded := calls + min(calls*(Attempts-1), 10)
+	if err := documented(t.Name(), s.Both, bounded); err != nil {
+		t.Error(err)
 	}
-	if got := v.Checked(t); len(got) != s.Both {
-		t.Errorf("%d requests, want %d", len(got), s.Both)
+	var group sync.WaitGroup
+	defer group.Wait()
+	for _, c := range []struct {
+		budget *steadyhttp.Budget
+		want   int
+	}{{NoBudget(), s.Both}, {nil, bounded}} {
+		group.Go(func() {
+			v := NewService(t, s, h2, Failure{Status: 503, Code: s.Busy, Message: "busy", After: "0"})
+			v.forever = true
+			_, err := s.Call(t, t.Context(), s.Transport(v.Client().Transport, c.budget), v.URL, true)
+			if status, code, _ := s.Typed(err); status != 503 || code != s.Busy {
+				t.Errorf("the error is %d %q: %v", status, code, short(err))
+			}
+			if got := v.Checked(t); len(got) != c.want {
+				t.Errorf("%d requests, want %d", len(got), c.want)
+			}
+		})
+	}
+}
+
+// documented checks that docs/sdks.md has the figures in the row that names the test.
+func documented(test string, free, bounded int) error {
+	dir, err := os.Getwd() // that of the tested package
+	if err != nil {
+		return err
+	}
+	test, _, _ = strings.Cut(test, "/")
+	name := fmt.Sprintf("`%s: %s`", filepath.Base(dir), test)
+	page, err := os.ReadFile("../../../docs/sdks.md")
+	if err != nil {
+		return err
+	}
+	row := fmt.Sprintf("| %d / %d |", free, bounded)
+	for line := range strings.Lines(string(page)) {
+		if strings.HasPrefix(line, row) && strings.Contains(line, name) {
+			return nil
+		}
+	}
+	return fmt.Errorf("docs/sdks.md has no row %q that names %s", row, name)
+}
+
+// notTwice: what may have been carried out is not sent again where nobody says that this does no
+// harm, and what was refused is.
+func notTwice(t *testing.T, s *SDK, h2 bool) {
+	if !s.Unsafe {
+		t.Skip("the call is idempotent")
+	}
+	for status, want := range map[int]int{500: 1, 503: 1, 429: 2} {
+		v := NewService(t, s, h2, Failure{Status: status, Code: s.Busy, Message: "busy", After: "0"})
+		rt := s.Transport(v.Client().Transport, NoBudget())
+		rt.Idempotent, rt.Policy.Idempotent = nil, nil
+		_, err := s.Call(t, t.Context(), rt, v.URL, false)
+		if got := v.Checked(t); len(got) != want || (err == nil) != (want == 2) {
+			t.Errorf("%d attempts after a %d, want %d: %v", len(got), status, want, short(err))
+		}
 	}
 }
 
@@ -235,5 +294,29 @@ func earlyAnswer(t *testing.T, s *SDK, h2 bool) {
 	}
 	if got := v.Checked(t); len(got) != 3 {
 		t.Errorf("%d attempts, want 3", len(got))
+	}
+}
+
+// traced: a Trace in the call's context is told of it, whatever the SDK makes of the context and of
+// the answer. AttemptOf is not: many SDKs hide the answer.
+func traced(t *testing.T, s *SDK, h2 bool) {
+	v := NewService(t, s, h2, Failure{Status: 503, Code: s.Busy, Message: "busy", After: "0"})
+	done := make(chan steadyhttp.Attempt, 16)
+	ctx := steadyhttp.WithTrace(t.Context(), &steadyhttp.Trace{
+		Done: func(_ context.Context, a steadyhttp.Attempt) { done <- a },
+	})
+	if _, err := s.Call(t, ctx, s.Transport(v.Client().Transport, NoBudget()), v.URL, false); err != nil {
+		t.Fatal(short(err))
+	}
+	late := time.After(5 * time.Second)
+	for {
+		select {
+		case a := <-done:
+			if a.N == 2 && a.Stop == steadyhttp.StopDone {
+				return
+			}
+		case <-late:
+			t.Fatal("it is not told of a call that succeeded with its second attempt")
+		}
 	}
 }

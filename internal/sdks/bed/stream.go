@@ -1,0 +1,47 @@
+package bed
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+)
+
+// Start starts a server, of HTTP/2 over TLS if h2, until the test ends.
+func Start(t *testing.T, h2 bool, handler http.HandlerFunc) *httptest.Server {
+	server := httptest.NewUnstartedServer(handler)
+	if h2 {
+		server.EnableHTTP2 = true
+		server.StartTLS()
+	} else {
+		server.Start()
+	}
+	t.Cleanup(server.Close)
+	return server
+}
+
+// Wires runs a test over HTTP/1.1 and HTTP/2.
+func Wires(t *testing.T, test func(t *testing.T, h2 bool)) {
+	t.Run("HTTP/1.1", func(t *testing.T) { test(t, false) })
+	t.Run("HTTP/2", func(t *testing.T) { test(t, true) })
+}
+
+// Lockstep writes the parts of an answer, each once the reader has said that it got the one before:
+// if anybody holds an answer back until it is whole, the reader gets but a part of it.
+func Lockstep(w http.ResponseWriter, got <-chan struct{}, parts ...string) {
+	flush := http.NewResponseController(w).Flush
+	for i, part := range parts {
+		if _, err := io.WriteString(w, part); err != nil || flush() != nil {
+			panic(http.ErrAbortHandler)
+		}
+		if i == len(parts)-1 {
+			return
+		}
+		select {
+		case <-got:
+		case <-time.After(5 * time.Second):
+			panic(http.ErrAbortHandler)
+		}
+	}
+}
