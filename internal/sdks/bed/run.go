@@ -19,9 +19,15 @@ import (
 
 // Run runs every check of the package, over HTTP/1.1 and HTTP/2. The checks mostly wait: all run at
 // once, since t.Parallel would let no more do so than there are processors.
-func Run(t *testing.T, s SDK) {
+func Run(t *testing.T, sdks ...SDK) {
 	var group sync.WaitGroup
 	defer group.Wait()
+	for _, s := range sdks {
+		run(t, s, &group)
+	}
+}
+
+func run(t *testing.T, s SDK, group *sync.WaitGroup) {
 	for _, wire := range []string{"HTTP/1.1", "HTTP/2"} {
 		h2 := wire == "HTTP/2"
 		if h2 && s.HTTP1 {
@@ -188,19 +194,24 @@ func short(err error) string {
 // cancelled: a caller who gives up while we wait for the service's time is let go at once, with
 // context.Canceled.
 func cancelled(t *testing.T, s *SDK, h2 bool) {
-	v := NewService(t, s, h2, Failure{Status: 429, Code: s.Busy, Message: "busy", After: "600"})
+	v := NewService(t, s, h2, Failure{Status: 429, Code: s.Busy, Message: "busy", After: "30"})
 	v.forever = true
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	var gave time.Time
-	go func() {
-		<-v.first
-		gave = time.Now()
+	rt := s.Transport(v.Client().Transport, NoBudget())
+	gave := make(chan time.Time, 1)
+	rt.Trace = &steadyhttp.Trace{Waiting: func(context.Context, steadyhttp.Attempt, steadyhttp.Wait) {
+		gave <- time.Now()
 		cancel()
-	}()
-	_, err := s.Call(t, ctx, s.Transport(v.Client().Transport, NoBudget()), v.URL, false)
-	if took := time.Since(gave); took > 2*time.Second {
-		t.Errorf("it took %v", took)
+	}}
+	_, err := s.Call(t, ctx, rt, v.URL, false)
+	select {
+	case at := <-gave:
+		if took := time.Since(at); took > 2*time.Second {
+			t.Errorf("it took %v", took)
+		}
+	default:
+		t.Error("we did not wait")
 	}
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("got %T: %v", err, short(err))

@@ -44,14 +44,12 @@ func TestStripe(t *testing.T) {
 			Create(ctx, &stripe.CustomerCreateParams{Description: &description})
 		return id(customer, err)
 	}
-	bed.Run(t, create)
 
 	read := sdk
 	read.Name = "Customers.Retrieve"
 	read.Call = func(_ *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool) (string, error) {
 		return id(client(base, url, own).V1Customers.Retrieve(ctx, "cus_1", nil))
 	}
-	bed.Run(t, read)
 
 	gateway := read
 	gateway.Name = "Customers.Retrieve behind a gateway that fails"
@@ -72,7 +70,7 @@ func TestStripe(t *testing.T) {
 		return status, "", ""
 	}
 	gateway.Own, gateway.Both = nil, bed.Attempts*bed.Attempts
-	bed.Run(t, gateway)
+	bed.Run(t, create, read, gateway)
 }
 
 func id(customer *stripe.Customer, err error) (string, error) {
