@@ -99,6 +99,8 @@ func client(t *testing.T, base http.RoundTripper, url string, own bool) *opensea
 	if err != nil {
 		t.Fatal(err)
 	}
+	// It goes on asking nodes that failed, who may be others' servers by then.
+	t.Cleanup(func() { c.Close() })
 	return c
 }
 
@@ -187,6 +189,7 @@ func TestOpenSearchRequestTimeout(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer c.Close()
 	var stop steadyhttp.Stop
 	ctx := steadyhttp.WithTrace(t.Context(), &steadyhttp.Trace{
 		Done: func(_ context.Context, a steadyhttp.Attempt) { stop = a.Stop },
