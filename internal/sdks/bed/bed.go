@@ -55,13 +55,17 @@ type SDK struct {
 	// Edit changes the Transport as docs/sdks.md tells the user to. nil: it says nothing.
 	Edit func(*steadyhttp.Transport)
 
+	// Unsafe says that the call is idempotent by the word of Edit alone: without it, what may have
+	// been carried out is not sent again.
+	Unsafe bool
+
 	// Own is how many requests the SDK's own retries make of a call whose first answers are as
 	// given; 0: it has no retries of its own, and is held to what ours are documented to make. nil:
 	// as many as ours.
 	Own func(statuses []int, forever bool) int
 
 	// Both is how many requests a 503 for ever costs with both retriers on, and no budget; 0: the
-	// SDK has no retries of its own.
+	// SDK has no retries of its own. docs/sdks.md is held to it.
 	Both int
 
 	// Varies names the header fields that differ from call to call by themselves, such as Date.

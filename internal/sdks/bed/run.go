@@ -6,18 +6,31 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/steadyhttp/steadyhttp"
 )
 
 // Run runs every check of the package, over HTTP/1.1 and HTTP/2. The checks mostly wait: all run at
 // once, since t.Parallel would let no more do so than there are processors.
-func Run(t *testing.T, s SDK) {
+func Run(t *testing.T, sdks ...SDK) {
+	if err := documented(t.Name(), sdks); err != nil {
+		t.Error(err)
+	}
 	var group sync.WaitGroup
 	defer group.Wait()
+	for _, s := range sdks {
+		run(t, s, &group)
+	}
+}
+
+func run(t *testing.T, s SDK, group *sync.WaitGroup) {
 	for _, wire := range []string{"HTTP/1.1", "HTTP/2"} {
 		h2 := wire == "HTTP/2"
 		if h2 && s.HTTP1 {
@@ -30,6 +43,8 @@ func Run(t *testing.T, s SDK) {
 			"Cancel":       cancelled,
 			"BothRetry":    bothRetry,
 			"EarlyAnswer":  earlyAnswer,
+			"NotTwice":     notTwice,
+			"Traced":       traced,
 		} {
 			group.Go(func() {
 				t.Run(fmt.Sprintf("%s/%s/%s", s.Name, wire, name), func(t *testing.T) { check(t, &s, h2) })
@@ -182,19 +197,27 @@ func short(err error) string {
 // cancelled: a caller who gives up while we wait for the service's time is let go at once, with
 // context.Canceled.
 func cancelled(t *testing.T, s *SDK, h2 bool) {
-	v := NewService(t, s, h2, Failure{Status: 429, Code: s.Busy, Message: "busy", After: "600"})
+	v := NewService(t, s, h2, Failure{Status: 429, Code: s.Busy, Message: "busy", After: "30"})
 	v.forever = true
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	var gave time.Time
-	go func() {
-		<-v.first
-		gave = time.Now()
-		cancel()
-	}()
-	_, err := s.Call(t, ctx, s.Transport(v.Client().Transport, NoBudget()), v.URL, false)
-	if took := time.Since(gave); took > 2*time.Second {
-		t.Errorf("it took %v", took)
+	rt := s.Transport(v.Client().Transport, NoBudget())
+	gave := make(chan time.Time, 1)
+	rt.Trace = &steadyhttp.Trace{Waiting: func(context.Context, steadyhttp.Attempt, steadyhttp.Wait) {
+		select {
+		case gave <- time.Now():
+			cancel()
+		default: // the SDK calls again
+		}
+	}}
+	_, err := s.Call(t, ctx, rt, v.URL, false)
+	select {
+	case at := <-gave:
+		if took := time.Since(at); took > 2*time.Second {
+			t.Errorf("it took %v", took)
+		}
+	default:
+		t.Error("we did not wait")
 	}
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("got %T: %v", err, short(err))
@@ -205,19 +228,89 @@ func cancelled(t *testing.T, s *SDK, h2 bool) {
 }
 
 // bothRetry: with both retriers on, the attempts multiply, which is why docs/sdks.md says to switch
-// the SDK's off.
+// the SDK's off, and what it costs not to.
 func bothRetry(t *testing.T, s *SDK, h2 bool) {
 	if s.Both == 0 {
 		t.Skip("the SDK has no retries of its own")
 	}
-	v := NewService(t, s, h2, Failure{Status: 503, Code: s.Busy, Message: "busy", After: "0"})
-	v.forever = true
-	_, err := s.Call(t, t.Context(), s.Transport(v.Client().Transport, NoBudget()), v.URL, true)
-	if status, code, _ := s.Typed(err); status != 503 || code != s.Busy {
-		t.Errorf("the error is %d %q: %v", status, code, short(err))
+	var group sync.WaitGroup
+	defer group.Wait()
+	for _, c := range []struct {
+		budget *steadyhttp.Budget
+		want   int
+	}{
+		{NoBudget(), s.Both},
+		// The default balance, without what time pays into it on a slow machine.
+		{&steadyhttp.Budget{PerSuccess: -1, PerSecond: -1}, s.bounded()},
+	} {
+		group.Go(func() {
+			v := NewService(t, s, h2, Failure{Status: 503, Code: s.Busy, Message: "busy", After: "0"})
+			v.forever = true
+			_, err := s.Call(t, t.Context(), s.Transport(v.Client().Transport, c.budget), v.URL, true)
+			if status, code, _ := s.Typed(err); status != 503 || code != s.Busy {
+				t.Errorf("the error is %d %q: %v", status, code, short(err))
+			}
+			if got := v.Checked(t); len(got) != c.want {
+				t.Errorf("%d requests, want %d", len(got), c.want)
+			}
+		})
 	}
-	if got := v.Checked(t); len(got) != s.Both {
-		t.Errorf("%d requests, want %d", len(got), s.Both)
+}
+
+// bounded is Both with the default budget: it pays for ten retries of ours at first, and those of
+// the SDK cost nothing.
+func (s *SDK) bounded() int {
+	calls := s.Both / Attempts
+	return calls + min(calls*(Attempts-1), 10)
+}
+
+// documented checks that docs/sdks.md names the test in the rows of its SDKs' figures, and in no
+// other.
+func documented(test string, sdks []SDK) error {
+	dir, err := os.Getwd() // that of the tested package
+	if err != nil {
+		return err
+	}
+	page, err := os.ReadFile("../../../docs/sdks.md")
+	if err != nil {
+		return err
+	}
+	name := fmt.Sprintf("`%s: %s`", filepath.Base(dir), test)
+	var said, measured []string
+	for line := range strings.Lines(string(page)) {
+		var free, bounded int
+		row, _ := fmt.Sscanf(line, "| %d / %d |", &free, &bounded)
+		if row == 2 && strings.Contains(line, name) {
+			said = append(said, fmt.Sprintf("%d / %d", free, bounded))
+		}
+	}
+	for _, s := range sdks {
+		if figures := fmt.Sprintf("%d / %d", s.Both, s.bounded()); s.Both > 0 && !slices.Contains(measured, figures) {
+			measured = append(measured, figures)
+		}
+	}
+	slices.Sort(said)
+	slices.Sort(measured)
+	if !slices.Equal(said, measured) {
+		return fmt.Errorf("docs/sdks.md says that both retriers of %s cost %q, and it is %q", name, said, measured)
+	}
+	return nil
+}
+
+// notTwice: what may have been carried out is not sent again where nobody says that this does no
+// harm, and what was refused is.
+func notTwice(t *testing.T, s *SDK, h2 bool) {
+	if !s.Unsafe {
+		t.Skip("the call is idempotent")
+	}
+	for status, want := range map[int]int{500: 1, 503: 1, 429: 2} {
+		v := NewService(t, s, h2, Failure{Status: status, Code: s.Busy, Message: "busy", After: "0"})
+		rt := s.Transport(v.Client().Transport, NoBudget())
+		rt.Idempotent, rt.Policy.Idempotent = nil, nil
+		_, err := s.Call(t, t.Context(), rt, v.URL, false)
+		if got := v.Checked(t); len(got) != want || (err == nil) != (want == 2) {
+			t.Errorf("%d attempts after a %d, want %d: %v", len(got), status, want, short(err))
+		}
 	}
 }
 
@@ -235,5 +328,29 @@ func earlyAnswer(t *testing.T, s *SDK, h2 bool) {
 	}
 	if got := v.Checked(t); len(got) != 3 {
 		t.Errorf("%d attempts, want 3", len(got))
+	}
+}
+
+// traced: a Trace in the call's context is told of it, whatever the SDK makes of the context and of
+// the answer. AttemptOf is not: many SDKs hide the answer.
+func traced(t *testing.T, s *SDK, h2 bool) {
+	v := NewService(t, s, h2, Failure{Status: 503, Code: s.Busy, Message: "busy", After: "0"})
+	done := make(chan steadyhttp.Attempt, 16)
+	ctx := steadyhttp.WithTrace(t.Context(), &steadyhttp.Trace{
+		Done: func(_ context.Context, a steadyhttp.Attempt) { done <- a },
+	})
+	if _, err := s.Call(t, ctx, s.Transport(v.Client().Transport, NoBudget()), v.URL, false); err != nil {
+		t.Fatal(short(err))
+	}
+	late := time.After(5 * time.Second)
+	for {
+		select {
+		case a := <-done:
+			if a.N == 2 && a.Stop == steadyhttp.StopDone {
+				return
+			}
+		case <-late:
+			t.Fatal("it is not told of a call that succeeded with its second attempt")
+		}
 	}
 }
