@@ -68,6 +68,10 @@ type SDK struct {
 	// SDK has no retries of its own. docs/sdks.md is held to it.
 	Both int
 
+	// OwnSpoils says that the SDK's own retries send another body than the first attempt, without us
+	// too: with them on, bodies are not compared.
+	OwnSpoils bool
+
 	// Varies names the header fields that differ from call to call by themselves, such as Date.
 	Varies []string
 
