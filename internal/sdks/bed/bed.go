@@ -75,6 +75,10 @@ type SDK struct {
 	// Varies names the header fields that differ from call to call by themselves, such as Date.
 	Varies []string
 
+	// HidesCancel says that the SDK's error has nothing of its cause but the text, without us too.
+	HidesCancel bool
+
+	TLS   bool // the SDK takes no http URL
 	HTTP1 bool // the SDK can't be told of the test's certificate, or speaks no HTTP/2: the reason is beside it
 }
 

@@ -17,19 +17,17 @@ import (
 	"github.com/steadyhttp/steadyhttp"
 )
 
-// Run runs every check of the package on each call, over HTTP/1.1 and HTTP/2. The checks mostly
-// wait: all run at once, since t.Parallel would let no more do so than there are processors.
-func Run(t *testing.T, calls ...SDK) {
+// Run runs every check of the package, over HTTP/1.1 and HTTP/2. The checks mostly wait: all run at
+// once, since t.Parallel would let no more do so than there are processors.
+func Run(t *testing.T, sdks ...SDK) {
 	var group sync.WaitGroup
 	defer group.Wait()
-	for _, s := range calls {
-		group.Go(func() { runOne(t, s) })
+	for _, s := range sdks {
+		run(t, s, &group)
 	}
 }
 
-func runOne(t *testing.T, s SDK) {
-	var group sync.WaitGroup
-	defer group.Wait()
+func run(t *testing.T, s SDK, group *sync.WaitGroup) {
 	for _, wire := range []string{"HTTP/1.1", "HTTP/2"} {
 		h2 := wire == "HTTP/2"
 		if h2 && s.HTTP1 {
@@ -226,12 +224,37 @@ func cancelled(t *testing.T, s *SDK, h2 bool) {
 	if took := time.Since(gave); took > 2*time.Second {
 		t.Errorf("it took %v", took)
 	}
-	if !errors.Is(err, context.Canceled) {
+	if s.HidesCancel {
+		if bare := gaveUp(t, s, h2); errors.Is(bare, context.Canceled) {
+			t.Errorf("the SDK does not hide it: %T: %v", bare, short(bare))
+		}
+		if !strings.Contains(err.Error(), context.Canceled.Error()) {
+			t.Errorf("got %T: %v", err, short(err))
+		}
+	} else if !errors.Is(err, context.Canceled) {
 		t.Errorf("got %T: %v", err, short(err))
 	}
 	if got := v.Requests(); len(got) != 1 {
 		t.Errorf("%d attempts, want 1", len(got))
 	}
+}
+
+// gaveUp is the error of a call without us whose caller gives up.
+func gaveUp(t *testing.T, s *SDK, h2 bool) error {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	slow := *s
+	serve := s.Serve
+	slow.Serve = func(w http.ResponseWriter, r *http.Request, f *Failure) {
+		if s.Counts == nil || s.Counts(r) {
+			cancel()
+			<-r.Context().Done()
+		}
+		serve(w, r, f)
+	}
+	v := NewService(t, &slow, h2)
+	_, err := s.Call(t, ctx, v.Client().Transport, v.URL, false)
+	return err
 }
 
 // bothRetry: with both retriers on, the attempts multiply, which is why docs/sdks.md says to switch

@@ -40,8 +40,8 @@ type Request struct {
 func NewService(t *testing.T, s *SDK, h2 bool, failures ...Failure) *Service {
 	v := &Service{sdk: s, failures: slices.Clone(failures), first: make(chan struct{})}
 	v.Server = httptest.NewUnstartedServer(v)
-	if h2 {
-		v.EnableHTTP2 = true
+	if h2 || s.TLS {
+		v.EnableHTTP2 = h2
 		v.StartTLS()
 	} else {
 		v.Start()
