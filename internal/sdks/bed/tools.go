@@ -2,8 +2,11 @@ package bed
 
 import (
 	"context"
+	"io"
 	"math/rand/v2"
+	"net/http"
 	"slices"
+	"testing"
 
 	"github.com/steadyhttp/steadyhttp"
 )
@@ -37,4 +40,30 @@ func Stopped(ctx context.Context) (context.Context, *steadyhttp.Stop) {
 	return steadyhttp.WithTrace(ctx, &steadyhttp.Trace{
 		Done: func(_ context.Context, a steadyhttp.Attempt) { *stop = a.Stop },
 	}), stop
+}
+
+// Download checks that what is there of a download is read while the service has not sent the rest.
+// answer sets what the SDK needs to see beside the content; nil: nothing.
+func Download(t *testing.T, answer func(http.ResponseWriter), open func(t *testing.T, base http.RoundTripper, url string) (io.ReadCloser, error)) {
+	Wires(t, func(t *testing.T, h2 bool) {
+		got := make(chan struct{}, 3)
+		server := Start(t, h2, func(w http.ResponseWriter, r *http.Request) {
+			if answer != nil {
+				answer(w)
+			}
+			Lockstep(w, got, "one", "two", "three")
+		})
+		body, err := open(t, (&SDK{}).Transport(server.Client().Transport, nil), server.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer body.Close()
+		for _, want := range []string{"one", "two", "three"} {
+			part := make([]byte, len(want))
+			if _, err := io.ReadFull(body, part); err != nil || string(part) != want {
+				t.Fatalf("%q, %v; want %q", part, err, want)
+			}
+			got <- struct{}{}
+		}
+	})
 }
