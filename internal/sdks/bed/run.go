@@ -210,19 +210,24 @@ func short(err error) string {
 // cancelled: a caller who gives up while we wait for the service's time is let go at once, with
 // context.Canceled.
 func cancelled(t *testing.T, s *SDK, h2 bool) {
-	v := NewService(t, s, h2, Failure{Status: 429, Code: s.Busy, Message: "busy", After: "600"})
+	v := NewService(t, s, h2, Failure{Status: 429, Code: s.Busy, Message: "busy", After: "20"}) // azidentity waits for up to 30 s
 	v.forever = true
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	var gave time.Time
-	go func() {
-		<-v.first
-		gave = time.Now()
+	rt := s.Transport(v.Client().Transport, NoBudget())
+	gave := make(chan time.Time, 1)
+	rt.Trace = &steadyhttp.Trace{Waiting: func(context.Context, steadyhttp.Attempt, steadyhttp.Wait) {
+		gave <- time.Now()
 		cancel()
-	}()
-	_, err := s.Call(t, ctx, s.Transport(v.Client().Transport, NoBudget()), v.URL, false)
-	if took := time.Since(gave); took > 2*time.Second {
-		t.Errorf("it took %v", took)
+	}}
+	_, err := s.Call(t, ctx, rt, v.URL, false)
+	select {
+	case at := <-gave:
+		if took := time.Since(at); took > 2*time.Second {
+			t.Errorf("it took %v", took)
+		}
+	default:
+		t.Error("we did not wait")
 	}
 	if s.HidesCancel {
 		if bare := gaveUp(t, s, h2); errors.Is(bare, context.Canceled) {

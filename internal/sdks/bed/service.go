@@ -16,14 +16,12 @@ import (
 type Service struct {
 	*httptest.Server
 	sdk     *SDK
-	forever bool          // the last failure is repeated
-	early   bool          // failures are answered before the body is read
-	first   chan struct{} // closed when the first request of the call is there
+	forever bool // the last failure is repeated
+	early   bool // failures are answered before the body is read
 
 	mu       sync.Mutex // guards what follows
 	failures []Failure
 	got      []Request
-	seen     bool
 }
 
 // Request is one that has come.
@@ -38,7 +36,7 @@ type Request struct {
 
 // NewService starts a service, of HTTP/2 over TLS if h2.
 func NewService(t *testing.T, s *SDK, h2 bool, failures ...Failure) *Service {
-	v := &Service{sdk: s, failures: slices.Clone(failures), first: make(chan struct{})}
+	v := &Service{sdk: s, failures: slices.Clone(failures)}
 	v.Server = httptest.NewUnstartedServer(v)
 	if h2 || s.TLS {
 		v.EnableHTTP2 = h2
@@ -74,10 +72,6 @@ func (v *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	v.mu.Lock()
 	v.got = append(v.got, req)
-	if !v.seen {
-		v.seen = true
-		close(v.first)
-	}
 	v.mu.Unlock()
 	if f != nil && f.After != "" {
 		w.Header().Set("Retry-After", f.After)

@@ -27,8 +27,9 @@ func Wires(t *testing.T, test func(t *testing.T, h2 bool)) {
 	t.Run("HTTP/2", func(t *testing.T) { test(t, true) })
 }
 
-// Lockstep writes the parts of an answer, each once the reader has said that it got the one before:
-// if anybody holds an answer back until it is whole, the reader gets but a part of it.
+// Lockstep writes the parts of an answer, each once its reader has sent on got that it has the one
+// before: if anybody holds an answer back until there is more of it, the reader gets but a part.
+// got must be buffered.
 func Lockstep(w http.ResponseWriter, got <-chan struct{}, parts ...string) {
 	flush := http.NewResponseController(w).Flush
 	for i, part := range parts {
@@ -42,6 +43,24 @@ func Lockstep(w http.ResponseWriter, got <-chan struct{}, parts ...string) {
 		case <-got:
 		case <-time.After(5 * time.Second):
 			panic(http.ErrAbortHandler)
+		}
+	}
+}
+
+// Pieces reads body to its end, and tells Lockstep of each of its pieces.
+func Pieces(t *testing.T, body io.Reader, got chan<- struct{}) (pieces []string) {
+	buffer := make([]byte, 512)
+	for {
+		n, err := body.Read(buffer)
+		if n > 0 {
+			pieces = append(pieces, string(buffer[:n]))
+			got <- struct{}{}
+		}
+		if err != nil {
+			if err != io.EOF {
+				t.Error(err)
+			}
+			return pieces
 		}
 	}
 }

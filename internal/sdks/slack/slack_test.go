@@ -38,7 +38,6 @@ func TestSlack(t *testing.T) {
 	post.Edit = func(rt *steadyhttp.Transport) {
 		rt.Policy.Idempotent = func(*http.Request) bool { return true }
 	}
-	bed.Run(t, post)
 
 	read := sdk
 	read.Name, read.Answer = "GetPermalink", "https://link.example"
@@ -46,7 +45,7 @@ func TestSlack(t *testing.T) {
 		return client(base, url, own).
 			GetPermalinkContext(ctx, &slack.PermalinkParameters{Channel: "C1", Ts: "1.2"})
 	}
-	bed.Run(t, read)
+	bed.Run(t, post, read)
 }
 
 func client(base http.RoundTripper, url string, own bool) *slack.Client {
