@@ -83,7 +83,7 @@ var (
 `
 
 // Outside reports whether a path belongs to a module that steadyhttp itself does not require: the
-// module in internal/compat does.
+// modules in internal/compat and internal/sdks do.
 func Outside(path string) bool {
 	first, _, _ := strings.Cut(path, "/")
 	if !strings.Contains(first, ".") {
