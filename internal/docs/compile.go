@@ -54,6 +54,7 @@ var known = map[string]string{
 	"kiota":             "github.com/microsoft/kiota-abstractions-go",
 	"nethttplibrary":    "github.com/microsoft/kiota-http-go",
 	"retryablehttp":     "github.com/hashicorp/go-retryablehttp",
+	"rest":              "k8s.io/client-go/rest",
 	"gobreaker":         "github.com/sony/gobreaker/v2",
 	"semaphore":         "golang.org/x/sync/semaphore",
 }
