@@ -78,6 +78,9 @@ type SDK struct {
 	// HidesCancel says that the SDK's error has nothing of its cause but the text, without us too.
 	HidesCancel bool
 
+	// MaxError is the longest error answer that the SDK takes, in bytes; 0: there is no bound.
+	MaxError int
+
 	TLS   bool // the SDK takes no http URL
 	HTTP1 bool // the SDK can't be told of the test's certificate, or speaks no HTTP/2: the reason is beside it
 }

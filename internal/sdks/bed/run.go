@@ -169,9 +169,13 @@ func together(t *testing.T, group *sync.WaitGroup, name string, test func(*testi
 // typedErrors: an error answer reaches the SDK's own error whole, also if it is longer than what is
 // read ahead.
 func typedErrors(t *testing.T, s *SDK, h2 bool) {
+	long := strings.Repeat("long ", 16<<10)
+	if s.MaxError > 0 {
+		long = long[:s.MaxError-512]
+	}
 	for _, status := range []int{404, 503} {
 		code := map[int]string{404: s.Missing, 503: s.Busy}[status]
-		for _, message := range []string{"short", strings.Repeat("long ", 16<<10)} {
+		for _, message := range []string{"short", long} {
 			fails := func(base func(*Service) http.RoundTripper) (*Service, error) {
 				v := NewService(t, s, h2, Failure{Status: status, Code: code, Message: message})
 				v.forever = true

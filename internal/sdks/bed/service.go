@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -38,6 +39,7 @@ type Request struct {
 func NewService(t *testing.T, s *SDK, h2 bool, failures ...Failure) *Service {
 	v := &Service{sdk: s, failures: slices.Clone(failures)}
 	v.Server = httptest.NewUnstartedServer(v)
+	v.Config.ErrorLog = log.New(io.Discard, "", 0) // an SDK may try TLS where there is none
 	if h2 || s.TLS {
 		v.EnableHTTP2 = h2
 		v.StartTLS()

@@ -65,10 +65,11 @@ func TestMinIO(t *testing.T) {
 // TestMinIODownloadStreams: what is there of an object is read while the service has not sent the
 // rest.
 func TestMinIODownloadStreams(t *testing.T) {
-	answer := func(w http.ResponseWriter) {
+	answer := func(w http.ResponseWriter, _ *http.Request) bool {
 		w.Header().Set("Content-Length", "11")
 		w.Header().Set("Last-Modified", "Thu, 26 Nov 2026 12:00:00 GMT")
 		w.Header().Set("Etag", `"e"`)
+		return false
 	}
 	bed.Download(t, answer, func(t *testing.T, base http.RoundTripper, url string) (io.ReadCloser, error) {
 		return client(t, base, url, false).GetObject(t.Context(), "bucket", "key", minio.GetObjectOptions{})
