@@ -20,6 +20,9 @@ import (
 // Run runs every check of the package, over HTTP/1.1 and HTTP/2. The checks mostly wait: all run at
 // once, since t.Parallel would let no more do so than there are processors.
 func Run(t *testing.T, sdks ...SDK) {
+	if err := documented(t.Name(), sdks); err != nil {
+		t.Error(err)
+	}
 	var group sync.WaitGroup
 	defer group.Wait()
 	for _, s := range sdks {
@@ -273,12 +276,6 @@ func bothRetry(t *testing.T, s *SDK, h2 bool) {
 	if s.Both == 0 {
 		t.Skip("the SDK has no retries of its own")
 	}
-	calls := s.Both / Attempts // of the SDK's own
-	// The default budget pays for ten retries of ours at first, and the SDK's own cost nothing.
-	bounded := calls + min(calls*(Attempts-1), 10)
-	if err := documented(t.Name(), s.Both, bounded); err != nil {
-		t.Error(err)
-	}
 	var group sync.WaitGroup
 	defer group.Wait()
 	for _, c := range []struct {
@@ -286,7 +283,7 @@ func bothRetry(t *testing.T, s *SDK, h2 bool) {
 		want   int
 	}{
 		{NoBudget(), s.Both},
-		{&steadyhttp.Budget{PerSecond: -1}, bounded}, // the test may take its time
+		{&steadyhttp.Budget{PerSecond: -1}, s.bounded()}, // the test may take its time
 	} {
 		group.Go(func() {
 			v := NewService(t, s, h2, Failure{Status: 503, Code: s.Busy, Message: "busy", After: "0"})
@@ -306,25 +303,44 @@ func bothRetry(t *testing.T, s *SDK, h2 bool) {
 	}
 }
 
-// documented checks that docs/sdks.md has the figures in the row that names the test.
-func documented(test string, free, bounded int) error {
+// bounded is Both with the default budget: it pays for ten retries of ours at first, and those of
+// the SDK cost nothing.
+func (s *SDK) bounded() int {
+	calls := s.Both / Attempts
+	return calls + min(calls*(Attempts-1), 10)
+}
+
+// documented checks that docs/sdks.md names the test in the rows of its SDKs' figures, and in no
+// other.
+func documented(test string, sdks []SDK) error {
 	dir, err := os.Getwd() // that of the tested package
 	if err != nil {
 		return err
 	}
-	test, _, _ = strings.Cut(test, "/")
-	name := fmt.Sprintf("`%s: %s`", filepath.Base(dir), test)
 	page, err := os.ReadFile("../../../docs/sdks.md")
 	if err != nil {
 		return err
 	}
-	row := fmt.Sprintf("| %d / %d |", free, bounded)
+	name := fmt.Sprintf("`%s: %s`", filepath.Base(dir), test)
+	var said, measured []string
 	for line := range strings.Lines(string(page)) {
-		if strings.HasPrefix(line, row) && strings.Contains(line, name) {
-			return nil
+		var free, bounded int
+		row, _ := fmt.Sscanf(line, "| %d / %d |", &free, &bounded)
+		if row == 2 && strings.Contains(line, name) {
+			said = append(said, fmt.Sprintf("%d / %d", free, bounded))
 		}
 	}
-	return fmt.Errorf("docs/sdks.md has no row %q that names %s", row, name)
+	for _, s := range sdks {
+		if figures := fmt.Sprintf("%d / %d", s.Both, s.bounded()); s.Both > 0 && !slices.Contains(measured, figures) {
+			measured = append(measured, figures)
+		}
+	}
+	slices.Sort(said)
+	slices.Sort(measured)
+	if !slices.Equal(said, measured) {
+		return fmt.Errorf("docs/sdks.md says that both retriers of %s cost %q, and it is %q", name, said, measured)
+	}
+	return nil
 }
 
 // notTwice: what may have been carried out is not sent again where nobody says that this does no
