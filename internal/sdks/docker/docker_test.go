@@ -12,7 +12,6 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
-	"github.com/docker/go-connections/sockets"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 
@@ -121,10 +120,9 @@ func TestDockerSocket(t *testing.T) {
 	server.Start()
 	defer server.Close()
 
-	base := &http.Transport{}
-	if err := sockets.ConfigureTransport(base, "unix", path); err != nil {
-		t.Fatal(err)
-	}
+	base := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", path)
+	}}
 	defer base.CloseIdleConnections()
 	rt := (&bed.SDK{}).Transport(base, nil)
 	got, err := dial(t, rt, "unix://"+path, client.WithAPIVersion("1.50")).

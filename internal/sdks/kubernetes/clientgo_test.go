@@ -90,7 +90,7 @@ func TestClientGoWrapTransport(t *testing.T) {
 			CAData: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}),
 		},
 		WrapTransport: func(base http.RoundTripper) http.RoundTripper {
-			return (&bed.SDK{}).Transport(base, nil)
+			return final{&steadyhttp.Transport{Base: base}}
 		},
 	}
 	rt, err := rest.TransportFor(config)

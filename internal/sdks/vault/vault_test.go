@@ -3,6 +3,7 @@ package vault_test
 import (
 	"context"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"net/http"
@@ -39,6 +40,36 @@ func TestVault(t *testing.T) {
 		return fmt.Sprint(secret.VersionMetadata.Version), nil
 	}
 	bed.Run(t, read, write)
+}
+
+// TestVaultTLSFirst: by the recipe, ConfigureTLS sets Vault's own transport up, which then is ours to
+// use.
+func TestVaultTLSFirst(t *testing.T) {
+	n := 0
+	server := bed.Start(t, true, func(w http.ResponseWriter, r *http.Request) {
+		if n++; n == 1 {
+			serve(w, r, &bed.Failure{Status: 503})
+			return
+		}
+		serve(w, r, nil)
+	})
+	cfg := api.DefaultConfig()
+	cfg.Address, cfg.MaxRetries = server.URL, 0
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	if err := cfg.ConfigureTLS(&api.TLSConfig{CACertBytes: ca}); err != nil {
+		t.Fatal(err)
+	}
+	rt := &steadyhttp.Transport{}
+	rt.Base = cfg.HttpClient.Transport
+	cfg.HttpClient.Transport = rt
+	defer rt.CloseIdleConnections()
+	vault, err := api.NewClient(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := vault.Sys().ListMountsWithContext(t.Context()); err != nil || n != 2 {
+		t.Errorf("%v after %d requests", err, n)
+	}
 }
 
 // TestVaultTimeoutCoversWaits: what would have to wait longer than Config.Timeout is not waited for.
