@@ -21,6 +21,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/bloberror"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blockblob"
 
+	"github.com/steadyhttp/steadyhttp"
 	"github.com/steadyhttp/steadyhttp/internal/sdks/bed"
 )
 
@@ -72,6 +73,25 @@ func TestBlob(t *testing.T) {
 		calls = append(calls, upload)
 	}
 	bed.Run(t, calls...)
+}
+
+// TestBlobCheck: azcore puts a body of its own in the place of ours, so AttemptOf finds nothing in an
+// error's answer, and Check does.
+func TestBlobCheck(t *testing.T) {
+	s := bed.SDK{Serve: serve}
+	v := bed.NewService(t, &s, false, bed.Failure{Status: 404, Code: string(bloberror.BlobNotFound)})
+	_, err := client(t, s.Transport(v.Client().Transport, nil), v.URL, false).DownloadStream(t.Context(), nil)
+	answer, ok := errors.AsType[*azcore.ResponseError](err)
+	if !ok {
+		t.Fatal(err)
+	}
+	if _, ok := steadyhttp.AttemptOf(answer.RawResponse); ok {
+		t.Error("AttemptOf finds it: docs/sdks.md says otherwise")
+	}
+	told, ok := errors.AsType[*steadyhttp.Error](steadyhttp.Check(answer.RawResponse))
+	if !ok || told.StatusCode != 404 || told.TrackingID != "43f4cb08-8fac-4b65-9db1-745c2ae65f3a" {
+		t.Errorf("Check says %v", told)
+	}
 }
 
 // TestBlobDownloadStreams: what is there of a download is read while the service has not sent the
