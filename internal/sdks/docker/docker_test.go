@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
@@ -88,8 +89,14 @@ func TestDockerUploadStreams(t *testing.T) {
 			if _, err := io.WriteString(writer, part); err != nil {
 				t.Fatal(err)
 			}
-			if got := <-arrived; got != part {
-				t.Fatalf("%q has arrived, want %q", got, part)
+			select {
+			case got := <-arrived:
+				if got != part {
+					t.Fatalf("%q has arrived, want %q", got, part)
+				}
+			case <-time.After(5 * time.Second):
+				writer.CloseWithError(io.ErrUnexpectedEOF) // or the server would wait for the rest
+				t.Fatalf("%q is held back", part)
 			}
 		}
 		writer.Close()
