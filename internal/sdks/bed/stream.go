@@ -33,6 +33,10 @@ func Wires(t *testing.T, test func(t *testing.T, h2 bool)) {
 // before: if anybody holds an answer back until there is more of it, the reader gets but a part.
 // got must be buffered.
 func Lockstep(w http.ResponseWriter, got <-chan struct{}, parts ...string) {
+	if w.Header().Get("Content-Type") == "" {
+		// net/http would say that it is text, which may be endless.
+		w.Header().Set("Content-Type", "application/octet-stream")
+	}
 	flush := http.NewResponseController(w).Flush
 	for i, part := range parts {
 		if _, err := io.WriteString(w, part); err != nil || flush() != nil {

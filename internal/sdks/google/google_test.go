@@ -86,10 +86,13 @@ func name(object *storage.Object, err error) (string, error) {
 
 // retries are for WithRetry, which knows no number of them.
 func retries(own bool) (*gax.Backoff, func(error) bool) {
+	if !own {
+		return nil, func(error) bool { return false }
+	}
 	n := 1
 	return &gax.Backoff{Initial: 1, Max: 1}, func(err error) bool {
 		e, failed := errors.AsType[*googleapi.Error](err)
-		if !own || !failed || e.Code < 500 && e.Code != http.StatusTooManyRequests {
+		if !failed || e.Code < 500 && e.Code != http.StatusTooManyRequests {
 			return false
 		}
 		n++

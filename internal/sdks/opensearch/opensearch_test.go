@@ -180,10 +180,10 @@ func TestOpenSearchRequestTimeout(t *testing.T) {
 		w.Header().Set("Retry-After", "30")
 		serve(w, r, &bed.Failure{Status: http.StatusTooManyRequests, Code: "rejected"})
 	})
-	c, err := opensearch.NewClient(opensearch.Config{
+	c, err := opensearchapi.NewClient(opensearchapi.Config{Client: opensearch.Config{
 		Addresses: []string{server.URL}, Transport: &steadyhttp.Transport{}, DisableRetry: true,
 		RequestTimeout: 20 * time.Second,
-	})
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,12 +191,8 @@ func TestOpenSearchRequestTimeout(t *testing.T) {
 	ctx := steadyhttp.WithTrace(t.Context(), &steadyhttp.Trace{
 		Done: func(_ context.Context, a steadyhttp.Attempt) { stop = a.Stop },
 	})
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "/logs/_doc/7", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp, err := c.Perform(req)
-	if err != nil || resp.StatusCode != http.StatusTooManyRequests || n != 1 || stop != steadyhttp.StopDeadline {
+	_, err = c.Document.Get(ctx, opensearchapi.DocumentGetReq{Index: "logs", DocumentID: "7"})
+	if status, _, _ := typed(err); status != http.StatusTooManyRequests || n != 1 || stop != steadyhttp.StopDeadline {
 		t.Errorf("%d attempts, %q: %v", n, stop, err)
 	}
 }
