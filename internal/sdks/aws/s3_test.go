@@ -30,7 +30,9 @@ func TestS3(t *testing.T) {
 	}
 	get := call
 	get.Name, get.Answer = "GetObject", "content"
-	get.Call = func(t *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool) (string, error) {
+	get.Call = func(
+		t *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool,
+	) (string, error) {
 		body, err := open(ctx, base, url, own)
 		if err != nil {
 			return "", err
@@ -47,7 +49,9 @@ func TestS3(t *testing.T) {
 		if size > 256<<10 { // S3's bodies have no GetBody
 			upload.Edit = func(rt *steadyhttp.Transport) { rt.Policy.MaxBuffer = 1 << 20 }
 		}
-		upload.Call = func(t *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool) (string, error) {
+		upload.Call = func(
+			t *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool,
+		) (string, error) {
 			return put(ctx, base, url, upload.Body, own)
 		}
 		calls = append(calls, upload)
@@ -55,9 +59,12 @@ func TestS3(t *testing.T) {
 	bed.Run(t, calls...)
 }
 
-// TestS3DownloadStreams: what is there of an object is read while the service has not sent the rest.
+// TestS3DownloadStreams: what is there of an object is read while the service has not sent the
+// rest.
 func TestS3DownloadStreams(t *testing.T) {
-	bed.Download(t, nil, func(t *testing.T, base http.RoundTripper, url string) (io.ReadCloser, error) {
+	bed.Download(t, nil, func(
+		t *testing.T, base http.RoundTripper, url string,
+	) (io.ReadCloser, error) {
 		return open(t.Context(), base, url, false)
 	})
 }
@@ -105,7 +112,8 @@ func TestS3SignsACallOnce(t *testing.T) {
 	rt.Policy.MaxWait = 4 * time.Minute
 	ctx, stop := bed.Stopped(t.Context())
 	_, err = open(ctx, rt, v.URL, false)
-	if status, code, _ := typed(err); status != 503 || code != "SlowDown" || *stop != steadyhttp.StopWaitTooLong {
+	status, code, _ := typed(err)
+	if status != 503 || code != "SlowDown" || *stop != steadyhttp.StopWaitTooLong {
 		t.Errorf("%q, %d %q: %v", *stop, status, code, err)
 	}
 }
@@ -120,8 +128,9 @@ func unchunked(h http.Header, raw []byte) ([]byte, error) {
 
 func client(base http.RoundTripper, url string, own bool) *s3.Client {
 	return s3.New(s3.Options{
-		Region: "eu-central-1", BaseEndpoint: aws.String(url), UsePathStyle: true, Credentials: credentials(),
-		HTTPClient: &http.Client{Transport: base}, Retryer: retryer(own),
+		Region: "eu-central-1", BaseEndpoint: aws.String(url), UsePathStyle: true,
+		Credentials: credentials(),
+		HTTPClient:  &http.Client{Transport: base}, Retryer: retryer(own),
 	})
 }
 
@@ -141,7 +150,9 @@ func retryer(own bool) aws.Retryer {
 	})
 }
 
-func put(ctx context.Context, base http.RoundTripper, url string, body []byte, own bool) (string, error) {
+func put(
+	ctx context.Context, base http.RoundTripper, url string, body []byte, own bool,
+) (string, error) {
 	out, err := client(base, url, own).PutObject(ctx, &s3.PutObjectInput{
 		Bucket: aws.String("bucket"), Key: aws.String("key"), Body: bytes.NewReader(body),
 	})
@@ -151,7 +162,9 @@ func put(ctx context.Context, base http.RoundTripper, url string, body []byte, o
 	return aws.ToString(out.ETag), nil
 }
 
-func open(ctx context.Context, base http.RoundTripper, url string, own bool) (io.ReadCloser, error) {
+func open(
+	ctx context.Context, base http.RoundTripper, url string, own bool,
+) (io.ReadCloser, error) {
 	out, err := client(base, url, own).GetObject(ctx, &s3.GetObjectInput{
 		Bucket: aws.String("bucket"), Key: aws.String("key"),
 	})

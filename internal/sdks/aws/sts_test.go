@@ -17,14 +17,18 @@ import (
 func TestSTS(t *testing.T) {
 	bed.Run(t, bed.SDK{
 		Name: "AssumeRole", Answer: "assumed", Busy: "Throttling", Missing: "NoSuchEntity",
-		Body: []byte("Action=AssumeRole&RoleArn=arn%3Aaws%3Aiam%3A%3A123456789012%3Arole%2Freader&RoleSessionName=session&Version=2011-06-15"),
-		Call: func(t *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool) (string, error) {
+		Body: []byte("Action=AssumeRole&RoleArn=arn%3Aaws%3Aiam%3A%3A123456789012%3Arole%2Freader" +
+			"&RoleSessionName=session&Version=2011-06-15"),
+		Call: func(
+			t *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool,
+		) (string, error) {
 			client := sts.New(sts.Options{
 				Region: "eu-central-1", BaseEndpoint: aws.String(url), Credentials: credentials(),
 				HTTPClient: &http.Client{Transport: base}, Retryer: retryer(own),
 			})
 			out, err := client.AssumeRole(ctx, &sts.AssumeRoleInput{
-				RoleArn: aws.String("arn:aws:iam::123456789012:role/reader"), RoleSessionName: aws.String("session"),
+				RoleArn:         aws.String("arn:aws:iam::123456789012:role/reader"),
+				RoleSessionName: aws.String("session"),
 			})
 			if err != nil {
 				return "", err
@@ -35,17 +39,21 @@ func TestSTS(t *testing.T) {
 			w.Header().Set("X-Amzn-Requestid", "REQUEST")
 			w.Header().Set("Content-Type", "text/xml")
 			if f == nil {
-				fmt.Fprint(w, `<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleResult>`+
-					`<Credentials><AccessKeyId>assumed</AccessKeyId></Credentials></AssumeRoleResult></AssumeRoleResponse>`)
+				fmt.Fprint(w, `<AssumeRoleResponse><AssumeRoleResult><Credentials>`+
+					`<AccessKeyId>assumed</AccessKeyId>`+
+					`</Credentials></AssumeRoleResult></AssumeRoleResponse>`)
 				return
 			}
 			w.WriteHeader(f.Status)
-			fmt.Fprintf(w, `<ErrorResponse><Error><Type>Sender</Type><Code>%s</Code><Message>%s</Message></Error>`+
-				`<RequestId>REQUEST</RequestId></ErrorResponse>`, f.Code, f.Message)
+			fmt.Fprintf(w, `<ErrorResponse><Error><Type>Sender</Type><Code>%s</Code>`+
+				`<Message>%s</Message></Error><RequestId>REQUEST</RequestId></ErrorResponse>`,
+				f.Code, f.Message)
 		},
 		Typed:  typed,
 		Unsafe: true,
-		Edit:   func(rt *steadyhttp.Transport) { rt.Policy.Idempotent = func(*http.Request) bool { return true } },
+		Edit: func(rt *steadyhttp.Transport) {
+			rt.Policy.Idempotent = func(*http.Request) bool { return true }
+		},
 		Both:   bed.Attempts * bed.Attempts,
 		Varies: []string{"Amz-Sdk-Invocation-Id", "Amz-Sdk-Request", "Authorization", "X-Amz-Date"},
 	})

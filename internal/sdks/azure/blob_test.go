@@ -35,7 +35,9 @@ func TestBlob(t *testing.T) {
 	}
 	download := call
 	download.Name, download.Answer = "Download", "content"
-	download.Call = func(t *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool) (string, error) {
+	download.Call = func(
+		t *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool,
+	) (string, error) {
 		resp, err := client(t, base, url, own).DownloadStream(ctx, nil)
 		if err != nil {
 			return "", err
@@ -49,7 +51,9 @@ func TestBlob(t *testing.T) {
 		upload := call
 		upload.Name, upload.Answer = fmt.Sprintf("Upload of %d KiB", size>>10), `"e"`
 		upload.Body = bed.Random(size)
-		upload.Call = func(t *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool) (string, error) {
+		upload.Call = func(
+			t *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool,
+		) (string, error) {
 			path := filepath.Join(t.TempDir(), "blob")
 			if err := os.WriteFile(path, upload.Body, 0o600); err != nil {
 				return "", err
@@ -75,12 +79,13 @@ func TestBlob(t *testing.T) {
 	bed.Run(t, calls...)
 }
 
-// TestBlobCheck: azcore puts a body of its own in the place of ours, so AttemptOf finds nothing in an
-// error's answer, and Check does.
+// TestBlobCheck: azcore puts a body of its own in the place of ours, so AttemptOf finds nothing in
+// an error's answer, and Check does.
 func TestBlobCheck(t *testing.T) {
 	s := bed.SDK{Serve: serve}
 	v := bed.NewService(t, &s, false, bed.Failure{Status: 404, Code: string(bloberror.BlobNotFound)})
-	_, err := client(t, s.Transport(v.Client().Transport, nil), v.URL, false).DownloadStream(t.Context(), nil)
+	blob := client(t, s.Transport(v.Client().Transport, nil), v.URL, false)
+	_, err := blob.DownloadStream(t.Context(), nil)
 	answer, ok := errors.AsType[*azcore.ResponseError](err)
 	if !ok {
 		t.Fatal(err)
@@ -97,7 +102,9 @@ func TestBlobCheck(t *testing.T) {
 // TestBlobDownloadStreams: what is there of a download is read while the service has not sent the
 // rest.
 func TestBlobDownloadStreams(t *testing.T) {
-	bed.Download(t, nil, func(t *testing.T, base http.RoundTripper, url string) (io.ReadCloser, error) {
+	bed.Download(t, nil, func(
+		t *testing.T, base http.RoundTripper, url string,
+	) (io.ReadCloser, error) {
 		resp, err := client(t, base, url, false).DownloadStream(t.Context(), nil)
 		return resp.Body, err
 	})
@@ -131,8 +138,9 @@ func TestBlobUploadFromReader(t *testing.T) {
 		reader, writer := io.Pipe()
 		uploaded := make(chan error, 1)
 		go func() {
+			options := &blockblob.UploadStreamOptions{BlockSize: block, Concurrency: 1}
 			_, err := client(t, s.Transport(server.Client().Transport, nil), server.URL, false).
-				UploadStream(t.Context(), reader, &blockblob.UploadStreamOptions{BlockSize: block, Concurrency: 1})
+				UploadStream(t.Context(), reader, options)
 			uploaded <- err
 		}()
 		for _, part := range [][]byte{content[:block], content[block : 2*block], content[2*block:]} {
@@ -145,7 +153,8 @@ func TestBlobUploadFromReader(t *testing.T) {
 			select {
 			case p := <-arrived: // while the reader waits for more
 				if p.comp != "block" || !bytes.Equal(p.body, part) {
-					t.Fatalf("a %q of %d bytes has come that is not the part of %d", p.comp, len(p.body), len(part))
+					t.Fatalf("a %q of %d bytes has come, which is not the part of %d",
+						p.comp, len(p.body), len(part))
 				}
 			case err := <-uploaded:
 				t.Fatal(err)

@@ -31,7 +31,9 @@ func identity() bed.SDK {
 			return fmt.Appendf(nil, "%s %s %s %s", form.Get("grant_type"), form.Get("client_id"),
 				form.Get("client_secret"), strings.Fields(form.Get("scope") + " ")[0]), err
 		},
-		Call: func(t *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool) (string, error) {
+		Call: func(
+			t *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool,
+		) (string, error) {
 			return fetch(ctx, options(base, own), url)
 		},
 		Counts: isToken, Serve: serveIdentity, Typed: typedIdentity,
@@ -96,7 +98,8 @@ func serveIdentity(w http.ResponseWriter, r *http.Request, f *bed.Failure) {
 	case f != nil:
 		w.WriteHeader(f.Status)
 		answer = map[string]any{
-			"error": f.Code, "error_description": f.Message, "correlation_id": "43f4cb08-8fac-4b65-9db1-745c2ae65f3a",
+			"error": f.Code, "error_description": f.Message,
+			"correlation_id": "43f4cb08-8fac-4b65-9db1-745c2ae65f3a",
 		}
 	case isToken(r):
 		answer = map[string]any{"token_type": "Bearer", "expires_in": 3600, "access_token": "token"}

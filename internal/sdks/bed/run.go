@@ -159,7 +159,8 @@ func retryAsOften(t *testing.T, s *SDK, h2 bool) {
 			}
 			status, code, _ := s.Typed(err)
 			if theirStatus, theirCode, _ := s.Typed(theirErr); status != theirStatus || code != theirCode {
-				t.Errorf("the error is %d %q, and with its own retries %d %q", status, code, theirStatus, theirCode)
+				t.Errorf("the error is %d %q, and with its own retries %d %q",
+					status, code, theirStatus, theirCode)
 			}
 		})
 	}
@@ -191,8 +192,9 @@ func typedErrors(t *testing.T, s *SDK, h2 bool) {
 			})
 			gotStatus, gotCode, gotMessage := s.Typed(err)
 			wantStatus, wantCode, wantMessage := s.Typed(bare)
-			told := wantCode == "" || strings.Contains(wantCode, code)
-			if wantStatus != status || !told || wantMessage != "" && !strings.Contains(wantMessage, strings.TrimSpace(message)) {
+			told := (wantCode == "" || strings.Contains(wantCode, code)) &&
+				(wantMessage == "" || strings.Contains(wantMessage, strings.TrimSpace(message)))
+			if wantStatus != status || !told {
 				t.Errorf("without us the error is %T of %d %q: %v", bare, wantStatus, wantCode, short(bare))
 			}
 			if gotStatus != wantStatus || gotCode != wantCode || gotMessage != wantMessage {
@@ -218,7 +220,8 @@ func short(err error) string {
 // cancelled: a caller who gives up while we wait for the service's time is let go at once, with
 // context.Canceled.
 func cancelled(t *testing.T, s *SDK, h2 bool) {
-	v := NewService(t, s, h2, Failure{Status: 429, Code: s.Busy, Message: "busy", After: "20"}) // azidentity waits for up to 30 s
+	const after = "20" // azidentity waits for up to 30 s
+	v := NewService(t, s, h2, Failure{Status: 429, Code: s.Busy, Message: "busy", After: after})
 	v.forever = true
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()

@@ -45,7 +45,10 @@ func Stopped(ctx context.Context) (context.Context, *steadyhttp.Stop) {
 // Download checks that what is there of a download is read while the service has not sent the rest.
 // answer sets what the SDK needs to see before the content, and returns true where it has answered
 // a request of another kind; nil: there is no such thing.
-func Download(t *testing.T, answer func(http.ResponseWriter, *http.Request) bool, open func(t *testing.T, base http.RoundTripper, url string) (io.ReadCloser, error)) {
+func Download(
+	t *testing.T, answer func(http.ResponseWriter, *http.Request) bool,
+	open func(t *testing.T, base http.RoundTripper, url string) (io.ReadCloser, error),
+) {
 	Wires(t, func(t *testing.T, h2 bool) {
 		got := make(chan struct{}, 3)
 		server := Start(t, h2, func(w http.ResponseWriter, r *http.Request) {

@@ -26,7 +26,9 @@ import (
 func TestRemote(t *testing.T) {
 	bed.Run(t, bed.SDK{
 		Name: "Get", Answer: manifest, Busy: "TOOMANYREQUESTS", Missing: "MANIFEST_UNKNOWN",
-		Call: func(t *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool) (string, error) {
+		Call: func(
+			t *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool,
+		) (string, error) {
 			ref, err := name.ParseReference(strings.SplitN(url, "://", 2)[1] + "/a/b:latest")
 			if err != nil {
 				return "", err
@@ -42,12 +44,16 @@ func TestRemote(t *testing.T) {
 	})
 }
 
-// TestRemoteLayerStreams: what is there of a layer is read while the registry has not sent the rest.
+// TestRemoteLayerStreams: what is there of a layer is read while the registry has not sent the
+// rest.
 func TestRemoteLayerStreams(t *testing.T) {
 	digest := sha256.Sum256([]byte("onetwothree"))
 	ping := func(w http.ResponseWriter, r *http.Request) bool { return r.URL.Path == "/v2/" }
-	bed.Download(t, ping, func(t *testing.T, base http.RoundTripper, url string) (io.ReadCloser, error) {
-		ref, err := name.NewDigest(strings.SplitN(url, "://", 2)[1] + "/a/b@sha256:" + hex.EncodeToString(digest[:]))
+	bed.Download(t, ping, func(
+		t *testing.T, base http.RoundTripper, url string,
+	) (io.ReadCloser, error) {
+		host := strings.SplitN(url, "://", 2)[1]
+		ref, err := name.NewDigest(host + "/a/b@sha256:" + hex.EncodeToString(digest[:]))
 		if err != nil {
 			return nil, err
 		}
@@ -59,8 +65,8 @@ func TestRemoteLayerStreams(t *testing.T) {
 	})
 }
 
-// TestRemotePush: of a push, we send again what is idempotent. A POST or PATCH that is refused needs
-// the SDK to begin its upload anew, which is why its retries stay on.
+// TestRemotePush: of a push, we send again what is idempotent. A POST or PATCH that is refused
+// needs the SDK to begin its upload anew, which is why its retries stay on.
 func TestRemotePush(t *testing.T) {
 	content := bed.Random(300 << 10)
 	for _, c := range []struct {
@@ -109,7 +115,8 @@ func TestRemotePush(t *testing.T) {
 			t.Fatal(err)
 		}
 		rt := (&bed.SDK{}).Transport(server.Client().Transport, nil)
-		err = remote.WriteLayer(repository, static.NewLayer(content, types.OCILayer), options(t.Context(), rt, c.own)...)
+		layer := static.NewLayer(content, types.OCILayer)
+		err = remote.WriteLayer(repository, layer, options(t.Context(), rt, c.own)...)
 		mu.Lock()
 		if got := strings.TrimPrefix(got, ", "); got != c.want || (err == nil) != c.own {
 			t.Errorf("with its own retries %v: %s; want %s: %v", c.own, got, c.want, err)

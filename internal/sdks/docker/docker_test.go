@@ -24,7 +24,9 @@ import (
 func TestDocker(t *testing.T) {
 	inspect := bed.SDK{
 		Name: "ContainerInspect", Answer: "id",
-		Call: func(t *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool) (string, error) {
+		Call: func(
+			t *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool,
+		) (string, error) {
 			got, err := dial(t, base, url).ContainerInspect(ctx, "name", client.ContainerInspectOptions{})
 			return got.Container.ID, err
 		},
@@ -40,14 +42,18 @@ func TestDocker(t *testing.T) {
 		return []byte(sent.Image), err
 	}
 	create.Body = []byte("image")
-	create.Call = func(t *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool) (string, error) {
-		got, err := dial(t, base, url).ContainerCreate(ctx, client.ContainerCreateOptions{Image: "image", Name: "name"})
+	create.Call = func(
+		t *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool,
+	) (string, error) {
+		options := client.ContainerCreateOptions{Image: "image", Name: "name"}
+		got, err := dial(t, base, url).ContainerCreate(ctx, options)
 		return got.ID, err
 	}
 	create.Unsafe = true
 	create.Edit = func(rt *steadyhttp.Transport) {
 		rt.Policy.Idempotent = func(r *http.Request) bool {
-			return r.Method != http.MethodPost || r.URL.Query().Get("name") != "" // a second one is a conflict
+			// A second one of a name is a conflict.
+			return r.Method != http.MethodPost || r.URL.Query().Get("name") != ""
 		}
 	}
 	bed.Run(t, inspect, create)
@@ -55,7 +61,9 @@ func TestDocker(t *testing.T) {
 
 // TestDockerLogsFollow: lines arrive while the daemon keeps the log open.
 func TestDockerLogsFollow(t *testing.T) {
-	bed.Download(t, nil, func(t *testing.T, base http.RoundTripper, url string) (io.ReadCloser, error) {
+	bed.Download(t, nil, func(
+		t *testing.T, base http.RoundTripper, url string,
+	) (io.ReadCloser, error) {
 		return dial(t, base, url, client.WithAPIVersion("1.50")).
 			ContainerLogs(t.Context(), "name", client.ContainerLogsOptions{ShowStdout: true, Follow: true})
 	})
@@ -80,8 +88,9 @@ func TestDockerUploadStreams(t *testing.T) {
 		done := make(chan error, 1)
 		rt := (&bed.SDK{}).Transport(server.Client().Transport, nil)
 		go func() {
+			options := client.CopyToContainerOptions{DestinationPath: "/", Content: reader}
 			_, err := dial(t, rt, server.URL, client.WithAPIVersion("1.50")).
-				CopyToContainer(t.Context(), "name", client.CopyToContainerOptions{DestinationPath: "/", Content: reader})
+				CopyToContainer(t.Context(), "name", options)
 			reader.CloseWithError(io.ErrClosedPipe)
 			done <- err
 		}()
@@ -114,14 +123,15 @@ func TestDockerSocket(t *testing.T) {
 		t.Skip("no sockets: ", err)
 	}
 	n := 0
-	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	answer := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		n++
 		var f *bed.Failure
 		if n == 1 {
 			f = &bed.Failure{Status: 503, Message: "busy"}
 		}
 		serve(w, r, f)
-	}))
+	})
+	server := httptest.NewUnstartedServer(answer)
 	server.Listener.Close()
 	server.Listener = listener
 	server.Start()
@@ -155,7 +165,8 @@ func TestDockerOptions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := made.ContainerInspect(t.Context(), "name", client.ContainerInspectOptions{}); err == nil ||
+	_, err = made.ContainerInspect(t.Context(), "name", client.ContainerInspectOptions{})
+	if err == nil ||
 		!strings.Contains(err.Error(), "HTTP request to an HTTPS server") {
 		t.Errorf("without WithScheme a TLS port answers %v", err)
 	}
@@ -167,7 +178,9 @@ func dial(t *testing.T, base http.RoundTripper, url string, more ...client.Opt) 
 		host = "tcp://" + rest
 		more = append(more, client.WithScheme(scheme))
 	}
-	options := []client.Opt{client.WithHost(host), client.WithHTTPClient(&http.Client{Transport: base})}
+	options := []client.Opt{
+		client.WithHost(host), client.WithHTTPClient(&http.Client{Transport: base}),
+	}
 	made, err := client.New(append(options, more...)...)
 	if err != nil {
 		t.Fatal(err)

@@ -25,7 +25,9 @@ import (
 func TestKiota(t *testing.T) {
 	read := bed.SDK{
 		Name: "GET", Answer: "m", Busy: "serviceNotAvailable", Missing: "itemNotFound",
-		Call: func(t *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool) (string, error) {
+		Call: func(
+			t *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool,
+		) (string, error) {
 			return send(ctx, base, url, nil, false, own)
 		},
 		Serve: serve, Typed: typed,
@@ -42,7 +44,9 @@ func TestKiota(t *testing.T) {
 			// Content-Encoding.
 			post.OwnSpoils = true
 		}
-		post.Call = func(t *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool) (string, error) {
+		post.Call = func(
+			t *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool,
+		) (string, error) {
 			return send(ctx, base, url, post.Body, compress, own)
 		}
 		post.Unsafe = true
@@ -73,7 +77,8 @@ func TestKiotaBodyNotReplayable(t *testing.T) {
 		if c.compress {
 			s.Decoded = unzipped
 		}
-		v := bed.NewService(t, &s, false, bed.Failure{Status: 429, Code: "busy", Message: "busy", After: "0"})
+		busy := bed.Failure{Status: 429, Code: "busy", Message: "busy", After: "0"}
+		v := bed.NewService(t, &s, false, busy)
 		ctx, stop := bed.Stopped(t.Context())
 		_, err := send(ctx, s.Transport(v.Client().Transport, nil), v.URL, s.Body, c.compress, false)
 		if *stop != c.stop || (err == nil) != (c.stop == steadyhttp.StopDone) {
@@ -92,10 +97,11 @@ func TestKiotaMaxRetriesZeroIsThree(t *testing.T) {
 	}{{true, 4}, {false, 1}} {
 		busy := bed.Failure{Status: 503, Code: "busy", Message: "busy", After: "0"}
 		v := bed.NewService(t, &s, false, busy, busy, busy, busy, busy, busy)
-		_, err := sendWith(t.Context(), v.Client().Transport, v.URL, nil, &nethttplibrary.RetryHandlerOptions{
+		options := &nethttplibrary.RetryHandlerOptions{
 			ShouldRetry: func(time.Duration, int, *http.Request, *http.Response) bool { return c.retry },
 			MaxRetries:  0,
-		})
+		}
+		_, err := sendWith(t.Context(), v.Client().Transport, v.URL, nil, options)
 		if got := len(v.Requests()); err == nil || got != c.want {
 			t.Errorf("%d requests where ShouldRetry says %v, want %d: %v", got, c.retry, c.want, err)
 		}
@@ -113,7 +119,9 @@ func unzipped(h http.Header, raw []byte) ([]byte, error) {
 	return io.ReadAll(body)
 }
 
-func send(ctx context.Context, base http.RoundTripper, url string, body []byte, compress, own bool) (string, error) {
+func send(
+	ctx context.Context, base http.RoundTripper, url string, body []byte, compress, own bool,
+) (string, error) {
 	options := []kiota.RequestOption{nethttplibrary.NewCompressionOptionsReference(compress)}
 	if !own {
 		never := func(time.Duration, int, *http.Request, *http.Response) bool { return false }
@@ -122,15 +130,21 @@ func send(ctx context.Context, base http.RoundTripper, url string, body []byte, 
 	return sendWith(ctx, base, url, body, options...)
 }
 
-func sendWith(ctx context.Context, base http.RoundTripper, url string, body []byte, options ...kiota.RequestOption) (string, error) {
+func sendWith(
+	ctx context.Context, base http.RoundTripper, url string, body []byte,
+	options ...kiota.RequestOption,
+) (string, error) {
 	middlewares, err := nethttplibrary.GetDefaultMiddlewaresWithOptions(options...)
 	if err != nil {
 		return "", err
 	}
-	adapter, err := nethttplibrary.NewNetHttpRequestAdapterWithParseNodeFactoryAndSerializationWriterFactoryAndHttpClient(
+	newAdapter := nethttplibrary.
+		NewNetHttpRequestAdapterWithParseNodeFactoryAndSerializationWriterFactoryAndHttpClient
+	transport := nethttplibrary.NewCustomTransportWithParentTransport(base, middlewares...)
+	adapter, err := newAdapter(
 		&authentication.AnonymousAuthenticationProvider{}, jsonserialization.NewJsonParseNodeFactory(),
 		jsonserialization.NewJsonSerializationWriterFactory(),
-		&http.Client{Transport: nethttplibrary.NewCustomTransportWithParentTransport(base, middlewares...)})
+		&http.Client{Transport: transport})
 	if err != nil {
 		return "", err
 	}

@@ -43,7 +43,9 @@ func TestClientGo(t *testing.T) {
 	get := bed.SDK{
 		Name: "Get", Answer: "name",
 		Busy: string(metav1.StatusReasonServiceUnavailable), Missing: string(metav1.StatusReasonNotFound),
-		Call: func(t *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool) (string, error) {
+		Call: func(
+			t *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool,
+		) (string, error) {
 			return name(maps(t, base, url, own).Get(ctx, "name", metav1.GetOptions{}))
 		},
 		Serve: serve, Typed: typed,
@@ -58,8 +60,11 @@ func TestClientGo(t *testing.T) {
 	create := get
 	create.Name = "Create"
 	create.Body = []byte(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"name"}}` + "\n")
-	create.Call = func(t *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool) (string, error) {
-		object := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "ConfigMap"}}
+	create.Call = func(
+		t *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool,
+	) (string, error) {
+		fields := map[string]any{"apiVersion": "v1", "kind": "ConfigMap"}
+		object := &unstructured.Unstructured{Object: fields}
 		object.SetName("name")
 		return name(maps(t, base, url, own).Create(ctx, object, metav1.CreateOptions{}))
 	}
@@ -105,7 +110,8 @@ func TestClientGoWrapTransport(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := name(client.Resource(resource).Namespace("default").Get(t.Context(), "name", metav1.GetOptions{}))
+	got, err := name(client.Resource(resource).Namespace("default").
+		Get(t.Context(), "name", metav1.GetOptions{}))
 	if err != nil || got != "name" || n.Load() != 2 {
 		t.Errorf("%q, %v after %d requests", got, err, n.Load())
 	}
@@ -159,12 +165,15 @@ func TestClientGoWatch(t *testing.T) {
 
 // TestClientGoLogs: lines of a log arrive while the server keeps it open.
 func TestClientGoLogs(t *testing.T) {
-	bed.Download(t, nil, func(t *testing.T, base http.RoundTripper, url string) (io.ReadCloser, error) {
+	bed.Download(t, nil, func(
+		t *testing.T, base http.RoundTripper, url string,
+	) (io.ReadCloser, error) {
 		client, err := rest.UnversionedRESTClientFor(dynamic.ConfigFor(config(base, url, true)))
 		if err != nil {
 			return nil, err
 		}
-		return client.Get().AbsPath("/api/v1/namespaces/default/pods/name/log").Param("follow", "true").Stream(t.Context())
+		return client.Get().AbsPath("/api/v1/namespaces/default/pods/name/log").
+			Param("follow", "true").Stream(t.Context())
 	})
 }
 
@@ -178,7 +187,8 @@ func TestClientGoMaxRetries(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = client.Get().AbsPath("/api/v1/namespaces/default/configmaps/name").MaxRetries(0).Do(t.Context()).Error()
+	err = client.Get().AbsPath("/api/v1/namespaces/default/configmaps/name").
+		MaxRetries(0).Do(t.Context()).Error()
 	if status, _, _ := typed(err); status != 503 || len(v.Requests()) != bed.Attempts {
 		t.Errorf("%d requests: %v", len(v.Requests()), err)
 	}
@@ -226,7 +236,8 @@ func serve(w http.ResponseWriter, r *http.Request, f *bed.Failure) {
 	w.WriteHeader(f.Status)
 	json.NewEncoder(w).Encode(metav1.Status{
 		TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
-		Status:   metav1.StatusFailure, Code: int32(f.Status), Reason: metav1.StatusReason(f.Code), Message: f.Message,
+		Status:   metav1.StatusFailure, Code: int32(f.Status),
+		Reason: metav1.StatusReason(f.Code), Message: f.Message,
 	})
 }
 

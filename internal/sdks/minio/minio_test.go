@@ -34,7 +34,9 @@ func TestMinIO(t *testing.T) {
 	}
 	get := call
 	get.Name, get.Answer = "GetObject", "content"
-	get.Call = func(t *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool) (string, error) {
+	get.Call = func(
+		t *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool,
+	) (string, error) {
 		object, err := client(t, base, url, own).GetObject(ctx, "bucket", "key", minio.GetObjectOptions{})
 		if err != nil {
 			return "", err
@@ -52,7 +54,9 @@ func TestMinIO(t *testing.T) {
 		if size > 256<<10 {  // there is no GetBody
 			put.Edit = func(rt *steadyhttp.Transport) { rt.Policy.MaxBuffer = 1 << 20 }
 		}
-		put.Call = func(t *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool) (string, error) {
+		put.Call = func(
+			t *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool,
+		) (string, error) {
 			info, err := client(t, base, url, own).PutObject(ctx, "bucket", "key",
 				bytes.NewReader(put.Body), int64(size), minio.PutObjectOptions{})
 			return info.ETag, err
@@ -71,13 +75,17 @@ func TestMinIODownloadStreams(t *testing.T) {
 		w.Header().Set("Etag", `"e"`)
 		return false
 	}
-	bed.Download(t, answer, func(t *testing.T, base http.RoundTripper, url string) (io.ReadCloser, error) {
-		return client(t, base, url, false).GetObject(t.Context(), "bucket", "key", minio.GetObjectOptions{})
+	bed.Download(t, answer, func(
+		t *testing.T, base http.RoundTripper, url string,
+	) (io.ReadCloser, error) {
+		return client(t, base, url, false).
+			GetObject(t.Context(), "bucket", "key", minio.GetObjectOptions{})
 	})
 }
 
-// TestMinIOParts: a stream of unknown length is uploaded in parts, of which each is sent again after
-// a 503 where MaxBuffer is their size, and so are the POSTs around them where Idempotent says so.
+// TestMinIOParts: a stream of unknown length is uploaded in parts, of which each is sent again
+// after a 503 where MaxBuffer is their size, and so are the POSTs around them where Idempotent says
+// so.
 func TestMinIOParts(t *testing.T) {
 	const part = 5 << 20
 	content := bed.Random(part + 1000)
@@ -93,7 +101,8 @@ func TestMinIOParts(t *testing.T) {
 		stop       steadyhttp.Stop
 	}{
 		{"as documented", part, multipart,
-			"POST uploads, POST uploads, PUT 1, PUT 1, PUT 2, PUT 2, POST complete, POST complete", steadyhttp.StopDone},
+			"POST uploads, POST uploads, PUT 1, PUT 1, PUT 2, PUT 2, POST complete, POST complete",
+			steadyhttp.StopDone},
 		{"a smaller MaxBuffer", part - 1, multipart,
 			"POST uploads, POST uploads, PUT 1, DELETE, DELETE", steadyhttp.StopBodyNotReplayable},
 		{"POSTs as by default", part, nil,
@@ -126,12 +135,14 @@ func TestMinIOParts(t *testing.T) {
 				case !again:
 					serve(w, r, &bed.Failure{Status: 503, Code: "SlowDown", Message: "busy", After: "0"})
 				case query.Has("uploads"):
-					io.WriteString(w, `<InitiateMultipartUploadResult><UploadId>id</UploadId></InitiateMultipartUploadResult>`)
+					io.WriteString(w, `<InitiateMultipartUploadResult><UploadId>id</UploadId>`+
+						`</InitiateMultipartUploadResult>`)
 				case r.Method == http.MethodPut:
 					stored[query.Get("partNumber")] = body
 					w.Header().Set("Etag", `"e"`)
 				case r.Method == http.MethodPost:
-					io.WriteString(w, `<CompleteMultipartUploadResult><Bucket>bucket</Bucket><ETag>"e"</ETag></CompleteMultipartUploadResult>`)
+					io.WriteString(w, `<CompleteMultipartUploadResult><Bucket>bucket</Bucket>`+
+						`<ETag>"e"</ETag></CompleteMultipartUploadResult>`)
 				default:
 					w.WriteHeader(http.StatusNoContent)
 				}
@@ -156,7 +167,8 @@ func TestMinIOParts(t *testing.T) {
 					worst = stop
 				}
 			}
-			if requests := strings.Join(got, ", "); requests != c.want || worst != c.stop || (err == nil) != (c.stop == steadyhttp.StopDone) {
+			requests, done := strings.Join(got, ", "), c.stop == steadyhttp.StopDone
+			if requests != c.want || worst != c.stop || (err == nil) != done {
 				t.Errorf("%s; %q, %v\nwant %s; %q", requests, worst, err, c.want, c.stop)
 			}
 			if whole := append(stored["1"], stored["2"]...); err == nil && !bytes.Equal(whole, content) {

@@ -20,7 +20,9 @@ import (
 func TestVault(t *testing.T) {
 	read := bed.SDK{
 		Name: "ListMounts", Answer: "kv", Busy: "Vault is sealed", Missing: "no handler for route",
-		Call: func(t *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool) (string, error) {
+		Call: func(
+			t *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool,
+		) (string, error) {
 			mounts, err := client(t, base, url, own).Sys().ListMountsWithContext(ctx)
 			if err != nil {
 				return "", err
@@ -32,8 +34,11 @@ func TestVault(t *testing.T) {
 	write := read
 	write.Name, write.Answer = "KVv2 Put", "7"
 	write.Body = []byte(`{"data":{"password":"p"}}`)
-	write.Call = func(t *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool) (string, error) {
-		secret, err := client(t, base, url, own).KVv2("secret").Put(ctx, "key", map[string]any{"password": "p"})
+	write.Call = func(
+		t *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool,
+	) (string, error) {
+		secret, err := client(t, base, url, own).KVv2("secret").
+			Put(ctx, "key", map[string]any{"password": "p"})
 		if err != nil {
 			return "", err
 		}
@@ -42,8 +47,8 @@ func TestVault(t *testing.T) {
 	bed.Run(t, read, write)
 }
 
-// TestVaultTLSFirst: by the recipe, ConfigureTLS sets Vault's own transport up, which then is ours to
-// use.
+// TestVaultTLSFirst: by the recipe, ConfigureTLS sets Vault's own transport up, which then is ours
+// to use.
 func TestVaultTLSFirst(t *testing.T) {
 	n := 0
 	server := bed.Start(t, true, func(w http.ResponseWriter, r *http.Request) {
@@ -72,10 +77,12 @@ func TestVaultTLSFirst(t *testing.T) {
 	}
 }
 
-// TestVaultTimeoutCoversWaits: what would have to wait longer than Config.Timeout is not waited for.
+// TestVaultTimeoutCoversWaits: what would have to wait longer than Config.Timeout is not waited
+// for.
 func TestVaultTimeoutCoversWaits(t *testing.T) {
 	s := bed.SDK{Serve: serve}
-	v := bed.NewService(t, &s, false, bed.Failure{Status: 429, Code: "limit", Message: "quota", After: "31"})
+	limited := bed.Failure{Status: 429, Code: "limit", Message: "quota", After: "31"}
+	v := bed.NewService(t, &s, false, limited)
 	vault := client(t, s.Transport(v.Client().Transport, nil), v.URL, false)
 	vault.SetClientTimeout(30 * time.Second)
 	ctx, stop := bed.Stopped(t.Context())
