@@ -42,7 +42,7 @@ func TestGitLab(t *testing.T) {
 
 	publish := sdk
 	publish.Name, publish.Answer = "GenericPackages.PublishPackageFile", "f"
-	publish.Body = bytes.Repeat([]byte("content "), 100<<10)
+	publish.Body = bytes.Repeat([]byte("content "), 40<<10)
 	publish.Call = func(_ *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool) (string, error) {
 		file, _, err := client(t, base, url, own).GenericPackages.PublishPackageFile("a/b", "p", "1", "f",
 			bytes.NewReader(publish.Body), nil, gitlab.WithContext(ctx))

@@ -48,7 +48,7 @@ func TestResty(t *testing.T) {
 			return fmt.Sprint(resp.Result().(*answer).Value), nil
 		}
 	}
-	body := fmt.Appendf(nil, `{"text":%q}`, strings.Repeat("Zeile ", 50_000))
+	body := fmt.Appendf(nil, `{"text":%q}`, strings.Repeat("Zeile ", 20_000))
 
 	put := sdk
 	put.Name, put.Body, put.Call = "PUT", body, call("PUT", body)

@@ -36,7 +36,7 @@ func TestRetryableHTTP(t *testing.T) {
 			return answerOf(client(base, own).Do(req))
 		}
 	}
-	body := bytes.Repeat([]byte("Zeile "), 50_000)
+	body := bytes.Repeat([]byte("Zeile "), 20_000)
 	inMemory := func() any { return body }
 
 	put := sdk
