@@ -99,6 +99,7 @@ func client(t *testing.T, base http.RoundTripper, url string, own bool) *opensea
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { c.Close() }) // or it polls its node on, whoever has the port by then
 	return c
 }
 
@@ -187,6 +188,7 @@ func TestOpenSearchRequestTimeout(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { c.Close() })
 	var stop steadyhttp.Stop
 	ctx := steadyhttp.WithTrace(t.Context(), &steadyhttp.Trace{
 		Done: func(_ context.Context, a steadyhttp.Attempt) { stop = a.Stop },
