@@ -40,9 +40,10 @@ func TestKiota(t *testing.T) {
 		post.Name, post.Body = "POST of 300 KiB, plain", bed.Random(300<<10)
 		if compress {
 			post.Name, post.Body, post.Decoded = "POST of 100 KiB", bed.Random(100<<10), unzipped
-			// kiota's own retry puts the body back as it was before the compression, and leaves the
-			// Content-Encoding.
-			post.OwnSpoils = true
+			// kiota's own retry may send the body as it was before the compression, without a length
+			// and with the Content-Encoding. Such a one we don't keep: how many requests both retriers
+			// make is chance.
+			post.Both = 0
 		}
 		post.Call = func(
 			t *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool,
