@@ -110,7 +110,9 @@ func TestS3SignsACallOnce(t *testing.T) {
 	v = bed.NewService(t, &s, false, busy)
 	rt := s.Transport(v.Client().Transport, nil)
 	rt.Policy.MaxWait = 4 * time.Minute
-	ctx, stop := bed.Stopped(t.Context())
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // so that no wait is begun
+	defer cancel()
+	ctx, stop := bed.Stopped(ctx)
 	_, err = open(ctx, rt, v.URL, false)
 	status, code, _ := typed(err)
 	if status != 503 || code != "SlowDown" || *stop != steadyhttp.StopWaitTooLong {
