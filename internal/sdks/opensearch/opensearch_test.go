@@ -99,7 +99,8 @@ func client(t *testing.T, base http.RoundTripper, url string, own bool) *opensea
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { c.Close() }) // or it polls its node on, whoever has the port by then
+	// It goes on asking nodes that failed, who may be others' servers by then.
+	t.Cleanup(func() { c.Close() })
 	return c
 }
 
@@ -188,7 +189,7 @@ func TestOpenSearchRequestTimeout(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { c.Close() })
+	defer c.Close()
 	var stop steadyhttp.Stop
 	ctx := steadyhttp.WithTrace(t.Context(), &steadyhttp.Trace{
 		Done: func(_ context.Context, a steadyhttp.Attempt) { stop = a.Stop },
