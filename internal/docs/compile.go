@@ -54,6 +54,7 @@ var known = map[string]string{
 	"kiota":             "github.com/microsoft/kiota-abstractions-go",
 	"nethttplibrary":    "github.com/microsoft/kiota-http-go",
 	"retryablehttp":     "github.com/hashicorp/go-retryablehttp",
+	"rest":              "k8s.io/client-go/rest",
 	"gobreaker":         "github.com/sony/gobreaker/v2",
 	"semaphore":         "golang.org/x/sync/semaphore",
 }
@@ -83,7 +84,7 @@ var (
 `
 
 // Outside reports whether a path belongs to a module that steadyhttp itself does not require: the
-// module in internal/compat does.
+// modules in internal/compat and internal/sdks do.
 func Outside(path string) bool {
 	first, _, _ := strings.Cut(path, "/")
 	if !strings.Contains(first, ".") {

@@ -1,6 +1,7 @@
 // Package docs keeps the documentation true as far as a compiler can: it reads the Markdown pages,
-// and compiles what is Go in them. Its tests do so for README.md and docs/; the module in
-// internal/compat takes the snippets that need the SDKs of others.
+// and compiles what is Go in them. Its tests do so for README.md and docs/; the snippets that need
+// what others have written are for the modules in internal/sdks, which takes the page SDKs, and in
+// internal/compat.
 package docs
 
 import (
@@ -11,6 +12,9 @@ import (
 	"slices"
 	"strings"
 )
+
+// SDKs is the page of the recipes for SDKs, which internal/sdks requires.
+const SDKs = "docs/sdks.md"
 
 // Page is a Markdown file.
 type Page struct {

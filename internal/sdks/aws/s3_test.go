@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net/http"
 	"net/http/httputil"
 	"strings"
@@ -22,23 +21,102 @@ import (
 	"github.com/steadyhttp/steadyhttp/internal/sdks/bed"
 )
 
-// TestS3 puts an object, small and larger than what is kept for a retry by default.
+// TestS3 gets an object, and puts one, small and larger than what is kept for a retry by default.
 func TestS3(t *testing.T) {
+	call := bed.SDK{
+		Busy: "SlowDown", Missing: "NoSuchBucket",
+		Serve: serve, Typed: typed, Both: bed.Attempts * bed.Attempts,
+		Varies: []string{"Amz-Sdk-Invocation-Id", "Amz-Sdk-Request", "Authorization", "X-Amz-Date"},
+	}
+	get := call
+	get.Name, get.Answer = "GetObject", "content"
+	get.Call = func(
+		t *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool,
+	) (string, error) {
+		body, err := open(ctx, base, url, own)
+		if err != nil {
+			return "", err
+		}
+		defer body.Close()
+		content, err := io.ReadAll(body)
+		return string(content), err
+	}
+	calls := []bed.SDK{get}
 	for _, size := range []int{100 << 10, 300 << 10} {
-		body := make([]byte, size)
-		rand.NewChaCha8([32]byte{1}).Read(body) // no compression makes it small
-		bed.Run(t, bed.SDK{
-			Name: fmt.Sprintf("PutObject of %d KiB", size>>10),
-			Body: body, Decoded: unchunked,
-			Answer: `"e"`, Busy: "SlowDown", Missing: "NoSuchBucket",
-			Call: func(t *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool) (string, error) {
-				return put(ctx, base, url, body, own)
-			},
-			Serve: serve, Typed: typed, Both: bed.Attempts * bed.Attempts,
-			// S3's bodies have no GetBody.
-			Edit:   func(rt *steadyhttp.Transport) { rt.Policy.MaxBuffer = 1 << 20 },
-			Varies: []string{"Amz-Sdk-Invocation-Id", "Amz-Sdk-Request", "Authorization", "X-Amz-Date"},
-		})
+		upload := call
+		upload.Name, upload.Answer = fmt.Sprintf("PutObject of %d KiB", size>>10), `"e"`
+		upload.Body, upload.Decoded = bed.Random(size), unchunked
+		if size > 256<<10 { // S3's bodies have no GetBody
+			upload.Edit = func(rt *steadyhttp.Transport) { rt.Policy.MaxBuffer = 1 << 20 }
+		}
+		upload.Call = func(
+			t *testing.T, ctx context.Context, base http.RoundTripper, url string, own bool,
+		) (string, error) {
+			return put(ctx, base, url, upload.Body, own)
+		}
+		calls = append(calls, upload)
+	}
+	bed.Run(t, calls...)
+}
+
+// TestS3DownloadStreams: what is there of an object is read while the service has not sent the
+// rest.
+func TestS3DownloadStreams(t *testing.T) {
+	bed.Download(t, nil, func(
+		t *testing.T, base http.RoundTripper, url string,
+	) (io.ReadCloser, error) {
+		return open(t.Context(), base, url, false)
+	})
+}
+
+// TestS3BodyNotReplayable: without MaxBuffer, a body of more than 256 KiB is sent once.
+func TestS3BodyNotReplayable(t *testing.T) {
+	for size, want := range map[int]steadyhttp.Stop{
+		100 << 10: steadyhttp.StopDone, 300 << 10: steadyhttp.StopBodyNotReplayable,
+	} {
+		s := bed.SDK{Serve: serve, Body: bed.Random(size), Decoded: unchunked}
+		v := bed.NewService(t, &s, false, bed.Failure{Status: 429, Code: "SlowDown", After: "0"})
+		ctx, stop := bed.Stopped(t.Context())
+		_, err := put(ctx, s.Transport(v.Client().Transport, nil), v.URL, s.Body, false)
+		if *stop != want || (err == nil) != (want == steadyhttp.StopDone) {
+			t.Errorf("%d bytes: %q, %v; want %q", size, *stop, err, want)
+		}
+		v.Checked(t)
+	}
+}
+
+// TestS3SignsACallOnce: all attempts carry the signature of the first, and its time. So a wait that
+// would outlast it, by the MaxWait of docs/sdks.md, is not begun.
+func TestS3SignsACallOnce(t *testing.T) {
+	s := bed.SDK{Serve: serve}
+	busy := bed.Failure{Status: 503, Code: "SlowDown", After: "1"}
+	v := bed.NewService(t, &s, false, busy)
+	body, err := open(t.Context(), s.Transport(v.Client().Transport, nil), v.URL, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body.Close()
+	got := v.Requests()
+	if len(got) != 2 {
+		t.Fatalf("%d requests, want 2", len(got))
+	}
+	for _, name := range []string{"Authorization", "X-Amz-Date"} {
+		if a, b := got[0].Header.Get(name), got[1].Header.Get(name); a == "" || a != b {
+			t.Errorf("%s is %q, and then %q", name, a, b)
+		}
+	}
+
+	busy.After = "241"
+	v = bed.NewService(t, &s, false, busy)
+	rt := s.Transport(v.Client().Transport, nil)
+	rt.Policy.MaxWait = 4 * time.Minute
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // so that no wait is begun
+	defer cancel()
+	ctx, stop := bed.Stopped(ctx)
+	_, err = open(ctx, rt, v.URL, false)
+	status, code, _ := typed(err)
+	if status != 503 || code != "SlowDown" || *stop != steadyhttp.StopWaitTooLong {
+		t.Errorf("%q, %d %q: %v", *stop, status, code, err)
 	}
 }
 
@@ -50,23 +128,34 @@ func unchunked(h http.Header, raw []byte) ([]byte, error) {
 	return io.ReadAll(httputil.NewChunkedReader(bytes.NewReader(raw)))
 }
 
-func put(ctx context.Context, base http.RoundTripper, url string, body []byte, own bool) (string, error) {
-	options := s3.Options{
+func client(base http.RoundTripper, url string, own bool) *s3.Client {
+	return s3.New(s3.Options{
 		Region: "eu-central-1", BaseEndpoint: aws.String(url), UsePathStyle: true,
-		HTTPClient: &http.Client{Transport: base}, Retryer: aws.NopRetryer{},
-		Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
-			return aws.Credentials{AccessKeyID: "id", SecretAccessKey: "secret"}, nil
-		}),
+		Credentials: credentials(),
+		HTTPClient:  &http.Client{Transport: base}, Retryer: retryer(own),
+	})
+}
+
+func credentials() aws.CredentialsProvider {
+	return aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+		return aws.Credentials{AccessKeyID: "id", SecretAccessKey: "secret"}, nil
+	})
+}
+
+func retryer(own bool) aws.Retryer {
+	if !own {
+		return aws.NopRetryer{}
 	}
-	if own {
-		options.Retryer = retry.NewStandard(func(o *retry.StandardOptions) {
-			o.MaxAttempts = bed.Attempts // 3 otherwise
-			o.Backoff = retry.BackoffDelayerFunc(func(int, error) (time.Duration, error) {
-				return 0, nil
-			})
-		})
-	}
-	out, err := s3.New(options).PutObject(ctx, &s3.PutObjectInput{
+	return retry.NewStandard(func(o *retry.StandardOptions) {
+		o.MaxAttempts = bed.Attempts // 3 otherwise
+		o.Backoff = retry.BackoffDelayerFunc(func(int, error) (time.Duration, error) { return 0, nil })
+	})
+}
+
+func put(
+	ctx context.Context, base http.RoundTripper, url string, body []byte, own bool,
+) (string, error) {
+	out, err := client(base, url, own).PutObject(ctx, &s3.PutObjectInput{
 		Bucket: aws.String("bucket"), Key: aws.String("key"), Body: bytes.NewReader(body),
 	})
 	if err != nil {
@@ -75,10 +164,25 @@ func put(ctx context.Context, base http.RoundTripper, url string, body []byte, o
 	return aws.ToString(out.ETag), nil
 }
 
+func open(
+	ctx context.Context, base http.RoundTripper, url string, own bool,
+) (io.ReadCloser, error) {
+	out, err := client(base, url, own).GetObject(ctx, &s3.GetObjectInput{
+		Bucket: aws.String("bucket"), Key: aws.String("key"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out.Body, nil
+}
+
 func serve(w http.ResponseWriter, r *http.Request, f *bed.Failure) {
 	w.Header().Set("X-Amz-Request-Id", "REQUEST")
 	if f == nil {
 		w.Header().Set("Etag", `"e"`)
+		if r.Method == http.MethodGet {
+			io.WriteString(w, "content")
+		}
 		return
 	}
 	w.WriteHeader(f.Status)

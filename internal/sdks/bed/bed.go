@@ -68,9 +68,20 @@ type SDK struct {
 	// SDK has no retries of its own. docs/sdks.md is held to it.
 	Both int
 
+	// OwnSpoils says that the SDK's own retries send another body than the first attempt, without us
+	// too: with them on, bodies are not compared.
+	OwnSpoils bool
+
 	// Varies names the header fields that differ from call to call by themselves, such as Date.
 	Varies []string
 
+	// HidesCancel says that the SDK's error has nothing of its cause but the text, without us too.
+	HidesCancel bool
+
+	// MaxError is the longest error answer that the SDK takes, in bytes; 0: there is no bound.
+	MaxError int
+
+	TLS   bool // the SDK takes no http URL
 	HTTP1 bool // the SDK can't be told of the test's certificate, or speaks no HTTP/2: the reason is beside it
 }
 

@@ -3,7 +3,10 @@ package bed
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"io"
+	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -15,11 +18,13 @@ import (
 // Service answers a call's requests with its failures, one after the other, and then with success.
 type Service struct {
 	*httptest.Server
+	t       *testing.T
 	sdk     *SDK
 	forever bool // the last failure is repeated
 	early   bool // failures are answered before the body is read
 
-	mu       sync.Mutex // guards what follows
+	mu       sync.Mutex      // guards what follows
+	ours     map[string]bool // the client's ends of its connections
 	failures []Failure
 	got      []Request
 }
@@ -36,19 +41,44 @@ type Request struct {
 
 // NewService starts a service, of HTTP/2 over TLS if h2.
 func NewService(t *testing.T, s *SDK, h2 bool, failures ...Failure) *Service {
-	v := &Service{sdk: s, failures: slices.Clone(failures)}
+	v := &Service{t: t, sdk: s, failures: slices.Clone(failures)}
 	v.Server = httptest.NewUnstartedServer(v)
-	if h2 {
-		v.EnableHTTP2 = true
+	v.Config.ErrorLog = log.New(io.Discard, "", 0) // an SDK may try TLS where there is none
+	if h2 || s.TLS {
+		v.EnableHTTP2 = h2
 		v.StartTLS()
 	} else {
 		v.Start()
 	}
 	t.Cleanup(v.Close)
+	v.ours = make(map[string]bool)
+	client := v.Client().Transport.(*http.Transport)
+	dial := client.DialContext
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
+	}
+	client.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		if err == nil {
+			v.mu.Lock()
+			v.ours[conn.LocalAddr().String()] = true
+			v.mu.Unlock()
+		}
+		return conn, err
+	}
 	return v
 }
 
 func (v *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	v.mu.Lock()
+	ours := v.ours[r.RemoteAddr]
+	v.mu.Unlock()
+	if !ours {
+		// Another test on this machine calls a port that was its own, or that nobody had.
+		v.t.Logf("%s %s is somebody else's", r.Method, r.URL)
+		w.WriteHeader(http.StatusMisdirectedRequest)
+		return
+	}
 	if v.sdk.Counts != nil && !v.sdk.Counts(r) {
 		io.Copy(io.Discard, r.Body)
 		v.sdk.Serve(w, r, nil)

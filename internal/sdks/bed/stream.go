@@ -2,6 +2,7 @@ package bed
 
 import (
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -11,6 +12,7 @@ import (
 // Start starts a server, of HTTP/2 over TLS if h2, until the test ends.
 func Start(t *testing.T, h2 bool, handler http.HandlerFunc) *httptest.Server {
 	server := httptest.NewUnstartedServer(handler)
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	if h2 {
 		server.EnableHTTP2 = true
 		server.StartTLS()
