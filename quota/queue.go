@@ -14,7 +14,7 @@ import (
 // caller is somebody who waits. There are many of them: what each costs is a channel and this.
 type caller struct {
 	class    class
-	began    time.Time // of its call: a retry keeps its place
+	began    instant // of its call: a retry keeps its place
 	ready    chan struct{}
 	ticket   *ticket            // that waits
 	went     bool               // it may go
@@ -39,8 +39,8 @@ func (q *queue) insert(w *caller) {
 	q.length++
 	q.weight += w.ticket.weight
 	back, front := q.callers.Back(), q.callers.Front()
-	for back != nil && back.began.After(w.began) {
-		if front.began.After(w.began) {
+	for back != nil && back.began > w.began {
+		if front.began > w.began {
 			back = front.place.Prev()
 			break
 		}
@@ -93,9 +93,9 @@ func (q *Quota) enqueue(ctx context.Context, t *ticket, now instant) (*caller, e
 				length, limit),
 		}
 	}
-	w := &caller{class: c, began: t.began, ticket: t, deadline: forever}
-	if w.began.IsZero() {
-		w.began = q.base.Add(time.Duration(now))
+	w := &caller{class: c, began: now, ticket: t, deadline: forever}
+	if !t.began.IsZero() {
+		w.began = instant(t.began.Sub(q.base))
 	}
 	deadline, limited := ctx.Deadline()
 	if limited || q.MaxWait > 0 {
@@ -130,7 +130,7 @@ func (q *Quota) enqueue(ctx context.Context, t *ticket, now instant) (*caller, e
 // ahead returns how many places at least those take who will go before w. Of its own class, a retry may pass all.
 func (q *Quota) ahead(w *caller) int {
 	n := 0
-	if last := q.queues[w.class].callers.Back(); last == nil || !last.began.After(w.began) {
+	if last := q.queues[w.class].callers.Back(); last == nil || last.began <= w.began {
 		n = q.queues[w.class].weight
 	}
 	if w.class == normal {

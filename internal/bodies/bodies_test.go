@@ -24,6 +24,7 @@ type source struct {
 	slow    time.Duration // each Read takes so long, or until Close
 	err     error         // what it ends with; nil: io.EOF
 	closes  int
+	ended   bool
 	reading atomic.Bool
 	closed  chan struct{}
 }
@@ -43,6 +44,10 @@ func (s *source) Read(p []byte) (int, error) {
 		}
 	}
 	if s.offset == len(s.content) {
+		if s.ended {
+			return 0, errors.New("read after its end")
+		}
+		s.ended = true
 		if s.err != nil {
 			return 0, s.err
 		}
@@ -61,7 +66,7 @@ func (s *source) Close() error {
 }
 
 // rewind is a GetBody that returns the one source again, from its beginning.
-func (s *source) rewind() (io.ReadCloser, error) { s.offset = 0; return s, nil }
+func (s *source) rewind() (io.ReadCloser, error) { s.offset, s.ended = 0, false; return s, nil }
 
 func read(t *testing.T, r io.Reader, want string) {
 	t.Helper()
@@ -437,6 +442,7 @@ func TestRecorderWaitsForARead(t *testing.T) {
 func FuzzRecorder(f *testing.F) {
 	f.Add("content", int64(7), []byte{3, 0, 255, 2})
 	f.Add("content", int64(0), []byte{0, 1})
+	f.Add("", int64(0), []byte{0, 1})
 	f.Fuzz(func(t *testing.T, content string, limit int64, reads []byte) {
 		limit = min(max(limit, 0), 1<<20)
 		b := Record(newSource(content), limit)

@@ -189,7 +189,9 @@ func TestReplayIsAskedFor(t *testing.T) {
 	a.hooks.GetConn("api.example:80") // nothing was sent yet: no replay
 	a.hooks.WroteHeaders()
 	a.hooks.GetConn("api.example:80")
+	a.hooks.GetConn("api.example:80") // it has its place
 	a.hooks.WroteHeaders()
+	a.hooks.GetConn("login.example:443") // for a token
 	a.hooks.GetConn("api.example:80")
 	a.seen.want(t, "sent", "replay", "sent", "replay")
 	if _, n := a.Read(); n != 2 || a.ctx.Err() != nil {
@@ -207,7 +209,9 @@ func TestRefusedReplay(t *testing.T) {
 		a.hooks.WroteHeaders()
 		a.hooks.GetConn("api.example:443")
 		a.hooks.GetConn("api.example:443")
-		a.seen.want(t, "sent", "replay")
+		a.hooks.WroteHeaders() // net/http may send although the context has ended
+		a.hooks.GetConn("api.example:443")
+		a.seen.want(t, "sent", "replay", "sent")
 		if cause := context.Cause(a.ctx); cause != errNo {
 			t.Errorf("the attempt ends with %v", cause)
 		}
@@ -286,6 +290,9 @@ func TestReplayByNetHTTP(t *testing.T) {
 		if a.seen.context.Value(key{}) != true {
 			t.Error("the observer is not asked with the context of the watch")
 		}
+		if err := a.seen.context.Err(); err != nil {
+			t.Errorf("it is asked with the attempt's context: %v", err)
+		}
 	}
 }
 
@@ -345,11 +352,14 @@ func TestTimed(t *testing.T) {
 func TestWhoseConnection(t *testing.T) {
 	a := newAttempt(t, "http://api.example/", nil, nil)
 	a.hooks.GetConn("login.example:443")
-	a.hooks.GotConn(got(&net.TCPConn{}))
 	a.hooks.WroteHeaders()
 	a.seen.want(t)
-	a.hooks.GetConn("api.example:80")
+	a.hooks.GetConn("api.example:80") // no replay: nothing of the request was sent
+	a.seen.want(t)
 	a.hooks.GotConn(got(&net.TCPConn{}))
+	if _, n := a.Read(); n != 1 {
+		t.Errorf("%d sendings on a connection of its own", n)
+	}
 	a.hooks.WroteHeaders()
 	if _, n := a.Read(); n != 1 {
 		t.Errorf("%d sendings with a token's", n)
