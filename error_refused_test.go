@@ -248,6 +248,7 @@ func TestEndedBeforeItsSendingIsNotSent(t *testing.T) {
 		}},
 		{"Request.Cancel", steadyhttp.StopCancelled, func(_ context.Context, req *http.Request, _ *steadyhttp.Policy) (*http.Request, func()) {
 			ended := make(chan struct{})
+			//lint:ignore SA1019 http.Client still sets it
 			req.Cancel = ended
 			return req, sync.OnceFunc(func() { close(ended) })
 		}},
