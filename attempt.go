@@ -158,7 +158,10 @@ type Observer interface {
 // Observe tells an observer what becomes of an attempt as it happens. A Gate calls it in Enter:
 // what it is told on leaving is complete, but late. It reports false for an attempt that is not
 // about to be made. Of a redirect's hop to another origin it is told the sending only (see Gate).
+//
+//go:noinline
 func (a Attempt) Observe(o Observer) bool {
+	// Inlined, it would keep a copy of a on the stack of everybody who waits at the gate.
 	if a.log == nil {
 		return false
 	}
@@ -234,7 +237,10 @@ type Verdict struct {
 // Waits is what a Gate calls in Enter before it blocks, with the time that it will take as far as
 // is known, 0 if it is not. It tells Trace.Waiting. length is asked only if somebody wants to know.
 // It must not be called with a lock held that length or a hook may need.
+//
+//go:noinline
 func (a Attempt) Waits(length func() time.Duration) {
+	// Not inlined, for the sake of the stack: see Observe.
 	if a.waits != nil {
 		a.waits(length())
 	}

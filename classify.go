@@ -74,7 +74,11 @@ func (r *Rules) Validate() error {
 
 // Classify is the default of Transport.Classify. It is a pure function of the rules and the attempt
 // but for Retry-After given as a date, which is read against the clock.
-func (r *Rules) Classify(a Attempt) Verdict {
+func (r *Rules) Classify(a Attempt) Verdict { return r.classify(&a) }
+
+// classify takes no copy of an attempt: this is where the stack is deepest, and most who have been
+// here wait next.
+func (r *Rules) classify(a *Attempt) Verdict {
 	if a.Err != nil {
 		return Verdict{Class: classOfError(a.Err, a.Request)}
 	}
@@ -85,14 +89,14 @@ func (r *Rules) Classify(a Attempt) Verdict {
 		}
 		return Verdict{Class: Success}
 	}
-	a.Body = envelope.Unpack(a.Body, a.Response.Header) // of our copy of the attempt
+	body := envelope.Unpack(a.Body, a.Response.Header)
 	var v Verdict
 	if r.Parse != nil {
-		v = cleaned(r.Parse(a))
+		v = cleaned(r.parsed(a, body))
 	}
 	var inBody time.Duration // the wait that the body names
 	if v.Code == "" || v.Message == "" || v.TrackingID == "" {
-		read := r.parseEnvelope(&a)
+		read := r.parseEnvelope(a, body)
 		v.Code, v.Message = cmp.Or(v.Code, read.Code), cmp.Or(v.Message, read.Message)
 		v.TrackingID, inBody = cmp.Or(v.TrackingID, read.TrackingID), read.RetryAfter
 	}
@@ -116,6 +120,15 @@ func (r *Rules) Classify(a Attempt) Verdict {
 		v.RetryAfter = max(v.RetryAfter, cmp.Or(wait, inBody))
 	}
 	return v
+}
+
+// parsed is what Parse makes of an attempt with its body unpacked; it is not inlined, as judgement.
+//
+//go:noinline
+func (r *Rules) parsed(a *Attempt, body []byte) Verdict {
+	unpacked := *a
+	unpacked.Body = body
+	return r.Parse(unpacked)
 }
 
 // mayThrottle reports whether services use a status to throttle that means something else.
@@ -199,8 +212,8 @@ func statusOf(err error) int {
 
 // parseEnvelope never fails: an answer that it cannot read is one without a code, and its status
 // decides.
-func (r *Rules) parseEnvelope(a *Attempt) Verdict {
-	answer := envelope.Answer{Body: a.Body, IDHeaders: r.IDHeaders}
+func (r *Rules) parseEnvelope(a *Attempt, body []byte) Verdict {
+	answer := envelope.Answer{Body: body, IDHeaders: r.IDHeaders}
 	if a.Response != nil {
 		answer.Header = a.Response.Header
 	}
@@ -295,10 +308,10 @@ func (c *call) verdict() {
 	defer c.refusedByProxy()
 	classify := c.classifier()
 	if classify == nil {
-		a.Verdict = standard.Classify(*a)
+		a.Verdict = standard.classify(a)
 		return
 	}
-	v := cleaned(classify(*a))
+	v := cleaned(c.judgement())
 	if v.Class > Unauthorized {
 		a.Verdict = v
 		return
@@ -308,7 +321,7 @@ func (c *call) verdict() {
 	var filled Verdict
 	// What Rules leave out is not there: by their IDHeaders, the default's are none.
 	if v.Class == Unclassified || !rules && (v.Code == "" || v.Message == "" || v.TrackingID == "") {
-		filled = standard.Classify(*a)
+		filled = standard.classify(a)
 		v.Class = cmp.Or(v.Class, filled.Class)
 		v.Code, v.Message = cmp.Or(v.Code, filled.Code), cmp.Or(v.Message, filled.Message)
 		v.TrackingID = cmp.Or(v.TrackingID, filled.TrackingID)
@@ -318,6 +331,12 @@ func (c *call) verdict() {
 	}
 	a.Verdict = v
 }
+
+// judgement is what the Transport's Classify says. Inlined, it would keep a copy of the attempt on
+// the stack also where there is none.
+//
+//go:noinline
+func (c *call) judgement() Verdict { return c.classifier()(c.attempt) }
 
 // refusedByProxy makes a proxy's no to CONNECT final that it said in words of its own.
 func (c *call) refusedByProxy() {

@@ -34,7 +34,7 @@ func FuzzEnvelope(f *testing.F) {
 		f.Add([]byte(body))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		v := (&Rules{}).parseEnvelope(&Attempt{Body: body})
+		v := (&Rules{}).parseEnvelope(&Attempt{}, body)
 		for field, x := range map[string]struct {
 			text string
 			max  int

@@ -80,12 +80,12 @@ func (l *limit) Enter(ctx context.Context, a Attempt) (Pass, error) {
 		if err != nil {
 			return nil, err
 		}
-		switch current, err := l.wait(ctx, a, passed); {
+		switch current, err := l.wait(ctx, a.waits, passed); {
 		case err != nil:
 			return nil, err
 		case current:
 			passed.limit = l
-			passed.observe(a)
+			passed.observed(a.Observe(passed))
 			return passed, nil
 		}
 	}
@@ -93,24 +93,25 @@ func (l *limit) Enter(ctx context.Context, a Attempt) (Pass, error) {
 
 // wait passes the limiter. It reports false if another attempt was throttled meanwhile, and the
 // pause must be sat out too.
-func (l *limit) wait(ctx context.Context, a Attempt, p *passage) (current bool, err error) {
+func (l *limit) wait(ctx context.Context, waits func(time.Duration), p *passage) (current bool, err error) {
 	defer func() {
 		if !current {
 			l.pause.leave(p, Attempt{}) // also if the limiter panics
 		}
 	}()
-	if err := l.pass(ctx, a); err != nil {
+	if err := l.pass(ctx, waits); err != nil {
 		return false, err
 	}
 	return l.pause.current(p.epoch), nil
 }
 
-// pass waits for the limiter, if there is one.
-func (l *limit) pass(ctx context.Context, a Attempt) error {
+// pass waits for the limiter, if there is one. It is not given the Attempt, which is large, for the
+// sake of the stacks of those who wait.
+func (l *limit) pass(ctx context.Context, waits func(time.Duration)) error {
 	if l.limiter == nil {
 		return nil
 	}
-	l.announce(ctx, a)
+	l.announce(ctx, waits)
 	if err := l.limiter.Wait(ctx); err != nil {
 		return l.explain(ctx, err)
 	}
@@ -119,14 +120,14 @@ func (l *limit) pass(ctx context.Context, a Attempt) error {
 
 // announce tells of a wait that a rate.Limiter is about to make, and not of one that it will
 // refuse.
-func (l *limit) announce(ctx context.Context, a Attempt) {
+func (l *limit) announce(ctx context.Context, waits func(time.Duration)) {
 	pace := l.pause.pace
-	if pace == nil || a.waits == nil || pace.Limit() <= 0 || pace.Burst() < 1 {
+	if pace == nil || waits == nil || pace.Limit() <= 0 || pace.Burst() < 1 {
 		return
 	}
 	wait := lack(pace, 1, time.Now())
 	if deadline, ok := ctx.Deadline(); wait >= noticeable && (!ok || time.Until(deadline) >= wait) {
-		a.Waits(func() time.Duration { return wait })
+		waits(wait)
 	}
 }
 

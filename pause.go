@@ -45,7 +45,7 @@ type pause struct {
 
 // pacer is what attempts pass besides the pause: a Limit's limiter.
 type pacer interface {
-	pass(context.Context, Attempt) error
+	pass(ctx context.Context, waits func(time.Duration)) error
 }
 
 // turn is a place in the queue. Either passed or err is set before granted is closed.
@@ -86,7 +86,9 @@ func (p *pause) enter(ctx context.Context, a Attempt) (*passage, error) {
 	needs := p.earliest(now).Sub(now)
 	p.mu.Unlock()
 
-	a.Waits(func() time.Duration { return needs })
+	if a.waits != nil {
+		a.waits(needs)
+	}
 	select {
 	case <-t.granted:
 	case <-ctx.Done():
@@ -358,9 +360,8 @@ type passage struct {
 // requires that pause.mu is held.
 func (p *passage) mayWait() bool { return p.told && !p.sent }
 
-// observe has an attempt tell of its sending and answer from now on.
-func (p *passage) observe(a Attempt) {
-	told := a.Observe(p)
+// observed notes whether an attempt tells of its sending and answer from now on.
+func (p *passage) observed(told bool) {
 	if !p.narrow {
 		return
 	}
@@ -408,7 +409,7 @@ func (p *passage) Replay(ctx context.Context) error {
 			p.again, passed = again, again
 			p.pause.mu.Unlock()
 		}
-		if err := p.limit.pass(ctx, a); err != nil {
+		if err := p.limit.pass(ctx, a.waits); err != nil {
 			return err
 		}
 		if p.pause.current(passed.epoch) {

@@ -8,7 +8,6 @@ import (
 	"github.com/steadyhttp/steadyhttp"
 	"github.com/steadyhttp/steadyhttp/internal/durations"
 	"github.com/steadyhttp/steadyhttp/internal/list"
-	"github.com/steadyhttp/steadyhttp/internal/waits"
 )
 
 // caller is somebody who waits. There are many of them: what each costs is a channel and this.
@@ -140,13 +139,7 @@ func (q *Quota) ahead(w *caller) int {
 }
 
 // await blocks until it is w's turn. A caller who gives up leaves nothing behind.
-func (q *Quota) await(ctx context.Context, w *caller, a steadyhttp.Attempt) error {
-	length := func() time.Duration { return q.expected(w) }
-	if w.ticket.of != nil {
-		waits.Announce(ctx, length)
-	} else {
-		a.Waits(length)
-	}
+func (q *Quota) await(ctx context.Context, w *caller) error {
 	var tooLong <-chan time.Time
 	if w.atMost != 0 {
 		timer := time.NewTimer(q.MaxWait)

@@ -83,6 +83,7 @@ import (
 	"github.com/steadyhttp/steadyhttp"
 	"github.com/steadyhttp/steadyhttp/internal/durations"
 	"github.com/steadyhttp/steadyhttp/internal/list"
+	"github.com/steadyhttp/steadyhttp/internal/waits"
 )
 
 // Window is one limit: at most N calls in any interval of length Per.
@@ -208,9 +209,16 @@ func refuseLate(needs, left time.Duration) *steadyhttp.Refusal {
 	return &steadyhttp.Refusal{Wait: needs, Err: &tooLate{durations.TooLate{Needs: needs, Left: left, Of: " of quota"}}}
 }
 
-// Enter implements steadyhttp.Gate.
+// Enter implements steadyhttp.Gate. An Attempt is large, and many callers may wait here: it is
+// handed on to nobody below, for the sake of their stacks.
 func (q *Quota) Enter(ctx context.Context, a steadyhttp.Attempt) (steadyhttp.Pass, error) {
-	t, err := q.enter(ctx, a)
+	t := q.newTicket(ctx, a.Began, a.Request)
+	t.told = a.Observe(t)
+	w, err := q.join(ctx, t)
+	if w != nil {
+		a.Waits(func() time.Duration { return q.expected(w) })
+		err = q.await(ctx, w)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -220,38 +228,32 @@ func (q *Quota) Enter(ctx context.Context, a steadyhttp.Attempt) (steadyhttp.Pas
 // Leave implements steadyhttp.Pass for a ticket.
 func (t *ticket) Leave(a steadyhttp.Attempt) { t.q.leave(t, a) }
 
-func (q *Quota) enter(ctx context.Context, a steadyhttp.Attempt) (*ticket, error) {
+func (q *Quota) newTicket(ctx context.Context, began time.Time, req *http.Request) *ticket {
 	t := q.spare.Swap(nil)
 	if t == nil {
 		t = new(ticket)
 	}
-	*t = ticket{q: q, class: classOf(ctx), began: a.Began, weight: 1}
-	if q.Weight != nil && a.Request != nil {
-		t.weight = max(1, q.Weight(a.Request))
+	*t = ticket{q: q, class: classOf(ctx), began: began, weight: 1}
+	if q.Weight != nil && req != nil {
+		t.weight = max(1, q.Weight(req))
 	}
-	t.told = a.Observe(t)
-	if err := q.pass(ctx, t, a); err != nil {
-		return nil, err
-	}
-	return t, nil
+	return t
 }
 
-// pass has t wait for its turn.
-func (q *Quota) pass(ctx context.Context, t *ticket, a steadyhttp.Attempt) error {
+// join lets t go, or returns who has to wait for its turn.
+func (q *Quota) join(ctx context.Context, t *ticket) (*caller, error) {
 	if ctx.Err() != nil {
-		return &endedError{ctx}
+		return nil, &endedError{ctx}
 	}
 	q.lock()
+	defer q.unlock()
 	if err := q.begin(); err != nil {
-		q.unlock()
-		return err
+		return nil, err
 	}
 	if t.weight > 1 {
 		for i, w := range q.Windows {
 			if t.weight > w.N {
-				q.unlock()
-				return &steadyhttp.Refusal{Err: fmt.Errorf("quota: Quota.Weight of the call is %d, "+
-					"and Quota.Windows[%d].N is %d; split the call", t.weight, i, w.N)}
+				return nil, tooHeavy(t.weight, i, w.N)
 			}
 		}
 	}
@@ -259,22 +261,26 @@ func (q *Quota) pass(ctx context.Context, t *ticket, a steadyhttp.Attempt) error
 	q.advance(now)
 	if q.nobodyBefore(t.class) && q.mayPass(t, now) {
 		q.take(t, now)
-		q.unlock()
-		return nil
+		return nil, nil
 	}
-	w, err := q.enqueue(ctx, t, now)
-	q.unlock()
-	if err != nil {
-		return err
-	}
-	return q.await(ctx, w, a)
+	return q.enqueue(ctx, t, now)
+}
+
+func tooHeavy(weight, window, most int) *steadyhttp.Refusal {
+	return &steadyhttp.Refusal{Err: fmt.Errorf("quota: Quota.Weight of the call is %d, "+
+		"and Quota.Windows[%d].N is %d; split the call", weight, window, most)}
 }
 
 // Replay implements steadyhttp.Observer for a ticket: net/http is about to send its request again.
 // The server may count both sendings, so that this one waits for a place of its own.
 func (t *ticket) Replay(ctx context.Context) error {
 	r := &ticket{q: t.q, class: t.class, began: t.began, weight: t.weight, told: true, of: t}
-	return t.q.pass(ctx, r, steadyhttp.Attempt{})
+	w, err := t.q.join(ctx, r)
+	if w == nil {
+		return err
+	}
+	waits.Announce(ctx, func() time.Duration { return t.q.expected(w) })
+	return t.q.await(ctx, w)
 }
 
 // begin resolves the fields at the first use. It requires that q.mu is held.

@@ -269,9 +269,10 @@ func median(values []float64) float64 {
 	return values[len(values)/2]
 }
 
-// waiting is how many bytes a call holds on to while it waits for its retry, its goroutine's stack
-// included. For net/http it is a call that waits for its answer.
+// waiting is how many bytes a call holds on to while it waits for its retry after a 503 with an
+// envelope, its goroutine's stack included. For net/http it is a call that waits for its answer.
 func waiting(t *testing.T, list []client, calls int) []figure {
+	busy := &memory{final: http.StatusServiceUnavailable, message: envelope}
 	var figures []figure
 	for _, c := range list {
 		var arrived atomic.Int64
@@ -283,9 +284,7 @@ func waiting(t *testing.T, list []client, calls int) []figure {
 				<-req.Context().Done()
 				return nil, req.Context().Err()
 			}
-			return &http.Response{
-				StatusCode: 503, Header: http.Header{}, Request: req, Body: http.NoBody, ProtoMajor: 1, ProtoMinor: 1,
-			}, nil
+			return busy.RoundTrip(req)
 		}))
 		do := c.new(base, settings{attempts: 4, wait: time.Minute, mostWait: time.Minute, steady: unpaid})
 		ctx, cancel := context.WithCancel(t.Context())
@@ -323,10 +322,13 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
-// throughput is how many GETs a second of processor time 8 callers get over the loopback.
-func throughput(t *testing.T, list []client, rounds int, each time.Duration) []figure {
+// throughput is how many GETs a second of processor time 8 callers get over the loopback that are
+// answered with a status and a text.
+func throughput(t *testing.T, list []client, status int, text string, rounds int, each time.Duration) []figure {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		io.WriteString(w, content)
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(status)
+		io.WriteString(w, text)
 	}))
 	defer server.Close()
 	dos, rates := make([]do, len(list)), make([][]float64, len(list))
@@ -347,6 +349,11 @@ func throughput(t *testing.T, list []client, rounds int, each time.Duration) []f
 						if err != nil {
 							t.Error(err)
 							return
+						}
+						if status >= 400 {
+							if code := codeOf(list[i], resp); code != "ResourceNotFound" {
+								t.Errorf("%s: the code is %q", list[i].name, code)
+							}
 						}
 						finish(resp)
 						calls.Add(1)
