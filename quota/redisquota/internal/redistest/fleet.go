@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -96,26 +95,30 @@ type Bed struct {
 	API       *API
 	Windows   []quota.Window
 	Processes []*Process
+
+	ctx context.Context // of the present run
 }
 
-// Run has all processes work for a time, while the events come to pass, each in its order.
+// Run has all processes work until a time after the first arrival, while the events come to pass,
+// each in its order and its time, by the same clock. It waits for everybody's end.
 func (b *Bed) Run(d time.Duration, events ...Event) {
 	b.Helper()
 	watch := startWatch()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	b.ctx = ctx
 	for _, p := range b.Processes {
 		p.Begin(ctx, b.API)
 	}
-	began := time.Now()
+	first := b.first()
 	var happening sync.WaitGroup
 	happening.Go(func() {
 		for _, e := range events {
-			time.Sleep(time.Until(began.Add(e.At)))
+			time.Sleep(time.Until(first.Add(e.At)))
 			e.Do()
 		}
 	})
-	time.Sleep(time.Until(began.Add(d)))
+	time.Sleep(time.Until(first.Add(d)))
 	happening.Wait()
 	cancel()
 	for _, p := range b.Processes {
@@ -124,6 +127,25 @@ func (b *Bed) Run(d time.Duration, events ...Event) {
 	if stall := watch.stop(); stall > 50*time.Millisecond {
 		b.Logf("the machine was busy: a timer was up to %v late", stall.Round(time.Millisecond))
 	}
+}
+
+// Join has one more process begin, of which nobody knew.
+func (b *Bed) Join(p *Process) {
+	b.Processes = append(b.Processes, p)
+	p.Begin(b.ctx, b.API)
+}
+
+// first waits for the first arrival, and returns when it was.
+func (b *Bed) first() time.Time {
+	b.Helper()
+	for range 3000 {
+		if log := b.API.Log(); len(log) > 0 {
+			return b.API.began.Add(log[0].At)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	b.Fatal("no call was let go in 30 s")
+	return time.Time{}
 }
 
 // Event comes to pass some time after the start.
@@ -151,18 +173,21 @@ func (f Figures) String() string {
 	return fmt.Sprintf("%d calls, at worst %v, %.1f %% used", f.Calls, f.Worst, 100*f.Used)
 }
 
-// Figures looks at all that arrived until end, a time of the API's clock.
-func (b *Bed) Figures(end time.Duration) Figures {
+// Figures looks at all that arrived; what is used is counted over a span from the first of them on.
+func (b *Bed) Figures(span time.Duration) Figures {
 	times := b.API.Times()
-	n, _ := slices.BinarySearch(times, end)
-	f := Figures{Calls: n, Used: Used(times, b.Windows, end)}
+	if len(times) == 0 {
+		return Figures{Worst: make([]int, len(b.Windows))}
+	}
+	f := Figures{Calls: len(times), Used: Used(times, b.Windows, times[0]+span)}
 	for _, w := range b.Windows {
 		f.Worst = append(f.Worst, Worst(times, w.Per))
 	}
 	return f
 }
 
-// Over fails the test if more than the windows allow, times factor, arrived in any interval.
+// Over fails the test if more arrived in any interval than the windows allow, or than most says of
+// each.
 func (b *Bed) Over(f Figures, most ...int) {
 	b.Helper()
 	for i, w := range b.Windows {

@@ -179,4 +179,3 @@ func (p *Proxy) copy(to, from net.Conn, pass func([]byte) bool) {
 	close(parts)
 	<-done
 }
-

@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -42,6 +41,8 @@ type Redis struct {
 	replica *Redis
 }
 
+var starting = make(chan struct{}, 2)
+
 // Start starts a Redis that ends with the test. Where there is no redis-server, the test skips.
 func Start(t testing.TB, o Options) *Redis {
 	t.Helper()
@@ -56,6 +57,9 @@ func Start(t testing.TB, o Options) *Redis {
 			t.Fatal(err)
 		}
 	}
+	// Tens of rows begin at once: where all of their servers start at once, all are late.
+	starting <- struct{}{}
+	defer func() { <-starting }()
 	t.Cleanup(func() {
 		r.Kill()
 		if t.Failed() {
@@ -211,11 +215,11 @@ func (r *Redis) Restart() {
 	}
 }
 
-// Suspend stops the process, as SIGSTOP does, and Resume has it go on.
-func (r *Redis) Suspend() { r.cmd.Process.Signal(syscall.SIGSTOP) }
+// Suspend stops the process, as SIGSTOP does.
+func (r *Redis) Suspend() { Suspend(r.t, r.cmd.Process) }
 
 // Resume has a suspended process go on.
-func (r *Redis) Resume() { r.cmd.Process.Signal(syscall.SIGCONT) }
+func (r *Redis) Resume() { Resume(r.t, r.cmd.Process) }
 
 // FlushAll forgets everything.
 func (r *Redis) FlushAll() { r.Do("FLUSHALL") }
