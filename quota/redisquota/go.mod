@@ -4,7 +4,7 @@ go 1.26.0
 
 require (
 	github.com/redis/go-redis/v9 v9.23.0
-	github.com/steadyhttp/steadyhttp v0.0.0-00010101000000-000000000000
+	github.com/steadyhttp/steadyhttp v0.0.0
 )
 
 require (
@@ -14,5 +14,3 @@ require (
 	golang.org/x/sys v0.48.0 // indirect
 	golang.org/x/time v0.16.0 // indirect
 )
-
-replace github.com/steadyhttp/steadyhttp => ../..

@@ -151,7 +151,7 @@ func TestNeverOverWhileRedisKeepsItsState(t *testing.T) {
 		{
 			name: "other keys of the quota lost", share: 0.9,
 			events: func(f *fleet) []redistest.Event {
-				return redistest.Every(2*time.Second, 1500*ms, 13*time.Second, func(i int) { f.deleteKey(":w", ":p")(i) })
+				return redistest.Every(2*time.Second, 1500*ms, 13*time.Second, func(i int) { f.deleteKey(":line", ":seen")(i) })
 			},
 		},
 	})
@@ -206,7 +206,7 @@ func TestNeverOverAfterRedisForgets(t *testing.T) {
 			return redistest.Every(9*time.Second, 2050*ms, 15*time.Second, f.deleteKey(":log"))
 		}}),
 		learned(row{name: "the head evicted", events: func(f *fleet) []redistest.Event {
-			return redistest.Every(9*time.Second, 2050*ms, 15*time.Second, f.deleteKey(":h"))
+			return redistest.Every(9*time.Second, 2050*ms, 15*time.Second, f.deleteKey(":head"))
 		}}),
 		learned(row{
 			name: "allkeys-lru", shape: shape{redis: redistest.Options{

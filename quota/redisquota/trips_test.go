@@ -42,7 +42,7 @@ func (c *trips) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	}
 }
 
-// note reads the places that a request wants, at 10 and 12 of its arguments, and the ones that an
+// note reads the places that a request wants, at 11 and 13 of its arguments, and the ones that an
 // answer grants, at 4 and 5. See sync.lua.
 func (c *trips) note(cmd redis.Cmder) {
 	c.mu.Lock()
@@ -52,7 +52,7 @@ func (c *trips) note(cmd redis.Cmder) {
 	keys, _ := strconv.Atoi(fmt.Sprint(args[2]))
 	args = args[3+keys:]
 	answer, ok := cmd.(*redis.Cmd)
-	if !ok || cmd.Err() != nil || len(args) < 14 {
+	if !ok || cmd.Err() != nil || len(args) < 15 {
 		return
 	}
 	values, err := answer.Slice()
@@ -64,7 +64,7 @@ func (c *trips) note(cmd redis.Cmder) {
 		return
 	}
 	wanted, granted := 0, 0
-	for i, at := range []int{10, 12} {
+	for i, at := range []int{11, 13} {
 		want, wrong := strconv.Atoi(fmt.Sprint(args[at]))
 		grant, alsoWrong := strconv.Atoi(fmt.Sprint(values[4+i]))
 		if wrong != nil || alsoWrong != nil {
