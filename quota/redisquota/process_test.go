@@ -155,6 +155,29 @@ func TestRealProcesses(t *testing.T) {
 	})
 }
 
+// A process that is suspended for longer than it takes to be thought dead may have been granted what
+// it had not sent yet: as many calls too many as it has workers, at most.
+func TestSuspendedProcessIsBounded(t *testing.T) {
+	t.Parallel()
+	const workers = 8
+	r := redistest.Start(t, redistest.Options{})
+	b := &redistest.Bed{TB: t, API: redistest.NewAPI(ms, 20*ms), Windows: twoWindows}
+	server := httptest.NewServer(b.API)
+	defer server.Close()
+	p := startProcesses(t, 4, helperConfig{
+		API: server.Listener.Addr().String(), Redis: r.Addr(), Key: t.Name(), Workers: workers, Windows: twoWindows,
+	})
+	suspended := p.all[1]
+	b.Run(23850*ms,
+		redistest.Event{At: 2020 * ms, Do: func() { redistest.Suspend(t, suspended.Process) }},
+		redistest.Event{At: 11100 * ms, Do: func() { redistest.Resume(t, suspended.Process) }},
+	)
+	f := b.Figures(23850 * ms)
+	t.Log(f)
+	b.Over(f, 100+workers, 500+workers)
+	p.end()
+}
+
 // hourVariable has the one test run that takes ten minutes.
 const hourVariable = "STEADYHTTP_REDIS_HOUR"
 
