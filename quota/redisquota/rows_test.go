@@ -97,7 +97,10 @@ func TestNeverOverWhileRedisKeepsItsState(t *testing.T) {
 		{
 			name: "Redis' answers lost",
 			before: func(f *fleet) {
-				each(f, func(p *redistest.Process) { p.Proxy.Lose(100) })
+				each(f, func(p *redistest.Process) {
+					p.Proxy.Lose(100)
+					p.Proxy.Silence(5)
+				})
 			},
 			after: func(f *fleet) {
 				lost := int64(0)
@@ -130,7 +133,7 @@ func TestNeverOverWhileRedisKeepsItsState(t *testing.T) {
 			},
 		},
 		{
-			name: "Redis sleeps",
+			name: "Redis sleeps", span: 18850 * ms,
 			events: func(f *fleet) []redistest.Event {
 				return redistest.Every(2*time.Second, 700*ms, 13*time.Second, func(int) { f.redis.Do("DEBUG", "SLEEP", "0.5") })
 			},

@@ -225,4 +225,3 @@ func fill(t *testing.T, f *fleet, n int) int {
 	working.Wait()
 	return calls
 }
-

@@ -204,6 +204,11 @@ func TestEventsHappen(t *testing.T) {
 			t.Error("what was lost was not carried out")
 		}
 		p.Lose(0)
+		p.Silence(1000)
+		if err := script(); err == nil {
+			t.Error("an answer came through what is silent")
+		}
+		p.Silence(0)
 		p.Cut(true)
 		if err := script(); err == nil {
 			t.Error("an answer came through what is cut")

@@ -18,8 +18,9 @@ type Proxy struct {
 	l       net.Listener
 	target  atomic.Pointer[string]
 	cut     atomic.Bool
-	lose    atomic.Uint64 // of 1,000 answers to scripts, so many are lost after they were carried out
-	delay   atomic.Int64  // one way
+	lose    atomic.Int64 // of 1,000 answers to scripts, so many are lost after they were carried out
+	silence atomic.Int64 // and so many without a word
+	delay   atomic.Int64 // one way
 	Lost    atomic.Int64
 	mu      sync.Mutex // guards conns
 	conns   map[net.Conn]bool
@@ -59,9 +60,14 @@ func (p *Proxy) Cut(cut bool) {
 	}
 }
 
-// Lose has so many of 1,000 answers to scripts get lost after they were carried out. Half of them
-// are lost with their connection, and half without a word.
-func (p *Proxy) Lose(of1000 int) { p.lose.Store(uint64(of1000)) }
+// Lose has so many of 1,000 answers to scripts get lost after they were carried out, with their
+// connection.
+func (p *Proxy) Lose(of1000 int) { p.lose.Store(int64(of1000)) }
+
+// Silence has so many of 1,000 connections go dead without a word after a script was carried out.
+// A client with go-redis's own settings waits for 5 s then, and its connection is lost to the pool
+// for as long.
+func (p *Proxy) Silence(of1000 int) { p.silence.Store(int64(of1000)) }
 
 // Delay takes effect in each direction.
 func (p *Proxy) Delay(oneWay time.Duration) { p.delay.Store(int64(oneWay)) }
@@ -132,12 +138,16 @@ func (p *Proxy) serve(client net.Conn) {
 		defer client.Close()
 		defer server.Close()
 		p.copy(client, server, func([]byte) bool {
-			if script.Load() && rand.Uint64N(1000) < p.lose.Load() {
+			if silent || !script.Load() {
+				return !silent
+			}
+			dice := rand.Int64N(1000)
+			silent = dice < p.lose.Load()+p.silence.Load()
+			if dice < p.lose.Load() {
+				client.Close()
+			}
+			if silent {
 				p.Lost.Add(1)
-				if rand.N(2) == 0 {
-					client.Close()
-				}
-				silent = true
 			}
 			return !silent
 		})
