@@ -3,6 +3,8 @@ package quota
 import (
 	fifo "container/list"
 	"time"
+
+	"github.com/steadyhttp/steadyhttp/internal/ledger"
 )
 
 // ticket is one call in flight, from its grant to its place in the log. Each sending of it that
@@ -16,7 +18,6 @@ type ticket struct {
 	at      instant // in the log
 	weight  int     // places that a sending takes
 	places  int     // for each sending that was not asked for
-	sends   int     // of which the first was told, replays included
 	epoch   int     // the pause after which it was granted
 	class   class
 	state   state
@@ -30,9 +31,12 @@ type ticket struct {
 
 	gone    bool          // it has been told of its sending
 	narrow  bool          // granted while few may be under way at once
+	sends   int32         // of which the first was told, replays included
 	place   *fifo.Element // in pause.places or pause.stuck; nil: in neither
 	entered instant       // when it got its place
 	queued  int           // callers that had to queue until its grant
+
+	hold *ledger.Hold // of its places with the ledger; nil: there is none
 
 	of *ticket // the first sending, of a replay; nil: this is it
 

@@ -1,0 +1,2 @@
+// Package redisquota shares a quota.Quota between processes, through Redis.
+package redisquota
