@@ -154,11 +154,11 @@ func (h host) Limits() []ledger.Limit {
 	return limits
 }
 
-func (h host) Log(c ledger.Class, yield func(at time.Duration, n int) bool) {
+func (h host) Log(c ledger.Class, older time.Duration, yield func(at time.Duration, n int) bool) {
 	q := h.q
 	log := q.calls[c].log
 	longest := &q.windows[longest(q.windows)]
-	since := q.now().add(-longest.per - longest.pad)
+	since := q.now().add(-longest.per - longest.pad - min(older, edge))
 	for i := len(log) - 1; i >= 0 && log[i].at > since; i-- {
 		if log[i].n > 0 && !yield(time.Duration(log[i].at), log[i].n) {
 			return

@@ -95,9 +95,9 @@ type Host interface {
 	// Limits returns the windows as they are now.
 	Limits() []Limit
 
-	// Log calls yield for what this process has sent, the newest first, as far as a window counts it,
-	// until it returns false. Calls under way are not in it.
-	Log(c Class, yield func(at time.Duration, n int) bool)
+	// Log calls yield for what this process has sent, the newest first, as far as a window counts it or
+	// has done so a while ago, of 3 s at the most, until it returns false. Calls under way are not in it.
+	Log(c Class, ago time.Duration, yield func(at time.Duration, n int) bool)
 
 	// InFlight returns how many places calls under way hold.
 	InFlight() int

@@ -523,7 +523,7 @@ func (e *engine) next(now time.Duration) (at time.Duration, stop bool) {
 	}
 	if !busy {
 		for c := range ledger.Classes {
-			e.host.Log(c, func(time.Duration, int) bool {
+			e.host.Log(c, 0, func(time.Duration, int) bool {
 				busy = true
 				return false
 			})
@@ -826,7 +826,9 @@ func (e *engine) changed(epoch string, now time.Duration) {
 	e.lower, e.gone, e.oldest = nil, nil, -1
 	for c := range ledger.Classes {
 		e.raise[c], e.hand[c], e.line[c], e.upload[c] = nil, nil, standing{}, nil
-		e.host.Log(c, func(at time.Duration, n int) bool {
+		// What all had taken is known as of the last word: with less than was counted then, places would
+		// be filled in that are free by now.
+		e.host.Log(c, now-e.last, func(at time.Duration, n int) bool {
 			e.upload[c] = append(e.upload[c], run{at, n})
 			return true
 		})
@@ -880,7 +882,7 @@ func (e *engine) mayAlone(places int, now time.Duration) bool {
 
 func (e *engine) sentSince(since time.Duration) (n int) {
 	for c := range ledger.Classes {
-		e.host.Log(c, func(at time.Duration, k int) bool {
+		e.host.Log(c, 0, func(at time.Duration, k int) bool {
 			if at <= since {
 				return false
 			}

@@ -138,12 +138,6 @@ if known and not again then
   end
 end
 
--- What is older than any window. Counts don't mind leftovers, and many at once would stop the server.
-for _, key in ipairs(reserved and {LOG, NORMAL} or {LOG}) do
-  local old = call('ZCOUNT', key, '-inf', str(now - span))
-  if old > 0 then call('ZREMRANGEBYRANK', key, 0, math.min(old, 1000) - 1) end
-end
-
 -- A process that has been silent for so long has nothing under way that it might still send.
 for _, p in ipairs(call('ZRANGEBYSCORE', SEEN, '(0', str(now - dead), 'LIMIT', 0, 20)) do
   local seen = tonumber(call('ZSCORE', SEEN, p))
@@ -187,6 +181,14 @@ if now >= learn then
     end
     call('HDEL', HEAD, 'known', 'used', 'away')
   end
+end
+
+-- What is older than any window. Counts don't mind leftovers, and many at once would stop the server.
+-- What is uploaded is compared with what was known some time ago: it stays until then.
+for _, key in ipairs(reserved and {LOG, NORMAL} or {LOG}) do
+  local before = str(now - span - (now < learn and 2 * learning or 0))
+  local old = call('ZCOUNT', key, '-inf', before)
+  if old > 0 then call('ZREMRANGEBYRANK', key, 0, math.min(old, 1000) - 1) end
 end
 
 local taken, normals = {}, {}

@@ -166,11 +166,16 @@ func Every(d, from, to time.Duration, do func(i int)) (events []Event) {
 type Figures struct {
 	Calls int
 	Worst []int // in the length of each window
+	Each  []int // half second since the first: how many arrived
 	Used  float64
 }
 
 func (f Figures) String() string {
-	return fmt.Sprintf("%d calls, at worst %v, %.1f %% used", f.Calls, f.Worst, 100*f.Used)
+	each := ""
+	for _, n := range f.Each {
+		each += fmt.Sprint(" ", n)
+	}
+	return fmt.Sprintf("%d calls, at worst %v, %.1f %% used; by half seconds:%s", f.Calls, f.Worst, 100*f.Used, each)
 }
 
 // Figures looks at all that arrived; what is used is counted over a span from the first of them on.
@@ -180,6 +185,13 @@ func (b *Bed) Figures(span time.Duration) Figures {
 		return Figures{Worst: make([]int, len(b.Windows))}
 	}
 	f := Figures{Calls: len(times), Used: Used(times, b.Windows, times[0]+span)}
+	for _, at := range times {
+		half := int((at - times[0]) / (500 * time.Millisecond))
+		for len(f.Each) <= half {
+			f.Each = append(f.Each, 0)
+		}
+		f.Each[half]++
+	}
 	for _, w := range b.Windows {
 		f.Worst = append(f.Worst, Worst(times, w.Per))
 	}
