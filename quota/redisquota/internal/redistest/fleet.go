@@ -46,6 +46,13 @@ func (p *Process) Begin(ctx context.Context, base http.RoundTripper) {
 	}
 }
 
+// Once has a process that has not begun make one call.
+func (b *Bed) Once(p *Process) {
+	b.Helper()
+	client := &http.Client{Transport: &steadyhttp.Transport{Base: b.API, Gates: []steadyhttp.Gate{p.Gate}}}
+	p.call(b.ctx, client)
+}
+
 func (p *Process) call(ctx context.Context, client *http.Client) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://api.example/", nil)
 	if err != nil {
