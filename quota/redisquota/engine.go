@@ -81,7 +81,7 @@ type engine struct {
 	tellLow   bool
 	delay     time.Duration // from a grant to its answer
 	closing   bool
-	bye       bool // Redis has been told of it
+	bye       bool          // Redis has been told of it
 	closed    chan struct{} // when the last exchange is done
 	running   bool
 	wake      chan struct{}
@@ -569,6 +569,9 @@ func (e *engine) build(now time.Duration) *request {
 		r.flags += "E"
 	case Spent:
 		r.flags += "S"
+	}
+	if e.conf.Reserve > 0 {
+		r.flags += "N"
 	}
 	if e.conf.WhenAway != Closed {
 		r.flags += "A"

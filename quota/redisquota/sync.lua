@@ -11,15 +11,14 @@ local lease, dead, learning, grace = number(), number(), number(), number()
 local silence, delay = number(), number()
 local want, need = {h = 0, n = 0}, {h = 0, n = 0}
 want.h, need.h, want.n, need.n = number(), number(), number(), number()
-local reserved = false
 local windows, span = {}, 0
 for i = 1, number() do
   local w = {n = number(), normal = number(), per = number()}
   windows[i] = w
   span = math.max(span, w.per)
-  reserved = reserved or w.normal < w.n
 end
 local function flag(f) return string.find(flags, f, 1, true) ~= nil end
+local reserved = flag('N') -- for calls of high priority
 
 local head = call('HMGET', HEAD, 'epoch', 'last', 'skew', 'learn', 'pause', 'turn', 'n', 'span', 'lows', 'r:' .. me)
 local current, last, skew = head[1], tonumber(head[2] or 0), tonumber(head[3] or 0)
