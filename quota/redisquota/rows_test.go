@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/steadyhttp/steadyhttp"
 	"github.com/steadyhttp/steadyhttp/quota"
 	"github.com/steadyhttp/steadyhttp/quota/redisquota"
 	"github.com/steadyhttp/steadyhttp/quota/redisquota/internal/redistest"
@@ -349,30 +348,56 @@ func TestThrottlingPausesAllProcesses(t *testing.T) {
 }
 
 // Windows that are not much longer than the way to the server and to Redis lose that way, as they
-// do with a quota.Quota: never over, and within 3 % of it.
+// do with a quota.Quota: never over, and no slower than by a few round trips to Redis, which are
+// measured meanwhile.
 func TestShortWindowsLoseTheRoundTrip(t *testing.T) {
 	short := []quota.Window{{N: 1, Per: 100 * ms}}
+	const d = 5050 * ms
 	for _, to := range []time.Duration{2 * ms, 20 * ms} {
 		t.Run(fmt.Sprint(to), func(t *testing.T) {
-			used(t, 0.75, func(t *testing.T) redistest.Figures {
+			used(t, 0.5, func(t *testing.T) redistest.Figures {
 				local := &redistest.Bed{TB: t, API: redistest.NewAPI(ms, to), Windows: short}
 				q := &quota.Quota{Windows: short}
-				local.Processes = []*redistest.Process{{Name: "local", Gate: steadyhttp.Gate(q), Workers: 8}}
-				local.Run(5050 * ms)
-				alone := local.Figures(5050 * ms)
+				local.Processes = []*redistest.Process{{Name: "local", Gate: q, Workers: 8}}
+				local.Run(d)
+				alone := local.Figures(d)
 				f := newFleet(t, shape{windows: short, from: ms, to: to})
-				f.Run(5050 * ms)
-				shared := f.Figures(5050 * ms)
+				f.eachClient(func(i int) { f.quotas[i].Client = f.redis.Client() })
+				trip := f.pings(d)
+				f.Run(d)
+				shared := f.Figures(d)
 				f.Over(shared)
 				f.end()
-				t.Logf("quota.Quota: %v", alone)
-				if shared.Used < alone.Used-0.04 {
+				ping := trip()
+				slower := d/time.Duration(shared.Calls) - d/time.Duration(alone.Calls)
+				t.Logf("quota.Quota: %v; a call each %v and each %v; a ping takes %v", alone, d/time.Duration(shared.Calls),
+					d/time.Duration(alone.Calls), ping)
+				// When an answer comes is a guess until it has, which is off by up to a way to the server.
+				if slower > 4*ping+4*ms+to {
 					shared.Used = 0 // once more
 				}
 				return shared
 			})
 		})
 	}
+}
+
+// pings measures a round trip to Redis for a time; what it returns waits for the mean.
+func (f *fleet) pings(d time.Duration) (mean func() time.Duration) {
+	client := f.redis.Client()
+	result := make(chan time.Duration, 1)
+	go func() {
+		n, sum, began := 0, time.Duration(0), time.Now()
+		for time.Since(began) < d {
+			at := time.Now()
+			client.Ping(f.Context())
+			sum += time.Since(at)
+			n++
+			time.Sleep(20 * ms)
+		}
+		result <- sum / time.Duration(n)
+	}()
+	return func() time.Duration { return <-result }
 }
 
 // Thousands a second.

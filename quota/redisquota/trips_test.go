@@ -22,6 +22,7 @@ type trips struct {
 	wasted int // and got none in so many
 	places int // granted
 	broken int // answers that could not be read
+	why    string
 }
 
 func (c *trips) DialHook(next redis.DialHook) redis.DialHook {
@@ -35,7 +36,7 @@ func (c *trips) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proces
 func (c *trips) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		err := next(ctx, cmd)
-		if name := cmd.Name(); name == "evalsha" || name == "eval" {
+		if name := cmd.Name(); err == nil && (name == "evalsha" || name == "eval") {
 			c.note(cmd)
 		}
 		return err
@@ -58,6 +59,7 @@ func (c *trips) note(cmd redis.Cmder) {
 	values, err := answer.Slice()
 	if err != nil || len(values) == 0 {
 		c.broken++
+		c.why = fmt.Sprint(args, " gave ", answer.Val(), err)
 		return
 	}
 	if values[0] != "ok" || len(values) < 6 {
@@ -69,6 +71,7 @@ func (c *trips) note(cmd redis.Cmder) {
 		grant, alsoWrong := strconv.Atoi(fmt.Sprint(values[4+i]))
 		if wrong != nil || alsoWrong != nil {
 			c.broken++
+			c.why = fmt.Sprint(args, " gave ", values)
 			return
 		}
 		wanted, granted = wanted+max(0, want), granted+grant
@@ -91,13 +94,13 @@ func (c *trips) String() string {
 // count has the processes of a fleet counted.
 func (f *fleet) count() *trips {
 	c := new(trips)
-	f.eachClient(func(client redis.UniversalClient) { client.AddHook(c) })
+	f.eachClient(func(i int) { f.quotas[i].Client.AddHook(c) })
 	return c
 }
 
-func (f *fleet) eachClient(do func(client redis.UniversalClient)) {
-	for _, q := range f.quotas {
-		do(q.Client)
+func (f *fleet) eachClient(do func(i int)) {
+	for i := range f.quotas {
+		do(i)
 	}
 }
 
@@ -127,7 +130,7 @@ func TestManyProcessesShareASlowQuota(t *testing.T) {
 			wasted := float64(count.wasted) / float64(max(1, count.places))
 			t.Logf("%v; %.2f asks for nothing a place; %d to %d calls a process, %.1f on average", count, wasted, least, most, mean)
 			if count.broken > 0 || count.places < figures.Calls {
-				t.Errorf("%d answers were not understood, %d places for %d calls", count.broken, count.places, figures.Calls)
+				t.Errorf("%d answers were not understood, %d places for %d calls; %s", count.broken, count.places, figures.Calls, count.why)
 			}
 			if wasted > c.wasted {
 				t.Errorf("%.2f asks for nothing a place, want at most %v", wasted, c.wasted)
@@ -178,10 +181,7 @@ func TestMemoryOfALargeQuota(t *testing.T) {
 	for _, n := range []int{10_000, 100_000} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			f := newFleet(t, shape{windows: []quota.Window{{N: n, Per: time.Hour}}, workers: 64})
-			for i, p := range f.Processes {
-				p.Proxy = nil
-				f.quotas[i].Client = f.redis.Client()
-			}
+			f.eachClient(func(i int) { f.quotas[i].Client = f.redis.Client() })
 			cpu := f.redis.CPU()
 			began := time.Now()
 			calls := fill(t, f, n)
