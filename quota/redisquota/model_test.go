@@ -194,13 +194,6 @@ func (m *model) run(args []any, raw int64) []string {
 			}
 		}
 	}
-	for _, set := range []map[string]int64{m.log, m.normal} {
-		for i, e := range sorted(set) {
-			if e.score <= now-span && i < 1000 {
-				delete(set, e.id)
-			}
-		}
-	}
 	for _, p := range sorted(m.seen) {
 		if p.score <= 0 || p.score > now-dead {
 			continue
@@ -247,6 +240,17 @@ func (m *model) run(args []any, raw int64) []string {
 			upto = m.known - w.per
 		}
 		m.known, m.used, m.away = -1, nil, 0
+	}
+	before := now - span
+	if now < m.learn {
+		before -= 2 * learning
+	}
+	for _, set := range []map[string]int64{m.log, m.normal} {
+		for i, e := range sorted(set) {
+			if e.score <= before && i < 1000 {
+				delete(set, e.id)
+			}
+		}
 	}
 	taken, normals := make([]int64, len(windows)), make([]int64, len(windows))
 	for i, w := range windows {
