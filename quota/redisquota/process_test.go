@@ -137,13 +137,13 @@ func TestRealProcesses(t *testing.T) {
 			API: server.Listener.Addr().String(), Redis: r.Addr(), Key: t.Name(), Workers: 8, Windows: twoWindows,
 		})
 		killed, suspended := p.all[0], p.all[1]
-		b.Run(23850*ms,
+		b.Run(28850*ms,
 			redistest.Event{At: 2050 * ms, Do: func() { killed.Process.Kill() }},
 			redistest.Event{At: 3050 * ms, Do: func() { redistest.Suspend(t, suspended.Process) }},
 			redistest.Event{At: 6050 * ms, Do: func() { redistest.Resume(t, suspended.Process) }},
 			redistest.Event{At: 7 * time.Second, Do: func() { p.start() }},
 		)
-		f := b.Figures(23850 * ms)
+		f := b.Figures(28850 * ms)
 		b.Over(f)
 		served := b.API.Served()
 		t.Log(served)
@@ -168,11 +168,11 @@ func TestSuspendedProcessIsBounded(t *testing.T) {
 		API: server.Listener.Addr().String(), Redis: r.Addr(), Key: t.Name(), Workers: workers, Windows: twoWindows,
 	})
 	suspended := p.all[1]
-	b.Run(23850*ms,
+	b.Run(28850*ms,
 		redistest.Event{At: 2020 * ms, Do: func() { redistest.Suspend(t, suspended.Process) }},
 		redistest.Event{At: 11100 * ms, Do: func() { redistest.Resume(t, suspended.Process) }},
 	)
-	f := b.Figures(23850 * ms)
+	f := b.Figures(28850 * ms)
 	t.Log(f)
 	b.Over(f, 100+workers, 500+workers)
 	p.end()

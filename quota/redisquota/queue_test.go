@@ -1,7 +1,6 @@
 package redisquota_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -145,7 +144,7 @@ func TestTenThousandWaiters(t *testing.T) {
 	r := redistest.Start(t, redistest.Options{Clock: true})
 	before := runtime.NumGoroutine()
 	client := redis.NewClient(&redis.Options{Addr: r.Addr()})
-	q := &redisquota.Quota{Client: client, Key: "waiters", Windows: []quota.Window{{N: 1000, Per: time.Second}}}
+	q := &redisquota.Quota{Client: client, Key: "waiters", Windows: []quota.Window{{N: 2000, Per: time.Second}}}
 	enter(t, q)
 	scripts := r.Scripts()
 	api := redistest.NewAPI(0, 0)
@@ -174,7 +173,7 @@ func TestTenThousandWaiters(t *testing.T) {
 			}
 		})
 	}
-	time.Sleep(2500 * ms)
+	time.Sleep(1200 * ms)
 	giveUp(gaveUp)
 	calls.Wait()
 	cancel()
@@ -182,8 +181,8 @@ func TestTenThousandWaiters(t *testing.T) {
 	if wrong.Load() > 0 || served.Load() < 5000 || served.Load()+ended.Load() != 10_000 {
 		t.Errorf("%d served, %d gave up, %d failed", served.Load(), ended.Load(), wrong.Load())
 	}
-	if worst := redistest.Worst(api.Times(), time.Second); worst > 1000 {
-		t.Errorf("%d arrived in a second, want at most 1000", worst)
+	if worst := redistest.Worst(api.Times(), time.Second); worst > 2000 {
+		t.Errorf("%d arrived in a second, want at most 2000", worst)
 	}
 	if n := r.Scripts() - scripts; n > 10_000 {
 		t.Errorf("%d scripts for 10,000 callers", n)
@@ -228,8 +227,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 	redistest.Goroutines(t, before)
 }
 
-// The ACL of docs/sharedquota.md is enough, word for word, and is not more than is needed: without
-// any one of its commands something fails.
+// The ACL of docs/sharedquota.md is enough, word for word, and has no command that the script lacks.
 func TestACLOfTheDocs(t *testing.T) {
 	t.Parallel()
 	page, err := os.ReadFile("../../docs/sharedquota.md")
@@ -240,7 +238,25 @@ func TestACLOfTheDocs(t *testing.T) {
 	if line == nil {
 		t.Fatal("the page has no line ACL SETUSER")
 	}
-	rule := strings.Fields(string(bytes.ReplaceAll(line, []byte("“"), nil)))
+	rule := strings.Fields(string(line))
+	script, err := os.ReadFile("sync.lua")
+	if err != nil {
+		t.Fatal(err)
+	}
+	needed := map[string]bool{"eval": true, "evalsha": true}
+	for _, m := range regexp.MustCompile(`call\('([A-Z]+)'`).FindAllSubmatch(script, -1) {
+		needed[strings.ToLower(string(m[1]))] = true
+	}
+	for _, word := range rule {
+		if command, ok := strings.CutPrefix(word, "+"); ok && !needed[command] {
+			t.Errorf("%s is allowed, and not needed", command)
+		} else if ok {
+			delete(needed, command)
+		}
+	}
+	for command := range needed {
+		t.Errorf("%s is needed, and not allowed", command)
+	}
 	try := func(t *testing.T, rule []string) error {
 		r := redistest.Start(t, redistest.Options{})
 		var args []any

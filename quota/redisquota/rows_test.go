@@ -13,8 +13,9 @@ import (
 
 const (
 	ms = time.Millisecond
-	// span is of a usual run: it ends between two bursts, so that a late one of them is not missed.
-	span = 13850 * ms
+	// span is of a usual run. It ends when the window of 10 s has long been full: what was possible and
+	// comes some seconds late, since the machine is busy, is not missed, and what is lost is.
+	span = 18850 * ms
 )
 
 // row is a test of the promise: never over, and hardly slower than possible.
@@ -82,8 +83,8 @@ func each(f *fleet, do func(p *redistest.Process)) {
 func TestNeverOverWhileRedisKeepsItsState(t *testing.T) {
 	t.Parallel()
 	rows(t, []row{
-		{name: "two windows", span: 23850 * ms},
-		{name: "100 a second", shape: shape{windows: second}, span: 11900 * ms, share: 0.9},
+		{name: "two windows", span: 28850 * ms},
+		{name: "100 a second", shape: shape{windows: second}, span: 11900 * ms, share: 0.8},
 		{name: "100 in 6 s", shape: shape{windows: []quota.Window{{N: 100, Per: 6 * time.Second}}}, span: 15 * time.Second},
 		{
 			name: "real delays", long: true, span: 185 * time.Second,
@@ -93,7 +94,7 @@ func TestNeverOverWhileRedisKeepsItsState(t *testing.T) {
 			},
 		},
 		{
-			name: "calls without an answer, and late ones", shape: shape{workers: 20}, span: 18850 * ms,
+			name: "calls without an answer, and late ones", shape: shape{workers: 20},
 			before: func(f *fleet) { f.API.Lose, f.API.Late = 50, 50 },
 		},
 		{name: "calls that find no connection", before: func(f *fleet) { f.API.Gone = 300 }},
@@ -115,7 +116,7 @@ func TestNeverOverWhileRedisKeepsItsState(t *testing.T) {
 			},
 		},
 		{
-			name: "a process dies with its calls under way", span: 23850 * ms,
+			name: "a process dies with its calls under way", span: 28850 * ms,
 			events: func(f *fleet) []redistest.Event {
 				return []redistest.Event{{At: 2050 * ms, Do: f.Processes[0].Crash}}
 			},
@@ -127,7 +128,7 @@ func TestNeverOverWhileRedisKeepsItsState(t *testing.T) {
 			},
 		},
 		{
-			name: "Redis' clock steps", shape: shape{redis: redistest.Options{Clock: true}}, span: 23850 * ms, share: 0.9,
+			name: "Redis' clock steps", shape: shape{redis: redistest.Options{Clock: true}}, span: 28850 * ms, share: 0.9,
 			events: func(f *fleet) []redistest.Event {
 				return []redistest.Event{
 					{At: 3300 * ms, Do: func() { f.redis.StepClock(10 * time.Second) }},
@@ -136,7 +137,7 @@ func TestNeverOverWhileRedisKeepsItsState(t *testing.T) {
 			},
 		},
 		{
-			name: "Redis sleeps", span: 18850 * ms,
+			name: "Redis sleeps",
 			events: func(f *fleet) []redistest.Event {
 				return redistest.Every(2*time.Second, 700*ms, 13*time.Second, func(int) { f.redis.Do("DEBUG", "SLEEP", "0.5") })
 			},
@@ -181,7 +182,7 @@ func TestNeverOverAfterRedisForgets(t *testing.T) {
 	t.Parallel()
 	learned := func(r row) row {
 		if r.span == 0 {
-			r.span = 23850 * ms
+			r.span = 28850 * ms
 		}
 		r.share = 0.8 // each loss costs the learning time, of 2.5 s
 		return r
@@ -279,7 +280,7 @@ func TestBoundOfEachPolicyWhileRedisIsAway(t *testing.T) {
 			{At: 10400 * ms, Do: f.redis.Resume},
 		}
 	}
-	const spanAway = 23850 * ms
+	const spanAway = 28850 * ms
 	at := func(most ...int) []int { return most }
 	none := func(from, to time.Duration) func(f *fleet) {
 		return func(f *fleet) {
@@ -355,6 +356,7 @@ func TestShortWindowsLoseTheRoundTrip(t *testing.T) {
 	const d = 5050 * ms
 	for _, to := range []time.Duration{2 * ms, 20 * ms} {
 		t.Run(fmt.Sprint(to), func(t *testing.T) {
+			t.Parallel()
 			used(t, 0.5, func(t *testing.T) redistest.Figures {
 				local := &redistest.Bed{TB: t, API: redistest.NewAPI(ms, to), Windows: short}
 				q := &quota.Quota{Windows: short}

@@ -179,7 +179,7 @@ type Figures struct {
 
 func (f Figures) String() string {
 	each := ""
-	for _, n := range f.Each {
+	for _, n := range f.Each[:min(len(f.Each), 60)] {
 		each += fmt.Sprint(" ", n)
 	}
 	return fmt.Sprintf("%d calls, at worst %v, %.1f %% used; by half seconds:%s", f.Calls, f.Worst, 100*f.Used, each)
