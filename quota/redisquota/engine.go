@@ -864,7 +864,7 @@ func (e *engine) mayAlone(places int, now time.Duration) bool {
 	}
 	for i, l := range e.host.Limits() {
 		n := l.N / max(1, e.word.among)
-		own := 0
+		var own int
 		if e.conf.WhenAway == Share {
 			own = e.host.InFlight() + e.sentSince(now-l.Per)
 		} else {
