@@ -29,7 +29,6 @@ type API struct {
 	mu       sync.Mutex
 	began    time.Time
 	arrivals []Arrival
-	refused  int
 	pause    time.Time // until then it answers 429
 }
 

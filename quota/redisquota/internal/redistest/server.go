@@ -29,16 +29,15 @@ type Options struct {
 
 // Redis is a redis-server of its own, on a free port of the loopback.
 type Redis struct {
-	t       testing.TB
-	o       Options
-	dir     string
-	addr    string
-	port    int
-	clock   string // file with the microseconds that its clock is ahead
-	shim    string
-	cmd     *exec.Cmd
-	ended   chan struct{} // of cmd
-	replica *Redis
+	t     testing.TB
+	o     Options
+	dir   string
+	addr  string
+	port  int
+	clock string // file with the microseconds that its clock is ahead
+	shim  string
+	cmd   *exec.Cmd
+	ended chan struct{} // of cmd
 }
 
 var starting = make(chan struct{}, 2)
