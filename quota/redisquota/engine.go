@@ -224,8 +224,8 @@ func (e *engine) Take(c ledger.Class, places int, now time.Duration) *ledger.Hol
 			}
 			break
 		}
-		if from == ledger.Normal {
-			h.Class = from // counted as what it was granted for
+		if from != h.Class {
+			h.Class, h.High = from, len(h.IDs) // counted as what they were granted for
 		}
 		p := (*hand)[0]
 		*hand = (*hand)[1:]
@@ -287,7 +287,7 @@ func (e *engine) Counted(h *ledger.Hold, at time.Duration) {
 		if i < h.Told && at <= h.Until {
 			e.lower = append(e.lower, end{at, id})
 		} else {
-			e.raise[h.Class] = append(e.raise[h.Class], end{at, id})
+			e.raise[h.ClassOf(i)] = append(e.raise[h.ClassOf(i)], end{at, id})
 		}
 	}
 	h.Told, h.Until = len(h.IDs), at
@@ -314,13 +314,15 @@ func (e *engine) Refund(h *ledger.Hold, now time.Duration) {
 	for i, id := range h.IDs {
 		switch {
 		case fresh && id.Grant > 0:
-			e.hand[h.Class] = append(e.hand[h.Class], place{id, h.Use, now + e.idle()})
+			e.hand[h.ClassOf(i)] = append(e.hand[h.ClassOf(i)], place{id, h.Use, now + e.idle()})
 		case i < h.Told:
 			e.giveBack(id, now)
 		}
 	}
 	if fresh {
-		slices.SortStableFunc(e.hand[h.Class], func(a, b place) int { return cmp.Compare(a.until, b.until) })
+		for _, hand := range e.hand {
+			slices.SortStableFunc(hand, func(a, b place) int { return cmp.Compare(a.until, b.until) })
+		}
 	}
 	h.IDs = nil
 }
@@ -642,8 +644,8 @@ func (e *engine) fill(r *request, now time.Duration) (uploading bool) {
 			uploading = true
 			break
 		}
-		for _, id := range h.IDs[from:] {
-			r.raise[h.Class] = append(r.raise[h.Class], end{now + e.tune.lease, id})
+		for i := from; i < len(h.IDs); i++ {
+			r.raise[h.ClassOf(i)] = append(r.raise[h.ClassOf(i)], end{now + e.tune.lease, h.IDs[i]})
 			room--
 		}
 		h.Told, h.Until = len(h.IDs), now+e.tune.lease
@@ -754,7 +756,8 @@ func (e *engine) heed(got result) {
 		}
 	}
 	e.heard = a.lows
-	if a.learn == 0 && a.status == "ok" {
+	if a.learn == 0 && a.status == "ok" && (!stepped || e.fix.to < e.fix.from) {
+		// Where the clock was set forward, Redis has forgotten calls.
 		e.among = a.among
 		e.host.Among(a.among)
 		e.word = word{at: got.received, used: a.used, among: a.among}
@@ -818,7 +821,8 @@ func (e *engine) checkClock(got result, a *reply) (stepped bool) {
 
 // changed begins anew with another epoch of the ledger, which knows nothing: everything is uploaded.
 func (e *engine) changed(epoch string, now time.Duration) {
-	if e.epoch != "" {
+	known := e.epoch != ""
+	if known {
 		e.stats.losses++
 		if e.hasWord {
 			lost := e.word
@@ -838,6 +842,8 @@ func (e *engine) changed(epoch string, now time.Duration) {
 		h.Told, h.Until = 0, 0
 		e.more = true
 	}
+	// Where the time for that is over already, the others may have as much to tell.
+	e.rejoin = known || e.more || len(e.upload[0])+len(e.upload[1]) > 0
 	if len(lowText(e.host.Limits(), now)) > 0 {
 		e.tellLow = true
 	}
