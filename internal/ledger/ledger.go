@@ -68,6 +68,7 @@ type Hold struct {
 	Taken time.Duration // when
 	Use   time.Duration // until when its grant may be used
 	Until time.Duration // until when all take it to be under way, or when it was counted
+	Loose int           // taken without a grant, in no word from Redis yet
 	Over  bool          // it is not under way any more
 
 	Prev, Next *Hold // of those under way

@@ -132,7 +132,11 @@ func (m *model) run(args []any, raw int64) []string {
 		now = raw - m.skew
 		lose(now + learning)
 	}
-	if has("A") && now-m.last > silence && m.last > 0 && since(m.log, now-span) > 0 {
+	others := since(m.seen, 0)
+	if m.seen[me] > 0 {
+		others--
+	}
+	if has("A") && now-m.last > silence && m.last > 0 && others > 0 {
 		m.learn = max(m.learn, now+learning)
 	}
 	known := epoch == m.epoch

@@ -49,6 +49,7 @@ type world struct {
 	quiet   bool // nothing happens any more
 
 	arrivals map[string][]time.Time // by class
+	cuts     []time.Time            // when Redis went away
 	log      []string
 }
 
@@ -278,6 +279,7 @@ func (h history) trouble(w *world, links []*link, stops []context.CancelFunc) {
 		case 6, 7:
 			if h.faults.cuts {
 				w.say("Redis is away")
+				w.cuts = append(w.cuts, time.Now())
 				w.cut = true
 				w.mu.Unlock()
 				time.Sleep(time.Duration(r.IntN(int(8 * time.Second))))
@@ -452,5 +454,60 @@ func (h history) check(t *testing.T, w *world, seed int) {
 	}
 	if late == 0 {
 		t.Errorf("seed %d: no call went once all was well again\n%+v\n%v", seed, h, w.log)
+	}
+}
+
+// While nobody reaches Redis, each policy keeps the bound that its documentation names.
+func TestAwayKeepsItsBound(t *testing.T) {
+	from, to := histories(t, 300)
+	for policy, bound := range map[Away]func(n, processes, unseen int) int{
+		Closed: func(n, _, _ int) int { return n },
+		Known:  func(n, processes, unseen int) int { return n + min(unseen, n-n/processes) },
+		Share:  func(n, processes, _ int) int { return 2*n - n/processes },
+		Open:   func(n, processes, _ int) int { return n * processes },
+	} {
+		t.Run(fmt.Sprint(policy), func(t *testing.T) {
+			calls, over, most := 0, 0, 0.0
+			for seed := from; seed < to && !t.Failed(); seed++ {
+				synctest.Test(t, func(t *testing.T) {
+					r := rand.New(rand.NewPCG(uint64(seed), 6))
+					h := randomHistory(r)
+					h.away, h.reserve, h.heavy = policy, 0, false
+					h.processes = 2 + r.IntN(4)
+					h.length += 10 * time.Second
+					h.faults = faults{cuts: true, unanswered: h.faults.unanswered}
+					for i := range h.windows {
+						h.windows[i].N += h.processes // everybody has a share
+					}
+					w := h.run(t, uint64(seed))
+					calls += len(w.all())
+					unseen := 0 // calls since the last heartbeat before Redis was away
+					for _, cut := range w.cuts {
+						k := 0
+						for _, at := range w.all() {
+							if d := cut.Sub(at); d > -50*time.Millisecond && d < 1100*time.Millisecond {
+								k++
+							}
+						}
+						unseen = max(unseen, k)
+					}
+					for _, win := range h.windows {
+						n, at := worst(w.all(), win.Per)
+						most = max(most, float64(n)/float64(win.N))
+						if n > win.N {
+							over++
+						}
+						if n > bound(win.N, h.processes, unseen) {
+							t.Errorf("seed %d: %d in %v until %.3f, want %d at most\n%+v", seed, n, win.Per,
+								at.Sub(w.began).Seconds(), bound(win.N, h.processes, unseen), h)
+							for _, line := range w.log {
+								t.Log(line)
+							}
+						}
+					}
+				})
+			}
+			t.Logf("%d histories, %d calls, at most %.2f of a limit, %d windows over", to-from, calls, most, over)
+		})
 	}
 }

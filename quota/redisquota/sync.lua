@@ -72,8 +72,10 @@ elseif step == 'step' and epoch == current and from == skew and seq > stored the
   lose(now + learning)
 end
 
-if flag('A') and now - last > silence and current and last > 0 and call('ZCOUNT', LOG, '(' .. str(now - span), '+inf') > 0 then
-  -- Nobody could ask for so long that some may have gone on alone: first they have to tell.
+local mine = tonumber(call('ZSCORE', SEEN, me) or -1) > 0 and 1 or 0
+if flag('A') and last > 0 and now - last > silence and call('ZCOUNT', SEEN, '(0', '+inf') > mine then
+  -- Others were there, and nobody could ask for so long that they may have gone on alone: first they
+  -- have to tell.
   learn = math.max(learn, now + learning)
 end
 
