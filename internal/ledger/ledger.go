@@ -63,13 +63,23 @@ type Hold struct {
 	Class Class
 	IDs   []ID
 	One   [1]ID         // where IDs begins, so that most calls allocate once
+	High  int           // how many of them count as of high priority, if Class is Normal
 	Told  int           // how many of them all know of
 	Taken time.Duration // when
 	Use   time.Duration // until when its grant may be used
 	Until time.Duration // until when all take it to be under way, or when it was counted
+	Loose int           // taken without a grant, in no word from Redis yet
 	Over  bool          // it is not under way any more
 
 	Prev, Next *Hold // of those under way
+}
+
+// ClassOf returns the class that a place counts as.
+func (h *Hold) ClassOf(i int) Class {
+	if i < h.High {
+		return High
+	}
+	return h.Class
 }
 
 // ID names a place within its process.

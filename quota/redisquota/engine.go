@@ -19,6 +19,7 @@ type tuning struct {
 	useBy     time.Duration // from the asking: until then a grant may be used
 	grace     time.Duration // after which a process that was due has lost its turn
 	timeout   time.Duration // of an exchange
+	transit   time.Duration // MaxTransit
 	silence   time.Duration // without an answer, after which Redis is away
 }
 
@@ -27,7 +28,7 @@ func usualTuning(transit time.Duration) tuning {
 	t := tuning{
 		heartbeat: heartbeat, learn: 5 * heartbeat / 2, useBy: 5 * heartbeat / 2,
 		lease: 30 * time.Second, grace: 50 * time.Millisecond,
-		timeout: 250 * time.Millisecond, silence: 3 * heartbeat / 2,
+		timeout: 250 * time.Millisecond, transit: transit, silence: 3 * heartbeat / 2,
 	}
 	t.dead = max(5*time.Second, t.useBy+transit+heartbeat/2)
 	t.lease = max(t.lease, t.dead)
@@ -68,7 +69,6 @@ type engine struct {
 	upload [ledger.Classes][]run
 	more   bool // not all that is under way has been uploaded
 	lost   *word
-	since  int // places taken without a grant since the word
 	rejoin bool
 
 	word      word
@@ -98,9 +98,10 @@ type engine struct {
 	results   chan result
 	failing   time.Duration // since when there is no answer; negative: there was one
 	away      bool
-	awayFrom  time.Duration
-	carried   int // places under way when Redis went away, that have been counted since
-	granted   int // places under way that were granted
+	loose     int   // places under way that were taken without a grant, and are in no word from Redis yet
+	alone     []run // and those that have been counted
+	left      bool  // Redis has been told that there is nothing to keep
+	leaving   bool  // it is about to be
 }
 
 type stats struct {
@@ -224,8 +225,8 @@ func (e *engine) Take(c ledger.Class, places int, now time.Duration) *ledger.Hol
 			}
 			break
 		}
-		if from == ledger.Normal {
-			h.Class = from // counted as what it was granted for
+		if from != h.Class {
+			h.Class, h.High = from, len(h.IDs) // counted as what they were granted for
 		}
 		p := (*hand)[0]
 		*hand = (*hand)[1:]
@@ -234,12 +235,12 @@ func (e *engine) Take(c ledger.Class, places int, now time.Duration) *ledger.Hol
 		h.Until = p.until - e.tune.useBy + e.tune.lease
 		h.Told++
 	}
-	e.granted += len(h.IDs)
 	for len(h.IDs) < places {
 		h.IDs = append(h.IDs, e.local())
-		e.since++
+		h.Loose++
 		e.rejoin = true
 	}
+	e.loose += h.Loose
 	h.Taken = now
 	e.under.push(h)
 	e.start()
@@ -272,9 +273,10 @@ func (e *engine) Counted(h *ledger.Hold, at time.Duration) {
 	if !h.Over {
 		h.Over = true
 		e.under.remove(h)
-		e.granted -= e.grants(h)
-		if e.away {
-			e.carried += e.grants(h)
+		if h.Loose > 0 {
+			e.alone = append(e.alone, run{at, h.Loose})
+			e.loose -= h.Loose
+			h.Loose = 0
 		}
 		if d := at - h.Taken; d >= 0 && h.Told > 0 {
 			if e.delay == 0 {
@@ -287,21 +289,33 @@ func (e *engine) Counted(h *ledger.Hold, at time.Duration) {
 		if i < h.Told && at <= h.Until {
 			e.lower = append(e.lower, end{at, id})
 		} else {
-			e.raise[h.Class] = append(e.raise[h.Class], end{at, id})
+			e.raise[h.ClassOf(i)] = append(e.raise[h.ClassOf(i)], end{at, id})
 		}
 	}
 	h.Told, h.Until = len(h.IDs), at
-	e.noted(e.host.Now())
+	now := e.host.Now()
+	if e.away {
+		e.forget(now)
+	}
+	e.noted(now)
 }
 
-// grants returns how many of a call's places were granted.
-func (e *engine) grants(h *ledger.Hold) (n int) {
-	for _, id := range h.IDs {
-		if id.Grant > 0 {
-			n++
+// forget drops what no window counts any more: Redis may be away for long.
+func (e *engine) forget(now time.Duration) {
+	longest := time.Duration(0)
+	for _, w := range e.conf.Windows {
+		longest = max(longest, w.Per)
+	}
+	before := now - longest - 2*time.Second // a pad is shorter than that, or a thousandth
+	before -= longest / 1000
+	for len(e.alone) > 0 && e.alone[0].at < before {
+		e.alone = e.alone[1:]
+	}
+	for c := range e.raise {
+		for len(e.raise[c]) > 0 && e.raise[c][0].at < before {
+			e.raise[c] = e.raise[c][1:]
 		}
 	}
-	return n
 }
 
 func (e *engine) Refund(h *ledger.Hold, now time.Duration) {
@@ -309,18 +323,20 @@ func (e *engine) Refund(h *ledger.Hold, now time.Duration) {
 	if !h.Over {
 		h.Over = true
 		e.under.remove(h)
-		e.granted -= e.grants(h)
+		e.loose -= h.Loose
 	}
 	for i, id := range h.IDs {
 		switch {
 		case fresh && id.Grant > 0:
-			e.hand[h.Class] = append(e.hand[h.Class], place{id, h.Use, now + e.idle()})
+			e.hand[h.ClassOf(i)] = append(e.hand[h.ClassOf(i)], place{id, h.Use, now + e.idle()})
 		case i < h.Told:
 			e.giveBack(id, now)
 		}
 	}
 	if fresh {
-		slices.SortStableFunc(e.hand[h.Class], func(a, b place) int { return cmp.Compare(a.until, b.until) })
+		for _, hand := range e.hand {
+			slices.SortStableFunc(hand, func(a, b place) int { return cmp.Compare(a.until, b.until) })
+		}
 	}
 	h.IDs = nil
 }
@@ -442,8 +458,9 @@ func (e *engine) step(now time.Duration) (at time.Duration, stop bool) {
 		e.flight = e.build(now)
 		e.firstSent, e.tried, e.retryAt = now, 0, now
 	}
-	if now >= e.retryAt && e.closing && e.tried >= tries {
-		return now, true // nobody listens
+	if now >= e.retryAt && e.tried >= tries && (e.closing || e.leaving) {
+		e.flight, e.failing, e.leaving, e.left = nil, -1, false, true // nobody listens
+		return now, true
 	}
 	if now >= e.retryAt && e.hanging < unheard {
 		e.send(now)
@@ -536,7 +553,11 @@ func (e *engine) next(now time.Duration) (at time.Duration, stop bool) {
 	case e.closing, pending && e.epoch != "":
 		return now, false
 	case !busy && !pending:
-		return 0, true
+		if e.epoch == "" || e.left {
+			return 0, true
+		}
+		e.leaving = true
+		return now, false
 	case e.epoch == "", e.more, len(e.upload[0])+len(e.upload[1]) > 0, e.fix != nil, e.rejoin:
 		return now, false
 	}
@@ -604,9 +625,10 @@ func (e *engine) build(now time.Duration) *request {
 		}
 		r.want[c] = min(r.want[c], maxGrant)
 	}
-	if e.closing && !uploading {
+	if e.closing && !uploading || e.leaving {
 		r.flags += "B"
 	}
+	e.left = false
 	e.stats.exchanges++
 	return r
 }
@@ -615,7 +637,10 @@ func (e *engine) build(now time.Duration) *request {
 func (e *engine) fill(r *request, now time.Duration) (uploading bool) {
 	r.known, r.away = e.lost, 0
 	if e.lost != nil {
-		r.away, e.lost = e.since, nil
+		r.away, e.lost = e.loose, nil
+		for _, one := range e.alone {
+			r.away += one.n
+		}
 	}
 	room := chunk
 	for c := range e.upload {
@@ -642,8 +667,8 @@ func (e *engine) fill(r *request, now time.Duration) (uploading bool) {
 			uploading = true
 			break
 		}
-		for _, id := range h.IDs[from:] {
-			r.raise[h.Class] = append(r.raise[h.Class], end{now + e.tune.lease, id})
+		for i := from; i < len(h.IDs); i++ {
+			r.raise[h.ClassOf(i)] = append(r.raise[h.ClassOf(i)], end{now + e.tune.lease, h.IDs[i]})
 			room--
 		}
 		h.Told, h.Until = len(h.IDs), now+e.tune.lease
@@ -731,7 +756,9 @@ func (e *engine) heed(got result) {
 		e.rename()
 		return
 	}
-	e.bye = e.bye || strings.Contains(r.flags, "B")
+	if strings.Contains(r.flags, "B") {
+		e.bye, e.left, e.leaving = e.closing, true, false
+	}
 	wasAway := e.away
 	e.flight, e.failing, e.away, e.lastError = nil, -1, false, nil
 	e.acked, e.last, e.skew = r.seq, got.received, a.skew
@@ -739,7 +766,7 @@ func (e *engine) heed(got result) {
 	if a.status == "changed" {
 		e.changed(a.epoch, now)
 	} else {
-		e.grant(r, got, stepped || wasAway && e.since > 0)
+		e.grant(r, got, stepped || wasAway && (e.loose > 0 || len(e.alone) > 0))
 	}
 	e.learning = 0
 	if a.learn > 0 {
@@ -754,13 +781,16 @@ func (e *engine) heed(got result) {
 		}
 	}
 	e.heard = a.lows
-	if a.learn == 0 && a.status == "ok" {
+	if a.learn == 0 && a.status == "ok" && !wasAway && !e.rejoin && (!stepped || e.fix.to < e.fix.from) {
+		// Where the clock was set forward, Redis has forgotten calls.
 		e.among = a.among
 		e.host.Among(a.among)
 		e.word = word{at: got.received, used: a.used, among: a.among}
 		e.hasWord = true
-		if !e.rejoin {
-			e.since = 0
+		e.alone = nil
+		for h := e.under.first; h != nil && e.loose > 0; h = h.Next {
+			e.loose -= h.Loose
+			h.Loose = 0
 		}
 		e.peaks = append(slices.DeleteFunc(e.peaks, func(p peak) bool { return p.at < now-peakFor }), peak{now, a.used})
 	}
@@ -818,7 +848,8 @@ func (e *engine) checkClock(got result, a *reply) (stepped bool) {
 
 // changed begins anew with another epoch of the ledger, which knows nothing: everything is uploaded.
 func (e *engine) changed(epoch string, now time.Duration) {
-	if e.epoch != "" {
+	known := e.epoch != ""
+	if known {
 		e.stats.losses++
 		if e.hasWord {
 			lost := e.word
@@ -827,11 +858,15 @@ func (e *engine) changed(epoch string, now time.Duration) {
 	}
 	e.epoch = epoch
 	e.lower, e.gone, e.oldest = nil, nil, -1
+	ago := time.Duration(0)
+	if e.hasWord {
+		ago = now - e.word.at
+	}
 	for c := range ledger.Classes {
 		e.raise[c], e.hand[c], e.line[c], e.upload[c] = nil, nil, standing{}, nil
 		// What all had taken is known as of the last word: with less than was counted then, places would
 		// be filled in that are free by now.
-		e.host.Log(c, now-e.last, func(at time.Duration, n int) bool {
+		e.host.Log(c, ago, func(at time.Duration, n int) bool {
 			e.upload[c] = append(e.upload[c], run{at, n})
 			return true
 		})
@@ -840,6 +875,8 @@ func (e *engine) changed(epoch string, now time.Duration) {
 		h.Told, h.Until = 0, 0
 		e.more = true
 	}
+	// Where the time for that is over already, the others may have as much to tell.
+	e.rejoin = known || e.more || len(e.upload[0])+len(e.upload[1]) > 0
 	if len(lowText(e.host.Limits(), now)) > 0 {
 		e.tellLow = true
 	}
@@ -848,7 +885,10 @@ func (e *engine) changed(epoch string, now time.Duration) {
 // ---- While Redis is away.
 
 func (e *engine) goAway(now time.Duration) {
-	e.away, e.awayFrom, e.carried = true, now, 0
+	e.away = true
+	if e.left {
+		e.hasWord = false // others count without this process
+	}
 	for c := range e.line {
 		e.line[c] = standing{}
 	}
@@ -863,20 +903,20 @@ func (e *engine) mayAlone(places int, now time.Duration) bool {
 		return false
 	}
 	for i, l := range e.host.Limits() {
-		n := l.N / max(1, e.word.among)
-		var own int
-		if e.conf.WhenAway == Share {
-			own = e.host.InFlight() + e.sentSince(now-l.Per)
+		n, own := l.N, 0
+		if e.conf.WhenAway == Known && now < e.word.at+l.Per+e.tune.transit {
+			// What was under way by then may have been counted later.
+			n -= e.word.used[i]
+			own = e.loose
+			for _, one := range e.alone {
+				if one.at > now-l.Per {
+					own += one.n
+				}
+			}
 		} else {
-			if now < e.word.at+l.Per {
-				n = max(0, l.N-e.word.used[i]) / max(1, e.word.among)
-			}
-			own = e.host.InFlight() - e.granted + e.sentSince(max(now-l.Per, e.awayFrom))
-			if now < e.awayFrom+l.Per {
-				own = max(0, own-e.carried)
-			}
+			own = e.host.InFlight() + e.sentSince(now-l.Per)
 		}
-		if own+places > n {
+		if own+places > max(0, n)/max(1, e.word.among) {
 			return false
 		}
 	}

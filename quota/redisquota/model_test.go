@@ -21,6 +21,8 @@ type model struct {
 	last, skew, learn, pause int64
 	turn, span, lows         int64
 	n                        int
+	stamp                    string // the server that it was on last
+	server                   string // that it is on now: it is not part of the state
 	low                      string
 	known                    int64 // -1: none
 	used                     []int64
@@ -38,7 +40,7 @@ func newModel() *model {
 
 // wipe is FLUSHALL.
 func (m *model) wipe() {
-	*m = model{known: -1, told: map[string][3]int64{}, dues: map[string][2]int64{},
+	*m = model{server: m.server, known: -1, told: map[string][3]int64{}, dues: map[string][2]int64{},
 		log: map[string]int64{}, normal: map[string]int64{}, line: map[string]int64{}, seen: map[string]int64{}}
 }
 
@@ -123,14 +125,18 @@ func (m *model) run(args []any, raw int64) []string {
 		lose(now + span)
 	case !m.exists:
 		lose(now + learning)
-	case m.n != len(m.log), epoch == m.epoch && stored[0] < acked:
+	case m.n != len(m.log), m.server != "" && m.stamp != "" && m.stamp != m.server, stored[0] < acked && (epoch == m.epoch || stored[0] > 0 && stored[0] < seq):
 		lose(now + learning)
 	case step == "step" && epoch == m.epoch && from == m.skew && seq > stored[0]:
 		m.skew = to
 		now = raw - m.skew
 		lose(now + learning)
 	}
-	if has("A") && now-m.last > silence && m.last > 0 && since(m.log, now-span) > 0 {
+	others := since(m.seen, 0)
+	if m.seen[me] > 0 {
+		others--
+	}
+	if has("A") && now-m.last > silence && m.last > 0 && others > 0 {
 		m.learn = max(m.learn, now+learning)
 	}
 	known := epoch == m.epoch
@@ -141,8 +147,11 @@ func (m *model) run(args []any, raw int64) []string {
 	for i := range used {
 		used[i] = number()
 	}
-	if age >= 0 && !again && now-age > m.known {
-		m.known, m.used = now-age, used
+	if age >= 0 && known && !again {
+		for i, n := range m.used {
+			used[i] = max(used[i], n)
+		}
+		m.known, m.used = max(m.known, now-age), used
 	}
 	if asked := number(); asked > 0 && !again {
 		m.pause = max(m.pause, now+asked)
@@ -402,7 +411,7 @@ func (m *model) run(args []any, raw int64) []string {
 			}
 		}
 	}
-	m.last, m.span, m.n = now, span, len(m.log)
+	m.last, m.span, m.n, m.stamp = now, span, len(m.log), m.server
 	m.told[me] = [3]int64{seq, granted[0], granted[1]}
 	status := "changed"
 	if known {

@@ -20,14 +20,15 @@ end
 local function flag(f) return string.find(flags, f, 1, true) ~= nil end
 local reserved = flag('N') -- for calls of high priority
 
-local head = call('HMGET', HEAD, 'epoch', 'last', 'skew', 'learn', 'pause', 'turn', 'n', 'span', 'lows', 'r:' .. me)
+local head = call('HMGET', HEAD, 'epoch', 'last', 'skew', 'learn', 'pause', 'turn', 'n', 'span', 'lows',
+  'server', 'r:' .. me)
 local current, last, skew = head[1], tonumber(head[2] or 0), tonumber(head[3] or 0)
 local learn, pause, turn = tonumber(head[4] or 0), tonumber(head[5] or 0), tonumber(head[6] or 0)
 local lows = tonumber(head[9] or 0)
 span = math.max(span, tonumber(head[8] or 0))
 local stored, hadH, hadN = 0, 0, 0
-if head[10] then
-  local a, b, c = string.match(head[10], '^(%d+):(%d+):(%d+)$')
+if head[11] then
+  local a, b, c = string.match(head[11], '^(%d+):(%d+):(%d+)$')
   stored, hadH, hadN = tonumber(a), tonumber(b), tonumber(c)
 end
 
@@ -49,12 +50,21 @@ local function lose(until_)
   learn, turn, stored, hadH, hadN = until_, 0, 0, 0, 0
 end
 
+-- Which server it is. Who may not ask for that goes without.
+local info = redis.pcall('INFO', 'replication')
+local server = type(info) == 'string' and string.match(info, 'master_replid:(%x+)') or ''
+
 local step, from, to = text(), number(), number()
 if not current then
   if epoch == '' and flag('E') then lose(now)            -- the user's word: nothing was sent
   elseif epoch == '' and flag('S') then lose(now + span) -- everything was, just now
   else lose(now + learning) end
-elseif tonumber(head[7] or 0) ~= call('ZCARD', LOG) or epoch == current and stored < acked then
+elseif tonumber(head[7] or 0) ~= call('ZCARD', LOG) then -- the log was evicted
+  lose(now + learning)
+elseif server ~= '' and head[10] and head[10] ~= '' and head[10] ~= server then
+  lose(now + learning) -- a replica has taken over, or Redis has started again: it may lack the last second
+elseif stored < acked and (epoch == current or stored > 0 and stored < seq) then
+  -- A failover has taken back what this process was told: of this epoch, or of a later one.
   lose(now + learning)
 elseif step == 'step' and epoch == current and from == skew and seq > stored then
   skew = to
@@ -62,8 +72,10 @@ elseif step == 'step' and epoch == current and from == skew and seq > stored the
   lose(now + learning)
 end
 
-if flag('A') and now - last > silence and current and last > 0 and call('ZCOUNT', LOG, '(' .. str(now - span), '+inf') > 0 then
-  -- Nobody could ask for so long that some may have gone on alone: first they have to tell.
+local mine = tonumber(call('ZSCORE', SEEN, me) or -1) > 0 and 1 or 0
+if flag('A') and last > 0 and now - last > silence and call('ZCOUNT', SEEN, '(0', '+inf') > mine then
+  -- Others were there, and nobody could ask for so long that they may have gone on alone: first they
+  -- have to tell.
   learn = math.max(learn, now + learning)
 end
 
@@ -72,12 +84,19 @@ local again = known and seq == stored
 local grantH, grantN, waitH, waitN = 0, 0, -1, -1
 call('ZADD', SEEN, str(now), me)
 
--- The newest word of what all had taken, for the calls of those who can't upload any more.
+-- The last words of what all had taken, for the calls of those who can't upload any more. One that
+-- took long to arrive looks newer than it is, and so the most of each counts.
 local age, away = number(), number()
 local used = {}
 for i = 1, #windows do used[i] = number() end
-if age >= 0 and not again and now - age > tonumber(call('HGET', HEAD, 'known') or -1) then
-  call('HSET', HEAD, 'known', str(now - age), 'used', table.concat(used, ' '))
+if age >= 0 and known and not again then
+  local word = call('HMGET', HEAD, 'known', 'used')
+  local i = 0
+  for n in string.gmatch(word[2] or '', '%d+') do
+    i = i + 1
+    used[i] = math.max(used[i] or 0, tonumber(n))
+  end
+  call('HSET', HEAD, 'known', str(math.max(now - age, tonumber(word[1] or 0))), 'used', table.concat(used, ' '))
 end
 local asked = number() -- how long the pause goes on that this process was told of
 if asked > 0 and not again then pause = math.max(pause, now + asked) end
@@ -327,6 +346,7 @@ end
 
 call('HSET', HEAD, 'epoch', current, 'last', str(now), 'skew', str(skew), 'learn', str(learn),
   'pause', str(pause), 'turn', str(turn), 'n', call('ZCARD', LOG), 'span', str(span),
+  'server', server,
   'r:' .. me, str(seq) .. ':' .. grantH .. ':' .. grantN)
 for _, key in ipairs(KEYS) do call('PEXPIRE', key, str(math.ceil(keep / 1000))) end
 
