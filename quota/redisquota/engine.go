@@ -347,8 +347,12 @@ func (e *engine) Wanted(now time.Duration) {
 		return
 	}
 	for c := range e.line {
-		if lack, _, _ := e.lack(ledger.Class(c)); lack > 0 && !e.line[c].in {
-			e.rouse(now)
+		if lack, _, _ := e.lack(ledger.Class(c)); lack > 0 {
+			if s := e.line[c]; s.in {
+				e.rouse(max(now, s.due))
+			} else {
+				e.rouse(now)
+			}
 		}
 	}
 }
