@@ -24,8 +24,8 @@ import (
 
 func attempt() steadyhttp.Attempt { return steadyhttp.Attempt{} }
 
-// answered is how an attempt ends that went out and came back.
-func answered() steadyhttp.Attempt {
+// done is how an attempt ends that went out and came back.
+func done() steadyhttp.Attempt {
 	return steadyhttp.Attempt{
 		Response: &http.Response{StatusCode: 200}, Sent: time.Now(), Verdict: steadyhttp.Verdict{Class: steadyhttp.Success},
 	}
@@ -48,7 +48,7 @@ func enter(t *testing.T, q *redisquota.Quota) time.Duration {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pass.Leave(answered())
+	pass.Leave(done())
 	return time.Since(began)
 }
 
@@ -282,7 +282,7 @@ func TestACLOfTheDocs(t *testing.T) {
 			if err != nil {
 				return fmt.Errorf("call %d: %w", i, err)
 			}
-			pass.Leave(answered())
+			pass.Leave(done())
 			if i == 2 {
 				r.FlushAll()
 				r.Do("SCRIPT", "FLUSH")
