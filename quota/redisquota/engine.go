@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/steadyhttp/steadyhttp/internal/ledger"
+	"github.com/steadyhttp/steadyhttp/quota"
 )
 
 // tuning is the times that the protocol lives by.
@@ -59,6 +60,7 @@ type engine struct {
 
 	hand   [ledger.Classes][]place // granted and not taken, the oldest first
 	line   [ledger.Classes]standing
+	ahead  ahead
 	under  holds  // under way
 	locals uint64 // places so far that this process named itself
 
@@ -80,6 +82,7 @@ type engine struct {
 	heard     uint64
 	tellLow   bool
 	delay     time.Duration // from a grant to its answer
+	soonest   time.Duration // the same, of the quick ones
 	closing   bool
 	bye       bool          // Redis has been told of it
 	closed    chan struct{} // when the last exchange is done
@@ -112,6 +115,16 @@ type place struct {
 	id    ledger.ID
 	until time.Duration // when it must have been used
 	back  time.Duration // when it is given back, if nobody wants it
+}
+
+// ahead is what it takes to ask before anybody waits: where the quota is fast and Redis is far, callers
+// would spend their time waiting for answers.
+type ahead struct {
+	taken int           // places since the last answer
+	since time.Duration // when that was
+	rate  float64       // places a second
+	trip  time.Duration // of an exchange
+	sated bool          // all that was asked for last was granted
 }
 
 // standing is a class's place in the line of processes.
@@ -215,6 +228,10 @@ func (e *engine) noted(now time.Duration) {
 func (e *engine) Take(c ledger.Class, places int, now time.Duration) *ledger.Hold {
 	h := &ledger.Hold{Class: c}
 	h.IDs = h.One[:0]
+	e.ahead.taken += places
+	if c == ledger.Normal && e.flight == nil && e.short() > 0 {
+		defer e.rouse(now)
+	}
 	from := c
 	for len(h.IDs) < places {
 		hand := &e.hand[from]
@@ -280,9 +297,14 @@ func (e *engine) Counted(h *ledger.Hold, at time.Duration) {
 		}
 		if d := at - h.Taken; d >= 0 && h.Told > 0 {
 			if e.delay == 0 {
-				e.delay = d
+				e.delay, e.soonest = d, d
 			}
 			e.delay += (d - e.delay) / 8
+			if d < e.soonest {
+				e.soonest += (d - e.soonest) / 2
+			} else {
+				e.soonest += (d - e.soonest) / 32
+			}
 		}
 	}
 	for i, id := range h.IDs {
@@ -506,6 +528,8 @@ func (e *engine) flushAt() time.Duration {
 		return forever
 	case len(e.gone) > 0:
 		return e.oldest + min(e.shortest()/8, e.tune.heartbeat/10)
+	case e.scarce(): // the next in line wants to know when to come
+		return e.oldest + min(e.shortest()/16, e.tune.heartbeat)
 	}
 	return e.oldest + min(e.shortest()/2, e.tune.heartbeat)
 }
@@ -522,6 +546,23 @@ func (e *engine) lack(c ledger.Class) (places, first int, waiting bool) {
 	return max(0, places-hand), max(1, first-hand), waiting
 }
 
+// short returns how many places to ask for before anybody waits for them: as many as are taken during
+// an exchange, where everybody gets what he asks for.
+func (e *engine) short() int {
+	if !e.ahead.sated || e.ahead.taken == 0 {
+		return 0
+	}
+	n := e.ahead.rate * 2 * e.ahead.trip.Seconds()
+	for _, w := range e.conf.Windows {
+		n = min(n, float64(w.N)/float64(10*e.among))
+	}
+	want, have := int(n), len(e.hand[ledger.Normal])
+	if want == 0 || have > want/2 {
+		return 0
+	}
+	return want - have
+}
+
 // next says when there will be something to tell or to ask; stop: there is nothing to keep.
 func (e *engine) next(now time.Duration) (at time.Duration, stop bool) {
 	e.expire(now)
@@ -536,6 +577,8 @@ func (e *engine) next(now time.Duration) (at time.Duration, stop bool) {
 			soon(now)
 		case s.in && (lack > 0 || !waiting):
 			soon(s.due)
+		case ledger.Class(c) == ledger.Normal && !s.in && e.short() > 0:
+			soon(now)
 		}
 		busy = busy || waiting || s.in || len(e.hand[c]) > 0
 		if len(e.hand[c]) > 0 {
@@ -578,7 +621,7 @@ func (e *engine) build(now time.Duration) *request {
 	e.seq++
 	r := &request{
 		proc: e.proc, seq: e.seq, acked: e.acked, epoch: e.epoch,
-		limits: e.host.Limits(), delay: e.delay, heard: e.heard, fix: e.fix,
+		limits: e.host.Limits(), delay: e.usual(), heard: e.heard, fix: e.fix,
 	}
 	e.fix = nil
 	if e.pause > now {
@@ -627,6 +670,12 @@ func (e *engine) build(now time.Duration) *request {
 		case s.in && (waiting || lack > 0):
 			r.want[c] = -1
 		}
+		if short := e.short(); ledger.Class(c) == ledger.Normal && short > 0 && r.want[c] >= 0 && !uploading && !e.closing && !e.leaving {
+			r.want[c], r.need[c] = r.want[c]+short, max(1, r.need[c])
+			if lack == 0 {
+				e.stats.asks++
+			}
+		}
 		r.want[c] = min(r.want[c], maxGrant)
 	}
 	if e.closing && !uploading || e.leaving {
@@ -635,6 +684,21 @@ func (e *engine) build(now time.Duration) *request {
 	e.left = false
 	e.stats.exchanges++
 	return r
+}
+
+// usual is how long after its grant a call is taken to be over, to guess when its place is free. Where
+// the next waits for that one place, a guess that is too late wastes time, and one that is too early
+// an exchange, which then tells the very time.
+func (e *engine) usual() time.Duration {
+	if e.scarce() {
+		return e.soonest
+	}
+	return e.delay
+}
+
+// scarce says that some window has few places for so many processes.
+func (e *engine) scarce() bool {
+	return slices.ContainsFunc(e.conf.Windows, func(w quota.Window) bool { return w.N < 4*e.among })
 }
 
 // fill puts what is to be told into a request, and reports whether more is left of an upload.
@@ -766,6 +830,7 @@ func (e *engine) heed(got result) {
 	wasAway := e.away
 	e.flight, e.failing, e.away, e.lastError = nil, -1, false, nil
 	e.acked, e.last, e.skew = r.seq, got.received, a.skew
+	e.measure(r, got)
 	stepped := e.checkClock(got, a)
 	if a.status == "changed" {
 		e.changed(a.epoch, now)
@@ -805,6 +870,20 @@ const (
 	maxPause = 75 * time.Minute
 	peakFor  = 3 * time.Second
 )
+
+// measure notes how fast places are taken, and how far Redis is.
+func (e *engine) measure(r *request, got result) {
+	if d := got.received - e.ahead.since; d > 0 {
+		const memory = 200 * time.Millisecond
+		part := min(1, d.Seconds()/memory.Seconds())
+		e.ahead.rate += part * (float64(e.ahead.taken)/d.Seconds() - e.ahead.rate)
+	}
+	e.ahead.since, e.ahead.taken = got.received, 0
+	e.ahead.trip += (got.received - got.sent - e.ahead.trip) / 4
+	if want := r.want[ledger.Normal]; want > 0 {
+		e.ahead.sated = got.reply.granted[ledger.Normal] >= want
+	}
+}
 
 // grant takes what was granted, unless it may be too old to be used.
 func (e *engine) grant(r *request, got result, refuse bool) {
