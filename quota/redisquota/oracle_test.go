@@ -228,7 +228,9 @@ func (h history) longest() (longest time.Duration) {
 
 // trouble has things happen.
 func (h history) trouble(w *world, links []*link, stops []context.CancelFunc) {
+	w.mu.Lock()
 	r := rand.New(rand.NewPCG(w.r.Uint64(), 3))
+	w.mu.Unlock()
 	crashed := 0
 	// What a process has been granted and nobody else has seen is lost if it dies and Redis forgets.
 	var crash, loss time.Time

@@ -16,7 +16,11 @@ import (
 
 // trips counts what the processes say to Redis: it is a hook of their clients.
 type trips struct {
-	mu     sync.Mutex
+	mu sync.Mutex
+	counts
+}
+
+type counts struct {
 	all    int // scripts
 	asks   int // of which somebody asked for places in so many
 	wasted int // and got none in so many
@@ -85,9 +89,14 @@ func (c *trips) note(cmd redis.Cmder) {
 	}
 }
 
-func (c *trips) String() string {
+// so returns what was counted so far.
+func (c *trips) so() counts {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.counts
+}
+
+func (c counts) String() string {
 	return fmt.Sprintf("%d scripts, %d asks, %d of them for nothing, %d places", c.all, c.asks, c.wasted, c.places)
 }
 
@@ -118,8 +127,9 @@ func TestManyProcessesShareASlowQuota(t *testing.T) {
 			t.Parallel()
 			seconds := 15
 			f := newFleet(t, shape{windows: []quota.Window{c.window}, processes: 50, workers: 2, from: ms, to: 4 * ms})
-			count := f.count()
+			counter := f.count()
 			f.Run(time.Duration(seconds) * time.Second)
+			count := counter.so()
 			figures := f.Figures(0)
 			f.Over(figures)
 			served := f.API.Served()
@@ -161,9 +171,10 @@ func TestCostOfACall(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			f := newFleet(t, c.shape)
-			count := f.count()
+			counter := f.count()
 			cpu := f.redis.CPU()
 			f.Run(c.span)
+			count := counter.so()
 			used := f.redis.CPU() - cpu
 			figures := f.Figures(c.span)
 			f.Over(figures)
