@@ -23,6 +23,7 @@ func (q *Quota) late(t *ticket, now instant) {
 	}
 	q.calls[t.class].remove(t.at, t.places, q.windows, t.class)
 	t.at = q.charge(t.class, now, t.places)
+	q.tellCounted(t, t.at)
 }
 
 // affordLate pays for counting a call from now on, if every window can.

@@ -259,6 +259,7 @@ func (q *Quota) serve(now instant) {
 			return
 		}
 		if !q.mayPass(w.ticket, now) {
+			q.tellWanted(now)
 			q.arm(q.bound(w.class, 0, w.ticket.weight, now), now)
 			return
 		}
@@ -315,12 +316,16 @@ func (q *Quota) mayFavour() bool {
 
 // refuseLate sends those away whose time ends before the pause does.
 func (q *Quota) refuseLate(now instant) {
-	until := q.pause.until
-	if q.soonest >= until {
+	var goes [classes]instant // no sooner
+	for c := range goes {
+		goes[c] = max(q.pause.until, q.earliestOfAll(class(c), 0, 1, now))
+	}
+	if q.soonest >= max(goes[normal], goes[high]) {
 		return
 	}
 	q.soonest = forever
 	for i := range q.queues {
+		until := goes[i]
 		for w := range q.queues[i].callers.All() {
 			if w.deadline >= until {
 				q.soonest = min(q.soonest, w.deadline)

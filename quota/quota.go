@@ -82,6 +82,7 @@ import (
 
 	"github.com/steadyhttp/steadyhttp"
 	"github.com/steadyhttp/steadyhttp/internal/durations"
+	"github.com/steadyhttp/steadyhttp/internal/ledger"
 	"github.com/steadyhttp/steadyhttp/internal/list"
 	"github.com/steadyhttp/steadyhttp/internal/waits"
 )
@@ -133,6 +134,7 @@ type Quota struct {
 	// Start says what a new Quota takes its windows to be. Zero: Fresh.
 	Start ColdStart
 
+	ledger  ledger.Ledger          // what all processes know; nil: this one is alone
 	leaving atomic.Pointer[caller] // those who have given up, and are still in line
 
 	mu       sync.Mutex // guards what follows; see lock
@@ -296,6 +298,9 @@ func (q *Quota) begin() error {
 		return q.invalid
 	}
 	q.windows = newWindows(q.Windows, q.Reserve)
+	if q.ledger != nil {
+		q.ledger.Begin(host{q})
+	}
 	if q.Start == Spent && !q.restored {
 		q.charge(normal, 0, q.windows[longest(q.windows)].n)
 	}
@@ -372,9 +377,9 @@ func (q *Quota) advance(now instant) {
 // has its place there already.
 func (q *Quota) mayPass(t *ticket, now instant) bool {
 	if t.of != nil && t.of.epoch == q.pause.epoch {
-		return now >= q.pause.shut() && q.haveRoom(t, now)
+		return now >= q.pause.shut() && q.haveRoom(t, now) && q.granted(t, now)
 	}
-	return q.pause.open(now) && q.haveRoom(t, now)
+	return q.pause.open(now) && q.haveRoom(t, now) && q.granted(t, now)
 }
 
 func (q *Quota) haveRoom(t *ticket, now instant) bool {
@@ -426,6 +431,7 @@ func (q *Quota) mayReplay(c class) int {
 // take lets a call go.
 func (q *Quota) take(t *ticket, now instant) {
 	t.granted, t.places, t.epoch = now, t.weight, q.pause.epoch
+	q.tellTake(t, now)
 	q.calls[t.class].inFlight += t.weight
 	q.calls[t.class].unanswered += t.weight
 	if !t.told {
@@ -470,6 +476,7 @@ func (q *Quota) settle(t *ticket, at instant) {
 	q.calls[t.class].inFlight -= t.places
 	q.answered(t)
 	t.state, t.at = logged, q.charge(t.class, at, t.places)
+	q.tellCounted(t, t.at)
 }
 
 // answered notes that a call in flight can't be sent again by net/http any more.
@@ -564,9 +571,11 @@ func (q *Quota) refund(t *ticket) {
 		q.calls[t.class].inFlight -= t.places
 		q.answered(t)
 		t.state = refunded
+		q.tellRefund(t, q.now())
 	case logged:
 		q.calls[t.class].remove(t.at, t.weight, q.windows, t.class)
 		t.state = refunded
+		q.tellRefund(t, q.now())
 	}
 }
 
@@ -604,12 +613,14 @@ func (t *ticket) Sent(at time.Time) {
 		q.putSent(t)
 		t.places += t.weight
 		q.calls[t.class].inFlight += t.weight
+		q.tellResent(t, now)
 	case t.state == logged && t.told && sends == 1:
 		// Its answer came first.
 	case t.state == logged:
 		// The first sending, very late, or one again after that: count what the log does not have, until it has surely arrived.
 		t.at, t.places = q.charge(t.class, now.add(q.transit), t.weight), t.weight
 		t.dated = true
+		q.tellCharge(t, t.at)
 	}
 }
 

@@ -142,6 +142,7 @@ func (q *Quota) throttled(t *ticket, a steadyhttp.Attempt, now instant) {
 		q.pause.prolong(now.add(asked))
 	}
 	if !first {
+		q.tellPaused(now)
 		return // the pause that it belongs to has learned already
 	}
 	w, named := q.blamed(a.Verdict.Message, asked, now)
@@ -149,9 +150,11 @@ func (q *Quota) throttled(t *ticket, a steadyhttp.Attempt, now instant) {
 		q.pause.prolong(now.add(min(firstPause<<min(q.pause.failed, 20), w.per/32)))
 	}
 	q.pause.failed++
+	q.tellPaused(now)
 	if named || !q.PauseOnly {
 		q.learn(w, now)
 	}
+	q.tellLearned(now)
 }
 
 // blamed returns the window that a 429 is about: the one that its text names, or else the one that our own calls fill
@@ -159,14 +162,15 @@ func (q *Quota) throttled(t *ticket, a steadyhttp.Attempt, now instant) {
 func (q *Quota) blamed(message string, asked time.Duration, now instant) (blamed *window, byName bool) {
 	n, per, named := namedLimit(message)
 	var fullest *window
+	most := 0.0
 	for i := range q.windows {
 		w := &q.windows[i]
 		if named && w.per == per {
 			w.lower(n, now)
 			return w, true
 		}
-		if w.per >= asked && (fullest == nil || w.fill() > fullest.fill()) {
-			fullest = w
+		if fill := float64(q.usedByAll(i, w.all())) / float64(w.n); w.per >= asked && (fullest == nil || fill > most) {
+			fullest, most = w, fill
 		}
 	}
 	if fullest == nil {
@@ -174,8 +178,6 @@ func (q *Quota) blamed(message string, asked time.Duration, now instant) (blamed
 	}
 	return fullest, false
 }
-
-func (w *window) fill() float64 { return float64(w.all()) / float64(w.n) }
 
 const (
 	// A limit that a text names holds for so long at least, and for so many windows: by then, a
@@ -225,13 +227,17 @@ func (q *Quota) learn(w *window, now instant) {
 	for i := range q.calls {
 		atLimit += q.calls[i].within(now.add(-w.per - edge))
 	}
-	if atLimit >= w.n && !w.shared && !w.widened {
+	at := 0
+	for &q.windows[at] != w {
+		at++
+	}
+	if q.usedByAll(at, atLimit) >= w.n && !w.shared && !w.widened {
 		w.widened = true
 		w.pad = max(2*w.pad, widePad)
 		return
 	}
 	limit := float64(w.limit(now))
-	w.shared, w.share, w.grownAt = true, 0.95*max(float64(w.all()), limit/2), now
+	w.shared, w.share, w.grownAt = true, 0.95*max(float64(q.usedByAll(at, w.all())), limit/2), now
 	w.next = max(w.next, now)
 }
 

@@ -3,6 +3,7 @@ package quota
 import (
 	"time"
 
+	"github.com/steadyhttp/steadyhttp/internal/ledger"
 	"github.com/steadyhttp/steadyhttp/internal/list"
 )
 
@@ -35,6 +36,8 @@ type ticket struct {
 	place   *list.Links[ticket] // in pause.places, or in pause.stuck; nil: it never had one
 	entered instant             // when it got its place
 	queued  int                 // callers that had to queue until its grant
+
+	hold *ledger.Hold // of its places with the ledger; nil: there is none
 
 	of *ticket // the first sending, of a replay; nil: this is it
 

@@ -32,6 +32,7 @@ type window struct {
 	grownAt instant
 	next    instant // when the next call would be due at an even pace
 	widened bool    // pad has been, after a 429 at the very limit
+	among   int     // processes that share the pace; 0: this one is alone
 
 	late   float64 // places that late answers have cost of late
 	lateAt instant // when that was brought up to date
@@ -110,7 +111,9 @@ func (w *window) limit(now instant) int {
 
 // interval is the pace at which our share lasts for the whole window. Were it sent in bursts, these
 // would meet the bursts of others.
-func (w *window) interval() time.Duration { return time.Duration(float64(w.per) / max(1, w.share)) }
+func (w *window) interval() time.Duration {
+	return time.Duration(float64(w.per) / max(1, w.share) * float64(max(1, w.among)))
+}
 
 func (w *window) burst() time.Duration {
 	return time.Duration(max(1, 0.05*w.share)) * w.interval()
@@ -374,7 +377,8 @@ func (q *Quota) logged(w int, c class, k int) instant {
 // bound returns the time before which a call can't go that has others before it, as things are now;
 // ahead is the places that those take.
 func (q *Quota) bound(c class, ahead, weight int, now instant) instant {
-	return q.earliest(c, ahead, weight, now, func(w *window) (int, time.Duration) { return w.limit(now), w.interval() })
+	return max(q.earliest(c, ahead, weight, now, func(w *window) (int, time.Duration) { return w.limit(now), w.interval() }),
+		q.earliestOfAll(c, ahead, weight, now))
 }
 
 // atBest is bound as it would be if nobody else used a shared window: no call is refused that may
@@ -385,7 +389,7 @@ func (q *Quota) atBest(c class, ahead, weight int, now instant) instant {
 			return n(w), w.per / time.Duration(n(w))
 		})
 	}
-	bound := at(func(w *window) int { return w.n })
+	bound := max(at(func(w *window) int { return w.n }), q.earliestOfAll(c, ahead, weight, now))
 	raised := forever // when the first of the limits that the service named runs out
 	for i := range q.windows {
 		if w := &q.windows[i]; w.n < w.own {

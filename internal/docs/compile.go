@@ -30,6 +30,7 @@ var known = map[string]string{
 
 	"steadyhttp": module, "quota": module + "/quota", "defender": module + "/defender",
 	"defendertest": module + "/defender/defendertest", "steadyotel": module + "/otel",
+	"redisquota": module + "/quota/redisquota", "redis": "github.com/redis/go-redis/v9",
 
 	"backoff": "github.com/cenkalti/backoff/v4", "rate": "golang.org/x/time/rate",
 	"otel": "go.opentelemetry.io/otel", "attribute": "go.opentelemetry.io/otel/attribute",
@@ -92,6 +93,7 @@ func Outside(path string) bool {
 	}
 	for _, own := range []string{
 		module, "github.com/cenkalti/backoff/v4", "golang.org/x/time",
+		"github.com/redis/go-redis/v9", // go.work has the module that does
 		"go.opentelemetry.io/otel/sdk", "go.opentelemetry.io/otel/trace", "go.opentelemetry.io/otel/metric",
 		"go.opentelemetry.io/otel/attribute", "go.opentelemetry.io/otel/propagation",
 	} {
