@@ -118,14 +118,10 @@ func (h host) Demand(c ledger.Class) (places, first int, waiting bool) {
 	}
 	first = line.first.ticket.weight
 	now := q.now()
-	for w := line.first; w != nil && w.ticket.of != nil; w = w.next {
-		// A replay has its place at the door already, if any.
-		if w.ticket.of.epoch == q.pause.epoch && now >= q.pause.shut() {
-			return first, first, true
-		}
-		break
-	}
+	of := line.first.ticket.of
 	switch {
+	case of != nil && of.epoch == q.pause.epoch && now >= q.pause.shut() && !q.pause.open(now):
+		return first, first, true // a replay has its place at the door already
 	case !q.pause.open(now):
 		return 0, 0, true
 	case q.pause.width == 0:

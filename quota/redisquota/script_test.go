@@ -27,7 +27,6 @@ type inventor struct {
 	limits []ledger.Limit
 	flags  string
 	procs  []*invented
-	epoch  string
 	skew   int64
 	now    time.Duration
 }
@@ -178,7 +177,6 @@ type runner interface {
 type miniRunner struct {
 	*scripted
 	mini *miniredis.Miniredis
-	last int64
 }
 
 func (m *miniRunner) run(ctx context.Context, args []any, raw int64) ([]string, error) {
