@@ -404,7 +404,7 @@ func histories(t *testing.T, usual int) (from, to int) {
 	if n, err := strconv.Atoi(os.Getenv("REDISQUOTA_HISTORIES")); err == nil {
 		return 0, n
 	}
-	if testing.Short() {
+	if testing.Short() || RaceEnabled {
 		usual /= 10
 	}
 	return 0, usual

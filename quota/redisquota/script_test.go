@@ -234,6 +234,9 @@ func newRealRunner(t *testing.T) runner {
 // Redis.
 func TestScriptIsAsItsModel(t *testing.T) {
 	histories := 300
+	if RaceEnabled {
+		histories /= 10
+	}
 	if n, err := strconv.Atoi(os.Getenv("REDISQUOTA_HISTORIES")); err == nil {
 		histories = n
 	}

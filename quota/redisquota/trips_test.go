@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/steadyhttp/steadyhttp/quota"
+	"github.com/steadyhttp/steadyhttp/quota/redisquota"
 )
 
 // trips counts what the processes say to Redis: it is a hook of their clients.
@@ -191,6 +192,9 @@ func TestCostOfACall(t *testing.T) {
 
 // What the log of a large quota takes, and how many calls a second its Redis can count.
 func TestMemoryOfALargeQuota(t *testing.T) {
+	if redisquota.RaceEnabled {
+		t.Skip("so many calls are too much for the race detector")
+	}
 	for _, n := range []int{10_000, 100_000} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			f := newFleet(t, shape{windows: []quota.Window{{N: n, Per: time.Hour}}, workers: 64})
