@@ -161,6 +161,9 @@ func randomHistory(r *rand.Rand) history {
 	h.faults.losses = r.IntN(2) == 0
 	h.faults.crashes = r.IntN(3) == 0
 	h.away = Closed
+	if !h.faults.losses && !h.faults.steps { // what is lost must be told in time
+		h.faults.cuts, h.faults.cutOne = r.IntN(3) == 0, r.IntN(3) == 0
+	}
 	return h
 }
 

@@ -365,6 +365,40 @@ func TestClosedQuotaRefuses(t *testing.T) {
 	})
 }
 
+// A process dies, and then Redis forgets, once or over and over: what the others have heard of counts,
+// and nobody takes for known what he hears while all are still telling.
+func TestDeadProcessIsRemembered(t *testing.T) {
+	for name, flushes := range map[string]int{"one flush": 1, "three flushes": 3} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, mini *miniredis.Miniredis, newClient func() redis.UniversalClient) {
+				w := quota.Window{N: 6, Per: 30 * time.Second}
+				mortal := newClient()
+				living, dead := shared(newClient(), w), shared(mortal, w)
+				defer closeAll(t, living)
+				began := time.Now()
+				pass(t.Context(), t, living)
+				for range 4 {
+					pass(t.Context(), t, dead)
+				}
+				time.Sleep(3 * time.Second)
+				mortal.Close()
+				for range flushes {
+					mini.FlushAll()
+					time.Sleep(1500 * time.Millisecond)
+				}
+				if took := pass(t.Context(), t, living).Sub(began); took > 15*time.Second {
+					t.Errorf("the sixth call went after %v, and there was a place", took)
+				}
+				if took := pass(t.Context(), t, living).Sub(began); took < w.Per {
+					t.Errorf("the seventh call went after %v, want %v", took, w.Per)
+				}
+				time.Sleep(2 * w.Per)
+				dead.Close()
+			})
+		})
+	}
+}
+
 // Every field that makes no sense is refused by name, with the fix.
 func TestRefusesFieldsThatMakeNoSense(t *testing.T) {
 	client := redis.NewClient(&redis.Options{})
