@@ -233,9 +233,9 @@ func newRealRunner(t *testing.T) runner {
 // The oracle trusts the model, and so the model must do what the script does, in miniredis and in a real
 // Redis.
 func TestScriptIsAsItsModel(t *testing.T) {
-	histories := 300
+	histories := 100
 	if RaceEnabled {
-		histories /= 10
+		histories /= 5
 	}
 	if n, err := strconv.Atoi(os.Getenv("REDISQUOTA_HISTORIES")); err == nil {
 		histories = n

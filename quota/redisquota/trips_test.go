@@ -182,7 +182,7 @@ func TestCostOfACall(t *testing.T) {
 			trips := float64(count.all) / float64(figures.Calls)
 			t.Logf("%v; %.2f round trips and %.0f us of Redis a call, %.0f us a script; %v", figures, trips,
 				1e6*used/float64(figures.Calls), 1e6*used/float64(count.all), count)
-			if trips > c.most {
+			if trips > c.most && !redisquota.RaceEnabled { // where the machine is slow, processes ask for nothing
 				t.Errorf("%.2f round trips a call, want at most %v", trips, c.most)
 			}
 			f.end()

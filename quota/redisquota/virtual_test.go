@@ -308,6 +308,97 @@ func TestFlushIsMet(t *testing.T) {
 	})
 }
 
+// A call that was let go and not sent keeps its place for as long as that takes, far beyond the lease
+// of its grant.
+func TestUnsentCallKeepsItsPlace(t *testing.T) {
+	inBubble(t, func(t *testing.T, _ *miniredis.Miniredis, newClient func() redis.UniversalClient) {
+		w := quota.Window{N: 1, Per: time.Second}
+		one, other := shared(newClient(), w), shared(newClient(), w)
+		defer closeAll(t, one, other)
+		pass(t.Context(), t, other)
+		tr := &steadyhttp.Transport{
+			Gates: []steadyhttp.Gate{one},
+			Prepare: func(*http.Request, *steadyhttp.Attempt) error {
+				time.Sleep(2 * time.Minute) // for a token
+				return nil
+			},
+			Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+				return &http.Response{StatusCode: 200, Header: http.Header{}, Body: http.NoBody, Request: req}, nil
+			}),
+		}
+		began := time.Now()
+		done := make(chan time.Time, 1)
+		go func() {
+			req, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://api.example/", nil)
+			if _, err := tr.RoundTrip(req); err != nil {
+				t.Error(err)
+			}
+			done <- time.Now()
+		}()
+		time.Sleep(3 * time.Second)
+		went := pass(t.Context(), t, other)
+		select {
+		case sent := <-done:
+			if went.Sub(sent) < w.Per {
+				t.Errorf("the other process went %v after it, want %v", went.Sub(sent), w.Per)
+			}
+		default:
+			t.Errorf("the other process went after %v, and the first call has not been sent", went.Sub(began))
+		}
+	})
+}
+
+type roundTripFunc func(*http.Request) (*http.Response, error)
+
+func (f roundTripFunc) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+// Nobody enters a Quota that was closed.
+func TestClosedQuotaRefuses(t *testing.T) {
+	inBubble(t, func(t *testing.T, _ *miniredis.Miniredis, newClient func() redis.UniversalClient) {
+		q := shared(newClient(), quota.Window{N: 1, Per: time.Second})
+		pass(t.Context(), t, q)
+		closeAll(t, q, q)
+		var refusal *steadyhttp.Refusal
+		if _, err := q.Enter(t.Context(), steadyhttp.Attempt{}); !errors.As(err, &refusal) {
+			t.Errorf("got %v, want a Refusal", err)
+		}
+	})
+}
+
+// A process dies, and then Redis forgets, once or over and over: what the others have heard of counts,
+// and nobody takes for known what he hears while all are still telling.
+func TestDeadProcessIsRemembered(t *testing.T) {
+	for name, flushes := range map[string]int{"one flush": 1, "three flushes": 3} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, mini *miniredis.Miniredis, newClient func() redis.UniversalClient) {
+				w := quota.Window{N: 6, Per: 30 * time.Second}
+				mortal := newClient()
+				living, dead := shared(newClient(), w), shared(mortal, w)
+				defer closeAll(t, living)
+				began := time.Now()
+				pass(t.Context(), t, living)
+				for range 4 {
+					pass(t.Context(), t, dead)
+				}
+				time.Sleep(3 * time.Second)
+				mortal.Close()
+				for range flushes {
+					mini.FlushAll()
+					time.Sleep(1500 * time.Millisecond)
+				}
+				if took := pass(t.Context(), t, living).Sub(began); took > 15*time.Second {
+					t.Errorf("the sixth call went after %v, and there was a place", took)
+				}
+				if took := pass(t.Context(), t, living).Sub(began); took < w.Per {
+					t.Errorf("the seventh call went after %v, want %v", took, w.Per)
+				}
+				time.Sleep(2 * w.Per)
+				dead.Close()
+			})
+		})
+	}
+}
+
 // Every field that makes no sense is refused by name, with the fix.
 func TestRefusesFieldsThatMakeNoSense(t *testing.T) {
 	client := redis.NewClient(&redis.Options{})
@@ -322,6 +413,7 @@ func TestRefusesFieldsThatMakeNoSense(t *testing.T) {
 		"Quota.Start is 9":                             {Client: client, Key: "k", Windows: ok, Start: 9},
 		"Quota.WhenAway is 4":                          {Client: client, Key: "k", Windows: ok, WhenAway: 4},
 		"Quota.Reserve is 1; use a share from 0 up to": {Client: client, Key: "k", Windows: ok, Reserve: 1},
+		"Quota.MaxTransit is 2h":                       {Client: client, Key: "k", Windows: ok, MaxTransit: 2 * time.Hour},
 		"Quota.MaxWait is -1s":                         {Client: client, Key: "k", Windows: ok, MaxWait: -time.Second},
 	} {
 		_, err := q.Enter(t.Context(), steadyhttp.Attempt{})
