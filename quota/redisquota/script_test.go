@@ -116,20 +116,20 @@ func (v *inventor) request() (*invented, *request) {
 		}
 		if v.r.IntN(15) == 0 {
 			for range v.r.IntN(4) {
-				r.runs[c] = append(r.runs[c], run{v.now - time.Duration(v.r.IntN(int(5*time.Second))), 1 + v.r.IntN(3)})
+				r.runs[c] = append(r.runs[c], run{v.now - time.Duration(v.r.Int64N(int64(5*time.Second))), 1 + v.r.IntN(3)})
 			}
 		}
 		if v.r.IntN(10) == 0 {
 			p.locals++
 			id := ledger.ID{N: p.locals}
 			p.places = append(p.places, id)
-			r.raise[c] = append(r.raise[c], end{v.now + time.Duration(v.r.IntN(int(4*time.Second))) - 2*time.Second, id})
+			r.raise[c] = append(r.raise[c], end{v.now + time.Duration(v.r.Int64N(int64(4*time.Second))) - 2*time.Second, id})
 		}
 	}
 	for len(p.places) > 0 && v.r.IntN(3) > 0 {
 		id := p.places[0]
 		p.places = p.places[1:]
-		switch at := v.now - time.Duration(v.r.IntN(int(100*time.Millisecond))); v.r.IntN(5) {
+		switch at := v.now - time.Duration(v.r.Int64N(int64(100*time.Millisecond))); v.r.IntN(5) {
 		case 0:
 			r.gone = append(r.gone, id)
 		case 1:
@@ -260,9 +260,9 @@ func TestScriptIsAsItsModel(t *testing.T) {
 				}
 				clock := int64(1_700_000_000_000_000)
 				for i := range 60 {
-					passed := time.Duration(r.IntN(int(400 * time.Millisecond)))
+					passed := time.Duration(r.Int64N(int64(400 * time.Millisecond)))
 					if r.IntN(25) == 0 {
-						passed = time.Duration(r.IntN(int(8 * time.Second)))
+						passed = time.Duration(r.Int64N(int64(8 * time.Second)))
 					}
 					v.now += passed
 					clock += int64(passed / time.Microsecond)

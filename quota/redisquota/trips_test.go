@@ -117,6 +117,7 @@ func (f *fleet) eachClient(do func(i int)) {
 // Fifty processes wait for one slow quota: few of their questions are for nothing, and none of them
 // gets less than half of what is its due.
 func TestManyProcessesShareASlowQuota(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		window quota.Window
 		wasted float64 // asks a grant, at most
