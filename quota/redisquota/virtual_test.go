@@ -399,6 +399,79 @@ func TestDeadProcessIsRemembered(t *testing.T) {
 	}
 }
 
+// cutHook is a connection that can be cut.
+type cutHook struct{ cut atomic.Bool }
+
+func (h *cutHook) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (h *cutHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+func (h *cutHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if h.cut.Load() {
+			return errors.New("no route to host")
+		}
+		return next(ctx, cmd)
+	}
+}
+
+// While Redis is away, calls under way count against a process' part; and once it is back, nobody goes
+// before those who have gone alone have told of it.
+func TestWhoWentAloneTellsFirst(t *testing.T) {
+	for name, policy := range map[string]redisquota.Away{"Known": redisquota.Known, "Share": redisquota.Share} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, _ *miniredis.Miniredis, newClient func() redis.UniversalClient) {
+				w := quota.Window{N: 12, Per: 30 * time.Second}
+				var quotas []*redisquota.Quota
+				var cuts []*cutHook
+				began := time.Now()
+				for range 2 {
+					client, cut := newClient(), new(cutHook)
+					client.AddHook(cut)
+					q := shared(client, w)
+					q.WhenAway = policy
+					pass(t.Context(), t, q)
+					quotas, cuts = append(quotas, q), append(cuts, cut)
+				}
+				defer closeAll(t, quotas...)
+				time.Sleep(2 * time.Second) // both have heard of both
+				for _, cut := range cuts {
+					cut.cut.Store(true)
+				}
+				var held []steadyhttp.Pass
+				for _, q := range quotas {
+					for range 5 {
+						p, err := q.Enter(t.Context(), steadyhttp.Attempt{})
+						if err != nil {
+							t.Fatal(err)
+						}
+						held = append(held, p)
+					}
+					ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+					if _, err := q.Enter(ctx, steadyhttp.Attempt{}); err == nil {
+						t.Error("a process took more than its part")
+					}
+					cancel()
+				}
+				if took := time.Since(began); took > 10*time.Second {
+					t.Fatalf("it took %v", took)
+				}
+				for _, p := range held {
+					p.Leave(answered(200, "", 0))
+				}
+				cuts[0].cut.Store(false)
+				go func() {
+					time.Sleep(time.Second)
+					cuts[1].cut.Store(false)
+				}()
+				if took := pass(t.Context(), t, quotas[0]).Sub(began); took < w.Per {
+					t.Errorf("the thirteenth call went after %v, want %v", took, w.Per)
+				}
+			})
+		})
+	}
+}
+
 // Every field that makes no sense is refused by name, with the fix.
 func TestRefusesFieldsThatMakeNoSense(t *testing.T) {
 	client := redis.NewClient(&redis.Options{})
