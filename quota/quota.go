@@ -67,7 +67,8 @@
 // A new process does not know what the one before has sent. A Fresh start (the default) may cost as
 // many 429s as there were calls in the last window; see ColdStart, Snapshot and Restore. Two
 // processes with the same credentials share one quota without knowing of each other; to the Quota
-// that is like any other sharing.
+// that is like any other sharing. Where they have a Redis in common, package redisquota has them share
+// it exactly.
 package quota
 
 import (

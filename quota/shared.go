@@ -119,11 +119,10 @@ func (h host) Demand(c ledger.Class) (places, first int, waiting bool) {
 	}
 	first = head.ticket.weight
 	now := q.now()
-	// A replay has its place at the door already, if any.
-	if of := head.ticket.of; of != nil && of.epoch == q.pause.epoch && now >= q.pause.shut() {
-		return first, first, true
-	}
+	of := head.ticket.of
 	switch {
+	case of != nil && of.epoch == q.pause.epoch && now >= q.pause.shut() && !q.pause.open(now):
+		return first, first, true // a replay has its place at the door already
 	case !q.pause.open(now):
 		return 0, 0, true
 	case q.pause.width == 0:

@@ -289,7 +289,7 @@ func looksLikeID(s []byte) bool {
 		return false
 	}
 	// Which of them are digits is as good as random: no branch foresees it.
-	all, some := byte(isDigit|isDash), byte(0)
+	all, some := isDigit|isDash, byte(0)
 	for _, c := range s {
 		kind := idBytes[c]
 		some |= kind

@@ -986,11 +986,10 @@ func (e *engine) mayAlone(places int, now time.Duration) bool {
 		return false
 	}
 	for i, l := range e.host.Limits() {
-		n, own := l.N, 0
+		n, own := l.N, e.loose // Known's
 		if e.conf.WhenAway == Known && now < e.word.at+l.Per+e.tune.transit {
 			// What was under way by then may have been counted later.
 			n -= e.word.used[i]
-			own = e.loose
 			for _, one := range e.alone {
 				if one.at > now-l.Per {
 					own += one.n

@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -266,7 +267,7 @@ func parseLow(text string, windows int, now, age time.Duration) []ledger.Limit {
 		var named, lowered, until, shared, grown, pad int64
 		var share float64
 		n, err := fmt.Sscanf(part, "%d %d %d %d %g %d %d", &named, &lowered, &until, &shared, &share, &grown, &pad)
-		if err != nil || n != 7 || named < 1 || named > 1<<31 || !(share >= 0 && share < 1<<31) {
+		if err != nil || n != 7 || named < 1 || named > math.MaxInt32 || !(share >= 0 && share < 1<<31) {
 			return nil
 		}
 		us := func(v int64) time.Duration {

@@ -2,15 +2,12 @@ package redisquota
 
 import (
 	"cmp"
-	"context"
 	"fmt"
 	"maps"
 	"math"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"time"
 )
 
 // model is the script in Go: what Redis does with the arguments of a request at a time of its clock.
@@ -433,17 +430,4 @@ func (m *model) run(args []any, raw int64) []string {
 		add(v)
 	}
 	return reply
-}
-
-// modelled is a backend that is a model, with a clock of its own.
-type modelled struct {
-	mu    sync.Mutex
-	model *model
-	clock func() int64 // us
-}
-
-func (m *modelled) exchange(_ context.Context, r *request, t *tuning, now time.Duration) (reply, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return parse(m.model.run(r.args(t, now), m.clock()), len(r.limits))
 }

@@ -69,15 +69,15 @@ func (l *link) exchange(ctx context.Context, r *request, t *tuning, now time.Dur
 	args := r.args(t, now)
 	w.mu.Lock()
 	chance := func(p float64) bool { return !w.quiet && w.r.Float64() < p }
-	there, back := time.Duration(w.r.IntN(int(8*time.Millisecond))), time.Duration(w.r.IntN(int(8*time.Millisecond)))
+	there, back := upTo(w.r, 8*time.Millisecond), upTo(w.r, 8*time.Millisecond)
 	if chance(w.faults.slow) {
-		there += time.Duration(w.r.IntN(int(700 * time.Millisecond)))
+		there += upTo(w.r, 700*time.Millisecond)
 	}
 	if chance(w.faults.slow) {
-		back += time.Duration(w.r.IntN(int(700 * time.Millisecond)))
+		back += upTo(w.r, 700*time.Millisecond)
 	}
 	lostAsk, lostAnswer, again := chance(w.faults.loseAsks), chance(w.faults.loseAnswers), chance(w.faults.repeats)
-	later := time.Duration(w.r.IntN(int(400 * time.Millisecond)))
+	later := upTo(w.r, 400*time.Millisecond)
 	refused := w.r.IntN(2) == 0
 	w.mu.Unlock()
 	unreachable := func() bool {
@@ -161,6 +161,9 @@ func randomHistory(r *rand.Rand) history {
 	h.faults.losses = r.IntN(2) == 0
 	h.faults.crashes = r.IntN(3) == 0
 	h.away = Closed
+	if !h.faults.losses && !h.faults.steps { // what is lost must be told in time
+		h.faults.cuts, h.faults.cutOne = r.IntN(3) == 0, r.IntN(3) == 0
+	}
 	return h
 }
 
@@ -192,7 +195,7 @@ func (h history) run(t *testing.T, seed uint64) *world {
 		for i := range h.workers {
 			worker := rand.New(rand.NewPCG(seed, uint64(1000*p+i)))
 			group.Go(func() {
-				time.Sleep(time.Duration(worker.IntN(int(2 * time.Second))))
+				time.Sleep(upTo(worker, 2*time.Second))
 				for h.call(mine, w, l, q, worker) {
 				}
 			})
@@ -236,7 +239,7 @@ func (h history) trouble(w *world, links []*link, stops []context.CancelFunc) {
 	var crash, loss time.Time
 	apart := func(from time.Time) bool { return time.Since(from) > 4*time.Second }
 	for end := time.Now().Add(h.length); time.Now().Before(end); {
-		time.Sleep(time.Duration(r.IntN(int(900 * time.Millisecond))))
+		time.Sleep(upTo(r, 900*time.Millisecond))
 		w.mu.Lock()
 		if r.IntN(3) == 0 {
 			w.older = w.model.clone()
@@ -266,7 +269,7 @@ func (h history) trouble(w *world, links []*link, stops []context.CancelFunc) {
 		case 3, 4:
 			if h.faults.steps && apart(crash) {
 				loss = time.Now()
-				step := time.Duration(r.IntN(int(20*time.Second))) - 10*time.Second
+				step := upTo(r, 20*time.Second) - 10*time.Second
 				w.say("clock is set by %v", step)
 				w.offset += step
 			}
@@ -284,7 +287,7 @@ func (h history) trouble(w *world, links []*link, stops []context.CancelFunc) {
 				w.cuts = append(w.cuts, time.Now())
 				w.cut = true
 				w.mu.Unlock()
-				time.Sleep(time.Duration(r.IntN(int(8 * time.Second))))
+				time.Sleep(upTo(r, 8*time.Second))
 				w.mu.Lock()
 				w.cut = false
 				w.say("Redis is back")
@@ -294,7 +297,7 @@ func (h history) trouble(w *world, links []*link, stops []context.CancelFunc) {
 				one := links[r.IntN(len(links))]
 				one.cut = true
 				w.mu.Unlock()
-				time.Sleep(time.Duration(r.IntN(int(6 * time.Second))))
+				time.Sleep(upTo(r, 6*time.Second))
 				w.mu.Lock()
 				one.cut = false
 			}
@@ -320,7 +323,7 @@ func (h history) call(ctx context.Context, w *world, l *link, q *Quota, r *rand.
 	enter := ctx
 	if r.IntN(10) == 0 {
 		var cancel context.CancelFunc
-		enter, cancel = context.WithTimeout(ctx, time.Duration(r.IntN(int(time.Second))))
+		enter, cancel = context.WithTimeout(ctx, upTo(r, time.Second))
 		defer cancel()
 	}
 	req := &http.Request{Header: http.Header{"Weight": {strconv.Itoa(weight)}}}
@@ -328,21 +331,21 @@ func (h history) call(ctx context.Context, w *world, l *link, q *Quota, r *rand.
 	pass, err := q.Enter(enter, steadyhttp.Attempt{Request: req})
 	if err != nil {
 		if ctx.Err() == nil {
-			time.Sleep(time.Duration(r.IntN(int(50 * time.Millisecond))))
+			time.Sleep(upTo(r, 50*time.Millisecond))
 		}
 		return ctx.Err() == nil
 	}
 	end := steadyhttp.Attempt{Request: req}
 	if r.IntN(20) == 0 { // it is not sent
-		time.Sleep(time.Duration(r.IntN(int(20 * time.Millisecond))))
+		time.Sleep(upTo(r, 20*time.Millisecond))
 		pass.Leave(end)
 		return ctx.Err() == nil
 	}
-	time.Sleep(time.Duration(r.IntN(int(5 * time.Millisecond))))
+	time.Sleep(upTo(r, 5*time.Millisecond))
 	end.Sent, end.Sends = time.Now(), 1
-	transit := time.Duration(r.IntN(int(20 * time.Millisecond)))
+	transit := upTo(r, 20*time.Millisecond)
 	if h.faults.late && r.IntN(10) == 0 {
-		transit = time.Duration(r.IntN(int(1900 * time.Millisecond)))
+		transit = upTo(r, 1900*time.Millisecond)
 	}
 	time.Sleep(transit)
 	w.mu.Lock()
@@ -354,12 +357,12 @@ func (h history) call(ctx context.Context, w *world, l *link, q *Quota, r *rand.
 	}
 	w.mu.Unlock()
 	if r.Float64() < h.faults.unanswered {
-		time.Sleep(time.Duration(r.IntN(int(4 * time.Second))))
+		time.Sleep(upTo(r, 4*time.Second))
 		end.Err = errors.New("lost")
 	} else {
-		time.Sleep(time.Duration(r.IntN(int(20 * time.Millisecond))))
+		time.Sleep(upTo(r, 20*time.Millisecond))
 		if r.IntN(30) == 0 {
-			time.Sleep(time.Duration(r.IntN(int(3 * time.Second))))
+			time.Sleep(upTo(r, 3*time.Second))
 		}
 		end.Answered, end.Response = time.Now(), &http.Response{StatusCode: 200}
 		end.Verdict.Class = steadyhttp.Success
@@ -371,9 +374,11 @@ func (h history) call(ctx context.Context, w *world, l *link, q *Quota, r *rand.
 		return false
 	}
 	pass.Leave(end)
-	time.Sleep(time.Duration(r.IntN(int(2 * time.Millisecond))))
+	time.Sleep(upTo(r, 2*time.Millisecond))
 	return ctx.Err() == nil
 }
+
+func upTo(r *rand.Rand, d time.Duration) time.Duration { return time.Duration(r.Int64N(int64(d))) }
 
 // worst returns the most arrivals in any interval of a length, and when that was over.
 func worst(arrivals []time.Time, per time.Duration) (most int, at time.Time) {
@@ -404,7 +409,7 @@ func histories(t *testing.T, usual int) (from, to int) {
 	if n, err := strconv.Atoi(os.Getenv("REDISQUOTA_HISTORIES")); err == nil {
 		return 0, n
 	}
-	if testing.Short() {
+	if testing.Short() || RaceEnabled {
 		usual /= 10
 	}
 	return 0, usual
@@ -413,7 +418,7 @@ func histories(t *testing.T, usual int) (from, to int) {
 // Never more than N in any interval of length W, whatever happens to messages, to Redis' state and its
 // clock, and to processes, as long as those that live reach it.
 func TestNeverOverInAnyHistory(t *testing.T) {
-	from, to := histories(t, 1000)
+	from, to := histories(t, 2000)
 	calls, faulty := 0, 0
 	for seed := from; seed < to && !t.Failed(); seed++ {
 		synctest.Test(t, func(t *testing.T) {
@@ -461,7 +466,7 @@ func (h history) check(t *testing.T, w *world, seed int) {
 
 // While nobody reaches Redis, each policy keeps the bound that its documentation names.
 func TestAwayKeepsItsBound(t *testing.T) {
-	from, to := histories(t, 300)
+	from, to := histories(t, 100)
 	for policy, bound := range map[Away]func(n, processes, unseen int) int{
 		Closed: func(n, _, _ int) int { return n },
 		Known:  func(n, processes, unseen int) int { return n + min(unseen, n-n/processes) },

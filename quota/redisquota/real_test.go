@@ -113,6 +113,7 @@ func call(ctx context.Context, gate steadyhttp.Gate, s *service) error {
 }
 
 func TestManyProcessesShareOneQuota(t *testing.T) {
+	t.Parallel()
 	client := realRedis(t)
 	windows := []quota.Window{{N: 100, Per: time.Second}, {N: 500, Per: 10 * time.Second}}
 	var s service

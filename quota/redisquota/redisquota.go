@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -47,6 +48,7 @@ type Quota struct {
 	// WhenAway says who may go while Redis can't be reached. Zero: Known.
 	WhenAway Away
 
+	closed  atomic.Bool
 	once    sync.Once
 	invalid error
 	engine  *engine
@@ -92,6 +94,9 @@ const (
 func (q *Quota) Enter(ctx context.Context, a steadyhttp.Attempt) (steadyhttp.Pass, error) {
 	if err := q.begin(); err != nil {
 		return nil, err
+	}
+	if q.closed.Load() {
+		return nil, &steadyhttp.Refusal{Err: errors.New("redisquota: the Quota is closed; close it after the last call")}
 	}
 	return q.inner.Enter(ctx, a)
 }
@@ -203,9 +208,11 @@ func (q *Quota) Shared() Shared {
 }
 
 // Close says that this process will send nothing more: the others need not wait for it to fall silent.
-// It returns when Redis has been told, or does not answer. Nobody enters afterwards. A process that
-// ends without it is noticed after some seconds.
+// It returns when Redis has been told, or does not answer. Nobody enters afterwards, and who waits goes
+// on waiting until his context ends: close it after the last call. A process that ends without it is
+// noticed after some seconds.
 func (q *Quota) Close() error {
+	q.closed.Store(true)
 	if q.begin() != nil {
 		return nil
 	}

@@ -27,7 +27,6 @@ type inventor struct {
 	limits []ledger.Limit
 	flags  string
 	procs  []*invented
-	epoch  string
 	skew   int64
 	now    time.Duration
 }
@@ -84,17 +83,17 @@ func (v *inventor) request() (*invented, *request) {
 		r.acked = r.seq + 5 // Redis was rolled back
 	}
 	if v.r.IntN(60) == 0 {
-		r.fix = &clockFix{v.skew, v.skew + int64(v.r.IntN(2e6)) - 1e6}
+		r.fix = &clockFix{v.skew, v.skew + int64(v.r.IntN(2_000_000)) - 1_000_000}
 	}
 	if v.r.IntN(20) == 0 {
-		r.known = &word{at: v.now - time.Duration(v.r.IntN(int(time.Second)))}
+		r.known = &word{at: v.now - upTo(v.r, time.Second)}
 		for _, l := range v.limits {
 			r.known.used = append(r.known.used, v.r.IntN(l.N+1))
 		}
 		r.away = v.r.IntN(2)
 	}
 	if v.r.IntN(40) == 0 {
-		r.pause = v.now + time.Duration(v.r.IntN(int(time.Second)))
+		r.pause = v.now + upTo(v.r, time.Second)
 	}
 	if v.r.IntN(20) == 0 {
 		r.low = "told " + strconv.Itoa(v.r.IntN(1000))
@@ -117,20 +116,20 @@ func (v *inventor) request() (*invented, *request) {
 		}
 		if v.r.IntN(15) == 0 {
 			for range v.r.IntN(4) {
-				r.runs[c] = append(r.runs[c], run{v.now - time.Duration(v.r.IntN(int(5*time.Second))), 1 + v.r.IntN(3)})
+				r.runs[c] = append(r.runs[c], run{v.now - upTo(v.r, 5*time.Second), 1 + v.r.IntN(3)})
 			}
 		}
 		if v.r.IntN(10) == 0 {
 			p.locals++
 			id := ledger.ID{N: p.locals}
 			p.places = append(p.places, id)
-			r.raise[c] = append(r.raise[c], end{v.now + time.Duration(v.r.IntN(int(4*time.Second))) - 2*time.Second, id})
+			r.raise[c] = append(r.raise[c], end{v.now + upTo(v.r, 4*time.Second) - 2*time.Second, id})
 		}
 	}
 	for len(p.places) > 0 && v.r.IntN(3) > 0 {
 		id := p.places[0]
 		p.places = p.places[1:]
-		switch at := v.now - time.Duration(v.r.IntN(int(100*time.Millisecond))); v.r.IntN(5) {
+		switch at := v.now - upTo(v.r, 100*time.Millisecond); v.r.IntN(5) {
 		case 0:
 			r.gone = append(r.gone, id)
 		case 1:
@@ -178,7 +177,6 @@ type runner interface {
 type miniRunner struct {
 	*scripted
 	mini *miniredis.Miniredis
-	last int64
 }
 
 func (m *miniRunner) run(ctx context.Context, args []any, raw int64) ([]string, error) {
@@ -235,7 +233,10 @@ func newRealRunner(t *testing.T) runner {
 // The oracle trusts the model, and so the model must do what the script does, in miniredis and in a real
 // Redis.
 func TestScriptIsAsItsModel(t *testing.T) {
-	histories := 300
+	histories := 100
+	if RaceEnabled {
+		histories /= 5
+	}
 	if n, err := strconv.Atoi(os.Getenv("REDISQUOTA_HISTORIES")); err == nil {
 		histories = n
 	}
@@ -259,9 +260,9 @@ func TestScriptIsAsItsModel(t *testing.T) {
 				}
 				clock := int64(1_700_000_000_000_000)
 				for i := range 60 {
-					passed := time.Duration(r.IntN(int(400 * time.Millisecond)))
+					passed := upTo(r, 400*time.Millisecond)
 					if r.IntN(25) == 0 {
-						passed = time.Duration(r.IntN(int(8 * time.Second)))
+						passed = upTo(r, 8*time.Second)
 					}
 					v.now += passed
 					clock += int64(passed / time.Microsecond)

@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/steadyhttp/steadyhttp/quota"
+	"github.com/steadyhttp/steadyhttp/quota/redisquota"
 )
 
 // trips counts what the processes say to Redis: it is a hook of their clients.
@@ -116,6 +117,7 @@ func (f *fleet) eachClient(do func(i int)) {
 // Fifty processes wait for one slow quota: few of their questions are for nothing, and none of them
 // gets less than half of what is its due.
 func TestManyProcessesShareASlowQuota(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		window quota.Window
 		wasted float64 // asks a grant, at most
@@ -181,7 +183,7 @@ func TestCostOfACall(t *testing.T) {
 			trips := float64(count.all) / float64(figures.Calls)
 			t.Logf("%v; %.2f round trips and %.0f us of Redis a call, %.0f us a script; %v", figures, trips,
 				1e6*used/float64(figures.Calls), 1e6*used/float64(count.all), count)
-			if trips > c.most {
+			if trips > c.most && !redisquota.RaceEnabled { // where the machine is slow, processes ask for nothing
 				t.Errorf("%.2f round trips a call, want at most %v", trips, c.most)
 			}
 			f.end()
@@ -191,6 +193,9 @@ func TestCostOfACall(t *testing.T) {
 
 // What the log of a large quota takes, and how many calls a second its Redis can count.
 func TestMemoryOfALargeQuota(t *testing.T) {
+	if redisquota.RaceEnabled {
+		t.Skip("so many calls are too much for the race detector")
+	}
 	for _, n := range []int{10_000, 100_000} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			f := newFleet(t, shape{windows: []quota.Window{{N: n, Per: time.Hour}}, workers: 64})

@@ -308,6 +308,170 @@ func TestFlushIsMet(t *testing.T) {
 	})
 }
 
+// A call that was let go and not sent keeps its place for as long as that takes, far beyond the lease
+// of its grant.
+func TestUnsentCallKeepsItsPlace(t *testing.T) {
+	inBubble(t, func(t *testing.T, _ *miniredis.Miniredis, newClient func() redis.UniversalClient) {
+		w := quota.Window{N: 1, Per: time.Second}
+		one, other := shared(newClient(), w), shared(newClient(), w)
+		defer closeAll(t, one, other)
+		pass(t.Context(), t, other)
+		tr := &steadyhttp.Transport{
+			Gates: []steadyhttp.Gate{one},
+			Prepare: func(*http.Request, *steadyhttp.Attempt) error {
+				time.Sleep(2 * time.Minute) // for a token
+				return nil
+			},
+			Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+				return &http.Response{StatusCode: 200, Header: http.Header{}, Body: http.NoBody, Request: req}, nil
+			}),
+		}
+		began := time.Now()
+		done := make(chan time.Time, 1)
+		go func() {
+			req, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://api.example/", nil)
+			if _, err := tr.RoundTrip(req); err != nil {
+				t.Error(err)
+			}
+			done <- time.Now()
+		}()
+		time.Sleep(3 * time.Second)
+		went := pass(t.Context(), t, other)
+		select {
+		case sent := <-done:
+			if went.Sub(sent) < w.Per {
+				t.Errorf("the other process went %v after it, want %v", went.Sub(sent), w.Per)
+			}
+		default:
+			t.Errorf("the other process went after %v, and the first call has not been sent", went.Sub(began))
+		}
+	})
+}
+
+type roundTripFunc func(*http.Request) (*http.Response, error)
+
+func (f roundTripFunc) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+// Nobody enters a Quota that was closed.
+func TestClosedQuotaRefuses(t *testing.T) {
+	inBubble(t, func(t *testing.T, _ *miniredis.Miniredis, newClient func() redis.UniversalClient) {
+		q := shared(newClient(), quota.Window{N: 1, Per: time.Second})
+		pass(t.Context(), t, q)
+		closeAll(t, q, q)
+		var refusal *steadyhttp.Refusal
+		if _, err := q.Enter(t.Context(), steadyhttp.Attempt{}); !errors.As(err, &refusal) {
+			t.Errorf("got %v, want a Refusal", err)
+		}
+	})
+}
+
+// A process dies, and then Redis forgets, once or over and over: what the others have heard of counts,
+// and nobody takes for known what he hears while all are still telling.
+func TestDeadProcessIsRemembered(t *testing.T) {
+	for name, flushes := range map[string]int{"one flush": 1, "three flushes": 3} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, mini *miniredis.Miniredis, newClient func() redis.UniversalClient) {
+				w := quota.Window{N: 6, Per: 30 * time.Second}
+				mortal := newClient()
+				living, dead := shared(newClient(), w), shared(mortal, w)
+				defer closeAll(t, living)
+				began := time.Now()
+				pass(t.Context(), t, living)
+				for range 4 {
+					pass(t.Context(), t, dead)
+				}
+				time.Sleep(3 * time.Second)
+				mortal.Close()
+				for range flushes {
+					mini.FlushAll()
+					time.Sleep(1500 * time.Millisecond)
+				}
+				if took := pass(t.Context(), t, living).Sub(began); took > 15*time.Second {
+					t.Errorf("the sixth call went after %v, and there was a place", took)
+				}
+				if took := pass(t.Context(), t, living).Sub(began); took < w.Per {
+					t.Errorf("the seventh call went after %v, want %v", took, w.Per)
+				}
+				time.Sleep(2 * w.Per)
+				dead.Close()
+			})
+		})
+	}
+}
+
+// cutHook is a connection that can be cut.
+type cutHook struct{ cut atomic.Bool }
+
+func (h *cutHook) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (h *cutHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+func (h *cutHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if h.cut.Load() {
+			return errors.New("no route to host")
+		}
+		return next(ctx, cmd)
+	}
+}
+
+// While Redis is away, calls under way count against a process' part; and once it is back, nobody goes
+// before those who have gone alone have told of it.
+func TestWhoWentAloneTellsFirst(t *testing.T) {
+	for name, policy := range map[string]redisquota.Away{"Known": redisquota.Known, "Share": redisquota.Share} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, _ *miniredis.Miniredis, newClient func() redis.UniversalClient) {
+				w := quota.Window{N: 12, Per: 30 * time.Second}
+				var quotas []*redisquota.Quota
+				var cuts []*cutHook
+				began := time.Now()
+				for range 2 {
+					client, cut := newClient(), new(cutHook)
+					client.AddHook(cut)
+					q := shared(client, w)
+					q.WhenAway = policy
+					pass(t.Context(), t, q)
+					quotas, cuts = append(quotas, q), append(cuts, cut)
+				}
+				defer closeAll(t, quotas...)
+				time.Sleep(2 * time.Second) // both have heard of both
+				for _, cut := range cuts {
+					cut.cut.Store(true)
+				}
+				var held []steadyhttp.Pass
+				for _, q := range quotas {
+					for range 5 {
+						p, err := q.Enter(t.Context(), steadyhttp.Attempt{})
+						if err != nil {
+							t.Fatal(err)
+						}
+						held = append(held, p)
+					}
+					ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+					if _, err := q.Enter(ctx, steadyhttp.Attempt{}); err == nil {
+						t.Error("a process took more than its part")
+					}
+					cancel()
+				}
+				if took := time.Since(began); took > 10*time.Second {
+					t.Fatalf("it took %v", took)
+				}
+				for _, p := range held {
+					p.Leave(answered(200, "", 0))
+				}
+				cuts[0].cut.Store(false)
+				go func() {
+					time.Sleep(time.Second)
+					cuts[1].cut.Store(false)
+				}()
+				if took := pass(t.Context(), t, quotas[0]).Sub(began); took < w.Per {
+					t.Errorf("the thirteenth call went after %v, want %v", took, w.Per)
+				}
+			})
+		})
+	}
+}
+
 // Every field that makes no sense is refused by name, with the fix.
 func TestRefusesFieldsThatMakeNoSense(t *testing.T) {
 	client := redis.NewClient(&redis.Options{})
@@ -322,6 +486,7 @@ func TestRefusesFieldsThatMakeNoSense(t *testing.T) {
 		"Quota.Start is 9":                             {Client: client, Key: "k", Windows: ok, Start: 9},
 		"Quota.WhenAway is 4":                          {Client: client, Key: "k", Windows: ok, WhenAway: 4},
 		"Quota.Reserve is 1; use a share from 0 up to": {Client: client, Key: "k", Windows: ok, Reserve: 1},
+		"Quota.MaxTransit is 2h":                       {Client: client, Key: "k", Windows: ok, MaxTransit: 2 * time.Hour},
 		"Quota.MaxWait is -1s":                         {Client: client, Key: "k", Windows: ok, MaxWait: -time.Second},
 	} {
 		_, err := q.Enter(t.Context(), steadyhttp.Attempt{})

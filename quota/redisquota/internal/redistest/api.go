@@ -29,7 +29,8 @@ type API struct {
 	mu       sync.Mutex
 	began    time.Time
 	arrivals []Arrival
-	pause    time.Time // until then it answers 429
+	pause    time.Time     // until then it answers 429
+	throttle time.Duration // from the next arrival on
 }
 
 // Arrival is a request as the server saw it.
@@ -47,11 +48,11 @@ func NewAPI(from, to time.Duration) *API {
 // Now is the time by the clock that arrivals are written down with.
 func (a *API) Now() time.Duration { return time.Since(a.began) }
 
-// Throttle answers 429 with a Retry-After for a time.
+// Throttle answers 429 with a Retry-After for a time from the next arrival on.
 func (a *API) Throttle(d time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.pause = time.Now().Add(d)
+	a.throttle = d
 }
 
 func (a *API) way() time.Duration {
@@ -65,6 +66,9 @@ func (a *API) way() time.Duration {
 func (a *API) arrive(process string) time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.throttle > 0 {
+		a.pause, a.throttle = time.Now().Add(a.throttle), 0
+	}
 	wait := time.Until(a.pause)
 	a.arrivals = append(a.arrivals, Arrival{a.Now(), process, wait > 0})
 	return max(0, wait)
