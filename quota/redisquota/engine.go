@@ -476,6 +476,13 @@ func (e *engine) step(now time.Duration) (at time.Duration, stop bool) {
 	if e.away {
 		e.host.Serve()
 	}
+	if e.flight != nil && now >= e.retryAt && e.tried >= tries && (e.closing || e.leaving) {
+		// Nobody listens. Callers may have come meanwhile, though: who left for lack of them looks again.
+		e.flight, e.failing, e.leaving, e.left = nil, -1, false, true
+		if e.closing {
+			return now, true
+		}
+	}
 	if e.flight == nil {
 		at, stop = e.next(now)
 		if stop || at > now {
@@ -483,10 +490,6 @@ func (e *engine) step(now time.Duration) (at time.Duration, stop bool) {
 		}
 		e.flight = e.build(now)
 		e.firstSent, e.tried, e.retryAt = now, 0, now
-	}
-	if now >= e.retryAt && e.tried >= tries && (e.closing || e.leaving) {
-		e.flight, e.failing, e.leaving, e.left = nil, -1, false, true // nobody listens
-		return now, true
 	}
 	if now >= e.retryAt && e.hanging < unheard {
 		e.send(now)

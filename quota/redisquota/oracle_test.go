@@ -217,7 +217,7 @@ func (h history) run(t *testing.T, seed uint64) *world {
 	return w
 }
 
-func (h history) quietFor() time.Duration { return 10*time.Second + 3*h.longest() }
+func (h history) quietFor() time.Duration { return 20*time.Second + 3*h.longest() }
 
 // normal is how many of a window's places are for calls of normal priority.
 func (h history) normal(w quota.Window) int { return max(1, w.N-int(h.reserve*float64(w.N)+0.5)) }
