@@ -193,6 +193,13 @@ func TestNeverOverAfterRedisForgets(t *testing.T) {
 		learned(row{name: "FLUSHALL", events: func(f *fleet) []redistest.Event {
 			return redistest.Every(9*time.Second, 2050*ms, 15*time.Second, all(f))
 		}}),
+		// The last word of each process is older than what it has sent since.
+		learned(row{name: "FLUSHALL amid a burst", events: func(f *fleet) []redistest.Event {
+			return redistest.Every(9*time.Second, 1500*ms, 15*time.Second, func(int) {
+				f.API.Await(40)
+				f.redis.FlushAll()
+			})
+		}}),
 		learned(row{name: "FLUSHALL between bursts", events: func(f *fleet) []redistest.Event {
 			return redistest.Every(9*time.Second, 5600*ms, 15*time.Second, all(f))
 		}}),

@@ -149,6 +149,14 @@ func (a *API) Log() []Arrival {
 	return slices.Clone(a.arrivals)
 }
 
+// Await waits for so many more arrivals, for 5 s at the most.
+func (a *API) Await(n int) {
+	at := len(a.Log()) + n
+	for end := time.Now().Add(5 * time.Second); len(a.Log()) < at && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+}
+
 // Times returns when they arrived.
 func (a *API) Times() []time.Duration { return Times(a.Log()) }
 
