@@ -133,7 +133,7 @@ func (m *model) run(args []any, raw int64) []string {
 	if m.seen[me] > 0 {
 		others--
 	}
-	if has("A") && now-m.last > silence && m.last > 0 && others > 0 {
+	if (has("A") || m.last < m.learn) && now-m.last > silence && m.last > 0 && others > 0 {
 		m.learn = max(m.learn, now+learning)
 	}
 	known := epoch == m.epoch

@@ -73,9 +73,9 @@ elseif step == 'step' and epoch == current and from == skew and seq > stored the
 end
 
 local mine = tonumber(call('ZSCORE', SEEN, me) or -1) > 0 and 1 or 0
-if flag('A') and last > 0 and now - last > silence and call('ZCOUNT', SEEN, '(0', '+inf') > mine then
+if (flag('A') or last < learn) and last > 0 and now - last > silence and call('ZCOUNT', SEEN, '(0', '+inf') > mine then
   -- Others were there, and nobody could ask for so long that they may have gone on alone: first they
-  -- have to tell.
+  -- have to tell. Or the clock was set forward while they were about to.
   learn = math.max(learn, now + learning)
 end
 
