@@ -146,9 +146,9 @@ func (h host) Limits() []ledger.Limit {
 		w := &q.windows[i]
 		n := w.limit(now)
 		limits[i] = ledger.Limit{
-			N: n, Normal: w.forNormal(n), Own: w.own, Per: w.per + w.pad, Pad: w.pad,
+			N: n, Normal: w.forNormal(n), Own: w.own, Per: w.per + w.pad,
 			Named: w.n, Lowered: w.lowered, LowUntil: time.Duration(w.lowUntil),
-			Shared: w.shared, Share: w.share, GrownAt: time.Duration(w.grownAt),
+			Wide: w.widened, Shared: w.shared, Share: w.share, GrownAt: time.Duration(w.grownAt),
 		}
 	}
 	return limits
@@ -185,8 +185,9 @@ func (h host) Among(processes int) {
 
 func (h host) Lower(window int, l ledger.Limit) {
 	w := &h.q.windows[window]
-	w.pad = max(w.pad, l.Pad)
-	w.widened = w.widened || w.pad >= widePad
+	if l.Wide {
+		w.widen()
+	}
 	if l.Named < w.own && (w.n == w.own || l.LowUntil > time.Duration(w.lowUntil)) {
 		w.n, w.lowered, w.lowUntil = max(1, l.Named), l.Lowered, instant(l.LowUntil)
 	}

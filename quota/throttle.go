@@ -232,13 +232,20 @@ func (q *Quota) learn(w *window, now instant) {
 		at++
 	}
 	if q.usedByAll(at, atLimit) >= w.n && !w.shared && !w.widened {
-		w.widened = true
-		w.pad = max(2*w.pad, widePad)
+		w.widen()
 		return
 	}
 	limit := float64(w.limit(now))
 	w.shared, w.share, w.grownAt = true, 0.95*max(float64(q.usedByAll(at, w.all())), limit/2), now
 	w.next = max(w.next, now)
+}
+
+// widen has a window count its calls for longer.
+func (w *window) widen() {
+	if !w.widened {
+		w.widened = true
+		w.pad = max(2*w.pad, widePad)
+	}
 }
 
 // namedLimit reads "Maximum allowed 30 per 00:01:00" out of a 429's text.

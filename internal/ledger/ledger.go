@@ -128,12 +128,12 @@ type Limit struct {
 	Normal int           // of which calls of normal priority may take so many
 	Own    int           // as configured
 	Per    time.Duration // its length, with the pad
-	Pad    time.Duration
 
 	// What was learned of it:
 	Named    int           // by a text; Own: nothing was
 	Lowered  time.Duration // how long that holds
 	LowUntil time.Duration // until when
+	Wide     bool          // its pad has been widened, since the server counts otherwise than we do
 	Shared   bool          // others use it
 	Share    float64       // what we take of it
 	GrownAt  time.Duration

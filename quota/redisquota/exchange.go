@@ -233,7 +233,7 @@ const (
 )
 
 // What was learned of the limits travels as text, window by window: named lowered until shared share
-// grown pad. Durations are in us, and times are ages.
+// grown wide. Durations are in us, and times are ages.
 
 func lowText(limits []ledger.Limit, now time.Duration) string {
 	if !slices.ContainsFunc(limits, learned) {
@@ -244,17 +244,20 @@ func lowText(limits []ledger.Limit, now time.Duration) string {
 		if i > 0 {
 			b.WriteByte(';')
 		}
-		shared := 0
+		shared, wide := 0, 0
 		if l.Shared {
 			shared = 1
 		}
+		if l.Wide {
+			wide = 1
+		}
 		fmt.Fprintf(&b, "%d %d %d %d %.3f %d %d", l.Named, micros(l.Lowered), micros(l.LowUntil-now), shared, l.Share,
-			micros(now-l.GrownAt), micros(l.Pad))
+			micros(now-l.GrownAt), wide)
 	}
 	return b.String()
 }
 
-func learned(l ledger.Limit) bool { return l.Named < l.Own || l.Shared }
+func learned(l ledger.Limit) bool { return l.Named < l.Own || l.Shared || l.Wide }
 
 // parseLow reads what another process has learned an age ago.
 func parseLow(text string, windows int, now, age time.Duration) []ledger.Limit {
@@ -264,9 +267,9 @@ func parseLow(text string, windows int, now, age time.Duration) []ledger.Limit {
 	}
 	limits := make([]ledger.Limit, windows)
 	for i, part := range parts {
-		var named, lowered, until, shared, grown, pad int64
+		var named, lowered, until, shared, grown, wide int64
 		var share float64
-		n, err := fmt.Sscanf(part, "%d %d %d %d %g %d %d", &named, &lowered, &until, &shared, &share, &grown, &pad)
+		n, err := fmt.Sscanf(part, "%d %d %d %d %g %d %d", &named, &lowered, &until, &shared, &share, &grown, &wide)
 		if err != nil || n != 7 || named < 1 || named > math.MaxInt32 || !(share >= 0 && share < 1<<31) {
 			return nil
 		}
@@ -277,7 +280,7 @@ func parseLow(text string, windows int, now, age time.Duration) []ledger.Limit {
 		limits[i] = ledger.Limit{
 			Named: int(named), Lowered: max(0, us(lowered)), LowUntil: now + us(until) - age,
 			Shared: shared == 1, Share: share, GrownAt: now - us(grown) - age,
-			Pad: max(0, min(us(pad), 2*time.Second)),
+			Wide: wide == 1,
 		}
 	}
 	return limits

@@ -53,7 +53,7 @@ func FuzzAnswer(f *testing.F) {
 			}
 		}
 		for _, l := range parseLow(low, strings.Count(low, ";")+1, 0, 0) {
-			if l.Named < 1 || l.Share < 0 || l.Pad < 0 || l.Lowered < 0 {
+			if l.Named < 1 || l.Share < 0 || l.Lowered < 0 {
 				t.Errorf("%q becomes %+v", low, l)
 			}
 		}

@@ -31,6 +31,7 @@ type API struct {
 	arrivals []Arrival
 	pause    time.Time     // until then it answers 429
 	throttle time.Duration // from the next arrival on
+	told     string        // of this process; the others are answered as ever
 }
 
 // Arrival is a request as the server saw it.
@@ -48,11 +49,11 @@ func NewAPI(from, to time.Duration) *API {
 // Now is the time by the clock that arrivals are written down with.
 func (a *API) Now() time.Duration { return time.Since(a.began) }
 
-// Throttle answers 429 with a Retry-After for a time from the next arrival on.
-func (a *API) Throttle(d time.Duration) {
+// Throttle answers one process 429, with a Retry-After, for a time from its next arrival on.
+func (a *API) Throttle(process string, d time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.throttle = d
+	a.throttle, a.told = d, process
 }
 
 func (a *API) way() time.Duration {
@@ -66,10 +67,13 @@ func (a *API) way() time.Duration {
 func (a *API) arrive(process string) time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.throttle > 0 {
+	if a.throttle > 0 && process == a.told {
 		a.pause, a.throttle = time.Now().Add(a.throttle), 0
 	}
-	wait := time.Until(a.pause)
+	wait := time.Duration(0)
+	if process == a.told {
+		wait = time.Until(a.pause)
+	}
 	a.arrivals = append(a.arrivals, Arrival{a.Now(), process, wait > 0})
 	return max(0, wait)
 }
@@ -147,6 +151,14 @@ func (a *API) Log() []Arrival {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return slices.Clone(a.arrivals)
+}
+
+// Await waits for so many more arrivals, for 5 s at the most.
+func (a *API) Await(n int) {
+	at := len(a.Log()) + n
+	for end := time.Now().Add(5 * time.Second); len(a.Log()) < at && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // Times returns when they arrived.
