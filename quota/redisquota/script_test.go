@@ -18,6 +18,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/steadyhttp/steadyhttp/internal/ledger"
+	"github.com/steadyhttp/steadyhttp/internal/long"
 )
 
 // anyRequest makes up what a process might ask for next, or again, or what nobody would.
@@ -233,7 +234,7 @@ func newRealRunner(t *testing.T) runner {
 // The oracle trusts the model, and so the model must do what the script does, in miniredis and in a real
 // Redis.
 func TestScriptIsAsItsModel(t *testing.T) {
-	histories := 100
+	histories := long.Size(t, 30, 100)
 	if RaceEnabled {
 		histories /= 5
 	}
