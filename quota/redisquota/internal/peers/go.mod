@@ -4,7 +4,7 @@ go 1.26.0
 
 require (
 	github.com/go-redis/redis_rate/v10 v10.0.1
-	github.com/steadyhttp/steadyhttp v0.0.0
+	github.com/steadyhttp/steadyhttp v0.1.0
 	github.com/steadyhttp/steadyhttp/quota/redisquota v0.0.0
 )
 
