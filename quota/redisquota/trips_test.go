@@ -117,6 +117,9 @@ func (f *fleet) eachClient(do func(i int)) {
 // Fifty processes wait for one slow quota: few of their questions are for nothing, and none of them
 // gets less than half of what is its due.
 func TestManyProcessesShareASlowQuota(t *testing.T) {
+	if redisquota.RaceEnabled {
+		t.Skip("fifty processes in one are too slow under the race detector: turns are missed")
+	}
 	t.Parallel()
 	for _, c := range []struct {
 		window quota.Window
