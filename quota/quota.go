@@ -76,6 +76,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -97,7 +98,7 @@ type Window struct {
 // Quota is a steadyhttp.Gate over several windows at once. Its fields are read-only after first use; it is safe for
 // concurrent use and must not be copied.
 type Quota struct {
-	// Windows are the limits, all of which hold at once. At least one, each of at most 1e15 calls and
+	// Windows are the limits, all of which hold at once. At least one, each of at most 1e15 calls (134 million on 32 bits) and
 	// 10 years.
 	Windows []Window
 
@@ -181,7 +182,7 @@ const (
 // Both are far from where sums of times, or of calls and weights, would wrap around.
 const (
 	maxPer = 10 * 365 * 24 * time.Hour
-	maxN   = 1e15
+	maxN   = min(1e15, math.MaxInt/16) // sums of several don't wrap around, on 32 bits either
 )
 
 func (i instant) add(d time.Duration) instant { return i + instant(d) }
