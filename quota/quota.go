@@ -98,8 +98,8 @@ type Window struct {
 // Quota is a steadyhttp.Gate over several windows at once. Its fields are read-only after first use; it is safe for
 // concurrent use and must not be copied.
 type Quota struct {
-	// Windows are the limits, all of which hold at once. At least one, each of at most 1e15 calls (134 million on 32 bits) and
-	// 10 years.
+	// Windows are the limits, all of which hold at once. At least one, each of at most 1e15
+	// calls (134 million on 32 bits) and 10 years.
 	Windows []Window
 
 	// Reserve is the share of every window that is kept for calls of high priority, from 0 up to but not 1. It is
