@@ -390,7 +390,7 @@ func TestTheMostOfEverything(t *testing.T) {
 				}
 			}
 		}
-		most := int(min(int64(1e15), math.MaxInt/16)) // where an int has 32 bits, the latter
+		most := int(min(int64(1e15), math.MaxInt/2+1)) // where an int has 32 bits, the latter
 		for _, n := range []int{most + 1, math.MaxInt} {
 			q := &quota.Quota{Windows: []quota.Window{{N: n, Per: time.Minute}}}
 			if _, err := q.Enter(t.Context(), steadyhttp.Attempt{}); !isRefusal(err) ||

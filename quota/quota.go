@@ -99,7 +99,7 @@ type Window struct {
 // concurrent use and must not be copied.
 type Quota struct {
 	// Windows are the limits, all of which hold at once. At least one, each of at most 1e15
-	// calls (134 million on 32 bits) and 10 years.
+	// calls (1<<30 on 32 bits) and 10 years.
 	Windows []Window
 
 	// Reserve is the share of every window that is kept for calls of high priority, from 0 up to but not 1. It is
@@ -182,7 +182,7 @@ const (
 // Both are far from where sums of times, or of calls and weights, would wrap around.
 const (
 	maxPer = 10 * 365 * 24 * time.Hour
-	maxN   = min(1e15, math.MaxInt/16) // sums of several don't wrap around, on 32 bits either
+	maxN   = min(1e15, math.MaxInt/2+1)
 )
 
 func (i instant) add(d time.Duration) instant { return i + instant(d) }

@@ -76,10 +76,10 @@ func longest(windows []window) (at int) {
 // the limit goes alone.
 func (w *window) admits(c class, inFlight, allInFlight, weight int, now instant) bool {
 	limit := w.limit(now)
-	if w.all()+allInFlight+min(weight, limit) > limit {
+	if w.all()+allInFlight > limit-min(weight, limit) { // in this order, none wraps around on 32 bits
 		return false
 	}
-	if most := w.forNormal(limit); c == normal && w.used[normal]+inFlight+min(weight, most) > most {
+	if most := w.forNormal(limit); c == normal && w.used[normal]+inFlight > most-min(weight, most) {
 		return false
 	}
 	return !w.shared || now >= w.next.add(-w.burst())
@@ -409,12 +409,12 @@ func (q *Quota) earliest(c class, ahead, weight int, now instant, rate func(*win
 	for i := range q.windows {
 		w := &q.windows[i]
 		limit, interval := rate(w)
-		if over := w.all() + q.inFlight(classes) + ahead + min(weight, limit) - limit; over > 0 {
+		if over := w.all() + q.inFlight(classes) - (limit - min(weight, limit)) + ahead; over > 0 {
 			bound = max(bound, q.freed(i, classes, over, limit, now))
 		}
 		if c == normal && w.reserve > 0 {
 			limit = w.forNormal(limit)
-			if over := w.used[normal] + q.inFlight(normal) + normalAhead + min(weight, limit) - limit; over > 0 {
+			if over := w.used[normal] + q.inFlight(normal) - (limit - min(weight, limit)) + normalAhead; over > 0 {
 				bound = max(bound, q.freed(i, normal, over, limit, now))
 			}
 		}
