@@ -917,10 +917,13 @@ func TestUnprocessedPostIsReplayedWithinItsAttempt(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
 						var requests atomic.Int64
 						base := newH2Base(t)
+						var mu sync.Mutex // guards conns: net/http dials on goroutines of its own
 						var conns []net.Conn
 						base.DialContext = func(context.Context, string, string) (net.Conn, error) {
 							client, server := net.Pipe()
+							mu.Lock()
 							conns = append(conns, client)
+							mu.Unlock()
 							go serveH2(server, func(stream uint32) []byte {
 								if requests.Add(1) <= test.refusals {
 									return fault.frame(stream)
@@ -930,6 +933,8 @@ func TestUnprocessedPostIsReplayedWithinItsAttempt(t *testing.T) {
 							return client, nil
 						}
 						defer func() {
+							mu.Lock()
+							defer mu.Unlock()
 							for _, conn := range conns {
 								conn.Close()
 							}

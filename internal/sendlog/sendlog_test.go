@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -253,9 +254,9 @@ func TestWhoMayNotBeHeldUp(t *testing.T) {
 // observer has had its say, with the call's context, and not if it says no.
 func TestReplayByNetHTTP(t *testing.T) {
 	for _, refused := range []error{nil, errNo} {
-		requests := 0
+		var requests atomic.Int64
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if requests++; requests == 2 {
+			if requests.Add(1) == 2 {
 				panic(http.ErrAbortHandler)
 			}
 		}))
