@@ -119,8 +119,11 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // traceOf returns the hooks that want to be told of the call.
 func (t *Transport) traceOf(req *http.Request) *Trace {
-	if t.Trace == nil {
+	switch {
+	case t.Trace == nil:
 		return nil
+	case req.Body == nil:
+		return t.Trace.awake(req.Context())
 	}
 	asked := false
 	defer func() {

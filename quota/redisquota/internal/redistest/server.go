@@ -44,6 +44,9 @@ var starting = make(chan struct{}, 2)
 
 // Start starts a Redis that ends with the test. Where there is no redis-server, the test skips.
 func Start(t testing.TB, o Options) *Redis {
+	if raced {
+		t.Skip("what real servers tell is how much goes in which time: run this without the race detector")
+	}
 	t.Helper()
 	if _, err := exec.LookPath("redis-server"); err != nil {
 		t.Skipf("needs redis-server (Debian: apt-get install redis-server): %v", err)
