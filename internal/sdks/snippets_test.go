@@ -4,10 +4,13 @@ import (
 	"slices"
 	"testing"
 
-	// What the page imports, and no other test here does.
+	// What snippets may import, and no other test here does.
 	_ "go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
+	_ "go.opentelemetry.io/otel/sdk/metric"
+	_ "go.opentelemetry.io/otel/sdk/trace/tracetest"
 
 	"github.com/steadyhttp/steadyhttp/internal/docs"
+	_ "github.com/steadyhttp/steadyhttp/otel"
 )
 
 // The recipes of docs/sdks.md that need an SDK compile; those that do not do so in internal/docs.
