@@ -195,8 +195,8 @@ func tunnel(req *http.Request) bool {
 // maySpeakHTTP2 reports whether a request may go over HTTP/2, where net/http replays whatever it
 // can also after RST_STREAM with PROTOCOL_ERROR (golang/go#47635), which does not say that nothing
 // was done. It can't without GetBody; it then says in its error what it would have replayed after,
-// and a request that provably was not processed is replayed here (see replay). A base other than net/http's
-// own does not show whether it speaks HTTP/2 without TLS.
+// and a request that provably was not processed is replayed here (see replay). A base other than
+// net/http's own does not show whether it speaks HTTP/2 without TLS.
 func maySpeakHTTP2(base http.RoundTripper, req *http.Request) bool {
 	if strings.EqualFold(req.URL.Scheme, "https") {
 		return true

@@ -3,7 +3,11 @@
 // The Ledger says how many of its calls may go.
 package ledger
 
-import "time"
+import (
+	"time"
+
+	"github.com/steadyhttp/steadyhttp/internal/list"
+)
 
 // Class is a priority.
 type Class uint8
@@ -71,7 +75,7 @@ type Hold struct {
 	Loose int           // taken without a grant, in no word from Redis yet
 	Over  bool          // it is not under way any more
 
-	Prev, Next *Hold // of those under way
+	Flight list.Links[Hold] // among those under way
 }
 
 // ClassOf returns the class that a place counts as.

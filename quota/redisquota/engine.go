@@ -2,13 +2,11 @@ package redisquota
 
 import (
 	"cmp"
-	"context"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/steadyhttp/steadyhttp/internal/ledger"
-	"github.com/steadyhttp/steadyhttp/quota"
+	"github.com/steadyhttp/steadyhttp/internal/list"
 )
 
 // tuning is the times that the protocol lives by.
@@ -61,8 +59,8 @@ type engine struct {
 	hand   [ledger.Classes][]place // granted and not taken, the oldest first
 	line   [ledger.Classes]standing
 	ahead  ahead
-	under  holds  // under way
-	locals uint64 // places so far that this process named itself
+	under  list.List[ledger.Hold] // under way
+	locals uint64                 // places so far that this process named itself
 
 	lower  []end // see request
 	raise  [ledger.Classes][]end
@@ -152,33 +150,6 @@ type result struct {
 	err            error
 }
 
-// holds is a list of those under way.
-type holds struct{ first, last *ledger.Hold }
-
-func (l *holds) push(h *ledger.Hold) {
-	h.Prev, h.Next = l.last, nil
-	if l.last == nil {
-		l.first = h
-	} else {
-		l.last.Next = h
-	}
-	l.last = h
-}
-
-func (l *holds) remove(h *ledger.Hold) {
-	if h.Prev == nil {
-		l.first = h.Next
-	} else {
-		h.Prev.Next = h.Next
-	}
-	if h.Next == nil {
-		l.last = h.Prev
-	} else {
-		h.Next.Prev = h.Prev
-	}
-	h.Next, h.Prev = nil, nil
-}
-
 func (e *engine) Begin(h ledger.Host) {
 	e.host = h
 	e.proc = newProc()
@@ -188,7 +159,7 @@ func (e *engine) Begin(h ledger.Host) {
 	e.results = make(chan result, unheard)
 }
 
-// ---- What the Quota tells.
+// What the Quota tells and asks: the methods of ledger.Ledger.
 
 func (e *engine) Admits(c ledger.Class, places int, now time.Duration) bool {
 	if e.closing {
@@ -259,7 +230,7 @@ func (e *engine) Take(c ledger.Class, places int, now time.Duration) *ledger.Hol
 	}
 	e.loose += h.Loose
 	h.Taken = now
-	e.under.push(h)
+	e.under.PushBack(h, &h.Flight)
 	e.start()
 	return h
 }
@@ -289,7 +260,7 @@ func (e *engine) Charge(c ledger.Class, places int, at time.Duration) *ledger.Ho
 func (e *engine) Counted(h *ledger.Hold, at time.Duration) {
 	if !h.Over {
 		h.Over = true
-		e.under.remove(h)
+		h.Flight.Remove()
 		if h.Loose > 0 {
 			e.alone = append(e.alone, run{at, h.Loose})
 			e.loose -= h.Loose
@@ -322,29 +293,11 @@ func (e *engine) Counted(h *ledger.Hold, at time.Duration) {
 	e.noted(now)
 }
 
-// forget drops what no window counts any more: Redis may be away for long.
-func (e *engine) forget(now time.Duration) {
-	longest := time.Duration(0)
-	for _, w := range e.conf.Windows {
-		longest = max(longest, w.Per)
-	}
-	before := now - longest - 2*time.Second // a pad is shorter than that, or a thousandth
-	before -= longest / 1000
-	for len(e.alone) > 0 && e.alone[0].at < before {
-		e.alone = e.alone[1:]
-	}
-	for c := range e.raise {
-		for len(e.raise[c]) > 0 && e.raise[c][0].at < before {
-			e.raise[c] = e.raise[c][1:]
-		}
-	}
-}
-
 func (e *engine) Refund(h *ledger.Hold, now time.Duration) {
 	fresh := !h.Over && !e.away && now < h.Use && !e.closing
 	if !h.Over {
 		h.Over = true
-		e.under.remove(h)
+		h.Flight.Remove()
 		e.loose -= h.Loose
 	}
 	for i, id := range h.IDs {
@@ -416,8 +369,7 @@ func (e *engine) Used(window int) (n int) {
 	return n
 }
 
-// ---- The goroutine that keeps up with Redis. It is there while there is anything to keep.
-
+// start has a goroutine keep up with Redis. It is there while there is anything to keep.
 func (e *engine) start() {
 	if !e.running {
 		e.running = true
@@ -466,557 +418,4 @@ func (e *engine) run() {
 		case <-timer.C:
 		}
 	}
-}
-
-// step does what is due, and returns when something will be.
-func (e *engine) step(now time.Duration) (at time.Duration, stop bool) {
-	if e.failing >= 0 && !e.away && now >= e.failing+e.tune.silence {
-		e.goAway(now)
-	}
-	if e.away {
-		e.host.Serve()
-	}
-	if e.flight != nil && now >= e.retryAt && e.tried >= tries && (e.closing || e.leaving) {
-		// Nobody listens. Callers may have come meanwhile, though: who left for lack of them looks again.
-		e.flight, e.failing, e.leaving, e.left = nil, -1, false, true
-		if e.closing {
-			return now, true
-		}
-	}
-	if e.flight == nil {
-		at, stop = e.next(now)
-		if stop || at > now {
-			return at, stop
-		}
-		e.flight = e.build(now)
-		e.firstSent, e.tried, e.retryAt = now, 0, now
-	}
-	if now >= e.retryAt && e.hanging < unheard {
-		e.send(now)
-	}
-	at = e.retryAt
-	if e.hanging >= unheard {
-		at = now + e.tune.heartbeat // an answer wakes us
-	}
-	if e.failing >= 0 && !e.away {
-		at = min(at, e.failing+e.tune.silence)
-	}
-	if e.away {
-		at = min(at, now+e.poll())
-	}
-	return max(at, now+time.Microsecond), false
-}
-
-// idle is how long a place is kept that nobody wants.
-func (e *engine) idle() time.Duration { return min(e.shortest()/8, e.tune.heartbeat/4) }
-
-// poll is how often to see whether somebody may go while Redis is away.
-func (e *engine) poll() time.Duration {
-	return max(5*time.Millisecond, min(e.shortest()/20, e.tune.heartbeat/4))
-}
-
-func (e *engine) shortest() time.Duration {
-	shortest := e.conf.Windows[0].Per
-	for _, w := range e.conf.Windows {
-		shortest = min(shortest, w.Per)
-	}
-	return shortest
-}
-
-// flushAt is when ends are told that nothing else takes along. A place is free a window after its end:
-// until half of that is over, nobody misses it, but for those that never left.
-func (e *engine) flushAt() time.Duration {
-	switch {
-	case e.oldest < 0:
-		return forever
-	case len(e.gone) > 0:
-		return e.oldest + min(e.shortest()/8, e.tune.heartbeat/10)
-	case e.scarce(): // the next in line wants to know when to come
-		return e.oldest + min(e.shortest()/16, e.tune.heartbeat)
-	}
-	return e.oldest + min(e.shortest()/2, e.tune.heartbeat)
-}
-
-const forever = time.Duration(1 << 62)
-
-// lack returns how many places of a class are wanted beyond those in hand, and how many the first needs.
-func (e *engine) lack(c ledger.Class) (places, first int, waiting bool) {
-	places, first, waiting = e.host.Demand(c)
-	hand := len(e.hand[c])
-	if c == ledger.High {
-		hand += max(0, len(e.hand[ledger.Normal]))
-	}
-	return max(0, places-hand), max(1, first-hand), waiting
-}
-
-// short returns how many places to ask for before anybody waits for them: as many as are taken during
-// an exchange, where everybody gets what he asks for.
-func (e *engine) short() int {
-	if !e.ahead.sated || e.ahead.taken == 0 {
-		return 0
-	}
-	n := e.ahead.rate * 2 * e.ahead.trip.Seconds()
-	for _, w := range e.conf.Windows {
-		n = min(n, float64(w.N)/float64(10*e.among))
-	}
-	want, have := int(n), len(e.hand[ledger.Normal])
-	if want == 0 || have > want/2 {
-		return 0
-	}
-	return want - have
-}
-
-// next says when there will be something to tell or to ask; stop: there is nothing to keep.
-func (e *engine) next(now time.Duration) (at time.Duration, stop bool) {
-	e.expire(now)
-	at = forever
-	soon := func(t time.Duration) { at = min(at, t) }
-	busy := e.oldest >= 0 || e.under.first != nil
-	for c := range e.line {
-		lack, _, waiting := e.lack(ledger.Class(c))
-		s := e.line[c]
-		switch {
-		case lack > 0 && !s.in:
-			soon(now)
-		case s.in && (lack > 0 || !waiting):
-			soon(s.due)
-		case ledger.Class(c) == ledger.Normal && !s.in && e.short() > 0:
-			soon(now)
-		}
-		busy = busy || waiting || s.in || len(e.hand[c]) > 0
-		if len(e.hand[c]) > 0 {
-			soon(min(e.hand[c][0].until, e.hand[c][0].back))
-		}
-	}
-	if !busy {
-		for c := range ledger.Classes {
-			e.host.Log(c, 0, func(time.Duration, int) bool {
-				busy = true
-				return false
-			})
-		}
-	}
-	pending := e.pause > now || e.tellLow
-	switch {
-	case e.closing && (e.epoch == "" || e.bye):
-		return 0, true
-	case e.closing, pending && e.epoch != "":
-		return now, false
-	case !busy && !pending:
-		if e.epoch == "" || e.left {
-			return 0, true
-		}
-		e.leaving = true
-		return now, false
-	case e.epoch == "", e.more, len(e.upload[0])+len(e.upload[1]) > 0, e.fix != nil, e.rejoin:
-		return now, false
-	}
-	soon(e.flushAt())
-	soon(e.last + e.tune.heartbeat)
-	return at, false
-}
-
-// build makes the next request.
-func (e *engine) build(now time.Duration) *request {
-	if e.epoch != "" && now-e.last > e.forgotten() {
-		e.rename()
-	}
-	e.seq++
-	r := &request{
-		proc: e.proc, seq: e.seq, acked: e.acked, epoch: e.epoch,
-		limits: e.host.Limits(), delay: e.usual(), heard: e.heard, fix: e.fix,
-	}
-	e.fix = nil
-	if e.pause > now {
-		r.pause = e.pause
-		e.pause = 0
-	}
-	if e.tellLow {
-		r.low = lowText(r.limits, now)
-		e.tellLow = false
-	}
-	switch e.conf.Start {
-	case Empty:
-		r.flags += "E"
-	case Spent:
-		r.flags += "S"
-	}
-	if e.conf.Reserve > 0 {
-		r.flags += "N"
-	}
-	if e.conf.WhenAway != Closed {
-		r.flags += "A"
-	}
-	if e.epoch == "" {
-		e.stats.exchanges++
-		return r
-	}
-	if e.rejoin {
-		r.flags += "R"
-		e.rejoin = false
-	}
-	uploading := e.fill(r, now)
-	if uploading {
-		r.flags += "U"
-	}
-	for c := range e.line {
-		lack, first, waiting := e.lack(ledger.Class(c))
-		s := &e.line[c]
-		switch {
-		case uploading || e.closing:
-			if s.in {
-				r.want[c] = -1
-			}
-		case lack > 0 && (!s.in || now >= s.due):
-			r.want[c], r.need[c] = max(lack, first), first
-			e.stats.asks++
-		case s.in && (waiting || lack > 0):
-			r.want[c] = -1
-		}
-		if short := e.short(); ledger.Class(c) == ledger.Normal && short > 0 && r.want[c] >= 0 && !uploading && !e.closing && !e.leaving {
-			r.want[c], r.need[c] = r.want[c]+short, max(1, r.need[c])
-			if lack == 0 {
-				e.stats.asks++
-			}
-		}
-		r.want[c] = min(r.want[c], maxGrant)
-	}
-	if e.closing && !uploading || e.leaving {
-		r.flags += "B"
-	}
-	e.left = false
-	e.stats.exchanges++
-	return r
-}
-
-// usual is how long after its grant a call is taken to be over, to guess when its place is free. Where
-// the next waits for that one place, a guess that is too late wastes time, and one that is too early
-// an exchange, which then tells the very time.
-func (e *engine) usual() time.Duration {
-	if e.scarce() {
-		return e.soonest
-	}
-	return e.delay
-}
-
-// scarce says that some window has few places for so many processes.
-func (e *engine) scarce() bool {
-	return slices.ContainsFunc(e.conf.Windows, func(w quota.Window) bool { return w.N < 4*e.among })
-}
-
-// fill puts what is to be told into a request, and reports whether more is left of an upload.
-func (e *engine) fill(r *request, now time.Duration) (uploading bool) {
-	r.known, r.away = e.lost, 0
-	if e.lost != nil {
-		r.away, e.lost = e.loose, nil
-		for _, one := range e.alone {
-			r.away += one.n
-		}
-	}
-	room := chunk
-	for c := range e.upload {
-		n := min(room, len(e.upload[c]))
-		r.runs[c] = e.upload[c][:n:n]
-		e.upload[c] = e.upload[c][n:]
-		room -= n
-		uploading = uploading || len(e.upload[c]) > 0
-	}
-	e.more = false
-	for h := e.under.first; h != nil; h = h.Next {
-		from := len(h.IDs)
-		if h.Told < len(h.IDs) {
-			from = h.Told
-		}
-		if h.Until < now+e.tune.lease/2 {
-			from = 0 // it is under way for long
-		}
-		if from == len(h.IDs) {
-			continue
-		}
-		if room <= 0 {
-			e.more = true
-			uploading = true
-			break
-		}
-		for i := from; i < len(h.IDs); i++ {
-			r.raise[h.ClassOf(i)] = append(r.raise[h.ClassOf(i)], end{now + e.tune.lease, h.IDs[i]})
-			room--
-		}
-		h.Told, h.Until = len(h.IDs), now+e.tune.lease
-	}
-	if uploading {
-		return true // ends of what has not been uploaded would be lost
-	}
-	take := func(list *[]end) []end {
-		n := max(0, min(room, len(*list)))
-		taken := (*list)[:n:n]
-		*list = (*list)[n:]
-		room -= n
-		return taken
-	}
-	r.lower = take(&e.lower)
-	for c := range e.raise {
-		r.raise[c] = append(r.raise[c], take(&e.raise[c])...)
-	}
-	n := max(0, min(room, len(e.gone)))
-	r.gone = e.gone[:n:n]
-	e.gone = e.gone[n:]
-	if len(e.lower)+len(e.raise[0])+len(e.raise[1])+len(e.gone) == 0 {
-		e.oldest = -1
-	} else if len(e.raise[0])+len(e.raise[1]) > 0 {
-		return true
-	}
-	return false
-}
-
-// forgotten is how long Redis remembers a process at least.
-func (e *engine) forgotten() time.Duration {
-	return e.tune.lease + e.tune.learn + keepGrant/2
-}
-
-// rename begins a new life: Redis may have forgotten the old one.
-func (e *engine) rename() {
-	e.proc = newProc()
-	e.acked, e.epoch = 0, "" // seq goes on: it is in the names of places
-	e.base = clockBase{}
-	e.hasWord = false
-	for c := range e.hand {
-		e.hand[c] = nil
-		e.line[c] = standing{}
-	}
-}
-
-func (e *engine) send(now time.Duration) {
-	e.tried++
-	e.hanging++
-	if e.failing < 0 {
-		e.failing = now
-	}
-	e.retryAt = now + e.tune.timeout
-	if e.tried >= tries {
-		e.retryAt = now + max(e.tune.timeout, e.tune.heartbeat/4)
-	}
-	r, t, host, results, b := e.flight, &e.tune, e.host, e.results, e.backend
-	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 4*t.timeout)
-		defer cancel()
-		one := result{seq: r.seq, sent: now}
-		one.reply, one.err = b.exchange(ctx, r, t, now)
-		one.received = host.Now()
-		results <- one
-	}()
-}
-
-// heed takes an answer in.
-func (e *engine) heed(got result) {
-	now := e.host.Advance()
-	r := e.flight
-	if r == nil || got.seq != r.seq {
-		return // an earlier one has been answered meanwhile
-	}
-	if got.err != nil {
-		e.lastError = got.err
-		if e.tried < tries {
-			e.retryAt = now
-		}
-		return
-	}
-	a := &got.reply
-	if a.status == "late" || len(a.used) != len(r.limits) {
-		e.flight = nil
-		e.rename()
-		return
-	}
-	if strings.Contains(r.flags, "B") {
-		e.bye, e.left, e.leaving = e.closing, true, false
-	}
-	wasAway := e.away
-	e.flight, e.failing, e.away, e.lastError = nil, -1, false, nil
-	e.acked, e.last, e.skew = r.seq, got.received, a.skew
-	e.measure(r, got)
-	stepped := e.checkClock(got, a)
-	if a.status == "changed" {
-		e.changed(a.epoch, now)
-	} else {
-		e.grant(r, got, stepped || wasAway && (e.loose > 0 || len(e.alone) > 0))
-	}
-	e.learning = 0
-	if a.learn > 0 {
-		e.learning = got.received + a.learn
-	}
-	if a.pause > 0 && a.pause < maxPause {
-		e.host.Pause(got.received + a.pause)
-	}
-	if a.low != "" {
-		for i, l := range parseLow(a.low, len(r.limits), got.received, a.lowAge) {
-			e.host.Lower(i, l)
-		}
-	}
-	e.heard = a.lows
-	if a.learn == 0 && a.status == "ok" && !wasAway && !e.rejoin && (!stepped || e.fix.to < e.fix.from) {
-		// Where the clock was set forward, Redis has forgotten calls.
-		e.among = a.among
-		e.host.Among(a.among)
-		e.word = word{at: got.received, used: a.used, among: a.among}
-		e.hasWord = true
-		e.alone = nil
-		for h := e.under.first; h != nil && e.loose > 0; h = h.Next {
-			e.loose -= h.Loose
-			h.Loose = 0
-		}
-		e.peaks = append(slices.DeleteFunc(e.peaks, func(p peak) bool { return p.at < now-peakFor }), peak{now, a.used})
-	}
-	e.host.Serve()
-}
-
-const (
-	maxPause = 75 * time.Minute
-	peakFor  = 3 * time.Second
-)
-
-// measure notes how fast places are taken, and how far Redis is.
-func (e *engine) measure(r *request, got result) {
-	if d := got.received - e.ahead.since; d > 0 {
-		const memory = 200 * time.Millisecond
-		part := min(1, d.Seconds()/memory.Seconds())
-		e.ahead.rate += part * (float64(e.ahead.taken)/d.Seconds() - e.ahead.rate)
-	}
-	e.ahead.since, e.ahead.taken = got.received, 0
-	e.ahead.trip += (got.received - got.sent - e.ahead.trip) / 4
-	if want := r.want[ledger.Normal]; want > 0 {
-		e.ahead.sated = got.reply.granted[ledger.Normal] >= want
-	}
-}
-
-// grant takes what was granted, unless it may be too old to be used.
-func (e *engine) grant(r *request, got result, refuse bool) {
-	now := got.received
-	until := e.firstSent + e.tune.useBy
-	n := uint64(0)
-	for _, c := range [...]ledger.Class{ledger.High, ledger.Normal} {
-		for range got.reply.granted[c] {
-			n++
-			id := ledger.ID{Grant: r.seq, N: n}
-			if refuse || until <= now {
-				e.giveBack(id, now)
-			} else {
-				e.hand[c] = append(e.hand[c], place{id, until, now + e.idle()})
-			}
-		}
-		wait := got.reply.wait[c]
-		switch {
-		case r.want[c] > 0:
-			e.line[c] = standing{in: wait >= 0, due: now + wait}
-		case r.want[c] == 0:
-			e.line[c] = standing{}
-		}
-	}
-}
-
-// checkClock compares the time that has passed for Redis since the last answer with our own. A clock
-// that was set has let go of places too early, or holds them too long.
-func (e *engine) checkClock(got result, a *reply) (stepped bool) {
-	b := e.base
-	e.base = clockBase{got.sent, got.received, a.raw, a.skew, a.epoch}
-	if b.epoch == "" || b.skew != a.skew || b.epoch != a.epoch {
-		return false
-	}
-	passed := time.Duration(a.raw-b.raw) * time.Microsecond
-	least, most := got.sent-b.received, got.received-b.sent
-	slack := 2*time.Millisecond + most/1000
-	if passed >= least-slack && passed <= most+slack {
-		return false
-	}
-	e.fix = &clockFix{a.skew, a.skew + int64((passed-(least+most)/2)/time.Microsecond)}
-	e.stats.steps++
-	return true
-}
-
-// changed begins anew with another epoch of the ledger, which knows nothing: everything is uploaded.
-func (e *engine) changed(epoch string, now time.Duration) {
-	known := e.epoch != ""
-	if known {
-		e.stats.losses++
-		if e.hasWord {
-			lost := e.word
-			e.lost = &lost
-		}
-	}
-	e.epoch = epoch
-	e.lower, e.gone, e.oldest = nil, nil, -1
-	ago := time.Duration(0)
-	if e.hasWord {
-		ago = now - e.word.at
-	}
-	for c := range ledger.Classes {
-		e.raise[c], e.hand[c], e.line[c], e.upload[c] = nil, nil, standing{}, nil
-		// What all had taken is known as of the last word: with less than was counted then, places would
-		// be filled in that are free by now.
-		e.host.Log(c, ago, func(at time.Duration, n int) bool {
-			e.upload[c] = append(e.upload[c], run{at, n})
-			return true
-		})
-	}
-	for h := e.under.first; h != nil; h = h.Next {
-		h.Told, h.Until = 0, 0
-		e.more = true
-	}
-	// Where the time for that is over already, the others may have as much to tell.
-	e.rejoin = known || e.more || len(e.upload[0])+len(e.upload[1]) > 0
-	if len(lowText(e.host.Limits(), now)) > 0 {
-		e.tellLow = true
-	}
-}
-
-// ---- While Redis is away.
-
-func (e *engine) goAway(now time.Duration) {
-	e.away = true
-	if e.left {
-		e.hasWord = false // others count without this process
-	}
-	for c := range e.line {
-		e.line[c] = standing{}
-	}
-}
-
-// mayAlone says whether a call may go without a grant.
-func (e *engine) mayAlone(places int, now time.Duration) bool {
-	if e.conf.WhenAway == Open {
-		return true // this process' own windows are kept in any case
-	}
-	if e.conf.WhenAway == Closed || !e.hasWord {
-		return false
-	}
-	for i, l := range e.host.Limits() {
-		n, own := l.N, e.loose // Known's
-		if e.conf.WhenAway == Known && now < e.word.at+l.Per+e.tune.transit {
-			// What was under way by then may have been counted later.
-			n -= e.word.used[i]
-			for _, one := range e.alone {
-				if one.at > now-l.Per {
-					own += one.n
-				}
-			}
-		} else {
-			own = e.host.InFlight() + e.sentSince(now-l.Per)
-		}
-		if own+places > max(0, n)/max(1, e.word.among) {
-			return false
-		}
-	}
-	return true
-}
-
-func (e *engine) sentSince(since time.Duration) (n int) {
-	for c := range ledger.Classes {
-		e.host.Log(c, 0, func(at time.Duration, k int) bool {
-			if at <= since {
-				return false
-			}
-			n += k
-			return true
-		})
-	}
-	return n
 }

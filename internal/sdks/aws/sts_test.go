@@ -9,7 +9,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 
-	"github.com/steadyhttp/steadyhttp"
 	"github.com/steadyhttp/steadyhttp/internal/sdks/bed"
 )
 
@@ -51,9 +50,7 @@ func TestSTS(t *testing.T) {
 		},
 		Typed:  typed,
 		Unsafe: true,
-		Edit: func(rt *steadyhttp.Transport) {
-			rt.Policy.Idempotent = func(*http.Request) bool { return true }
-		},
+		Edit:   bed.Idempotent,
 		Both:   bed.Attempts * bed.Attempts,
 		Varies: []string{"Amz-Sdk-Invocation-Id", "Amz-Sdk-Request", "Authorization", "X-Amz-Date"},
 	})

@@ -100,3 +100,8 @@ func (s *SDK) Transport(base http.RoundTripper, budget *steadyhttp.Budget) *stea
 
 // NoBudget lets every retry through.
 func NoBudget() *steadyhttp.Budget { return &steadyhttp.Budget{Max: -1} }
+
+// Idempotent is an Edit for calls that may be made twice on the caller's word alone.
+func Idempotent(rt *steadyhttp.Transport) {
+	rt.Policy.Idempotent = func(*http.Request) bool { return true }
+}

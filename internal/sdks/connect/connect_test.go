@@ -58,9 +58,7 @@ func TestConnect(t *testing.T) {
 	post := sdk
 	post.Name, post.Body, post.Call = "POST", body, say(question)
 	post.Unsafe = true
-	post.Edit = func(rt *steadyhttp.Transport) {
-		rt.Policy.Idempotent = func(*http.Request) bool { return true }
-	}
+	post.Edit = bed.Idempotent
 
 	zipped := post
 	zipped.Name, zipped.Call = "POST with gzip", say(question, connect.WithSendGzip())

@@ -42,9 +42,7 @@ func TestGoGitHub(t *testing.T) {
 		return issue.GetTitle(), nil
 	}
 	create.Unsafe = true
-	create.Edit = func(rt *steadyhttp.Transport) {
-		rt.Policy.Idempotent = func(*http.Request) bool { return true }
-	}
+	create.Edit = bed.Idempotent
 
 	read := sdk
 	read.Name, read.Answer = "Repositories.Get", "a/b"

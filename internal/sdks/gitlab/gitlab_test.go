@@ -36,9 +36,7 @@ func TestGitLab(t *testing.T) {
 		return number(issue, err)
 	}
 	create.Unsafe = true
-	create.Edit = func(rt *steadyhttp.Transport) {
-		rt.Policy.Idempotent = func(*http.Request) bool { return true }
-	}
+	create.Edit = bed.Idempotent
 
 	publish := sdk
 	publish.Name, publish.Answer = "GenericPackages.PublishPackageFile", "f"

@@ -42,9 +42,7 @@ func TestOpenAI(t *testing.T) {
 		return answer.Choices[0].Message.Content, nil
 	}
 	chat.Unsafe = true
-	chat.Edit = func(rt *steadyhttp.Transport) {
-		rt.Policy.Idempotent = func(*http.Request) bool { return true }
-	}
+	chat.Edit = bed.Idempotent
 
 	read := sdk
 	read.Name, read.Answer = "Models.Get", "gpt"

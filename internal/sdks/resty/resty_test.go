@@ -56,9 +56,7 @@ func TestResty(t *testing.T) {
 	post := sdk
 	post.Name, post.Body, post.Call = "POST", body, call("POST", body)
 	post.Unsafe = true
-	post.Edit = func(rt *steadyhttp.Transport) {
-		rt.Policy.Idempotent = func(*http.Request) bool { return true }
-	}
+	post.Edit = bed.Idempotent
 
 	get := sdk
 	get.Name, get.Call = "GET", call("GET", nil)

@@ -49,9 +49,7 @@ func TestRetryableHTTP(t *testing.T) {
 	post := sdk
 	post.Name, post.Body, post.Call = "POST", body, call("POST", inMemory)
 	post.Unsafe = true
-	post.Edit = func(rt *steadyhttp.Transport) {
-		rt.Policy.Idempotent = func(*http.Request) bool { return true }
-	}
+	post.Edit = bed.Idempotent
 
 	get := sdk
 	get.Name, get.Call = "GET", call("GET", func() any { return nil })

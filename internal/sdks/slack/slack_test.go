@@ -35,9 +35,7 @@ func TestSlack(t *testing.T) {
 		return channel + " " + at, nil
 	}
 	post.Unsafe = true
-	post.Edit = func(rt *steadyhttp.Transport) {
-		rt.Policy.Idempotent = func(*http.Request) bool { return true }
-	}
+	post.Edit = bed.Idempotent
 
 	read := sdk
 	read.Name, read.Answer = "GetPermalink", "https://link.example"
