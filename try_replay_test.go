@@ -895,6 +895,34 @@ func TestProtocolErrorOverTLS(t *testing.T) {
 	}
 }
 
+// pipes are connections to servers that serveH2 is. net/http dials on goroutines of its own, and once
+// more than it needs where a stream's end is seen late.
+type pipes struct {
+	mu    sync.Mutex
+	conns []net.Conn
+}
+
+func (p *pipes) dial(
+	serve func(stream uint32) []byte,
+) func(context.Context, string, string) (net.Conn, error) {
+	return func(context.Context, string, string) (net.Conn, error) {
+		client, server := net.Pipe()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.conns = append(p.conns, client)
+		go serveH2(server, serve)
+		return client, nil
+	}
+}
+
+func (p *pipes) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, conn := range p.conns {
+		conn.Close()
+	}
+}
+
 // A POST that net/http is not let replay is replayed here, where HTTP/2 vouches for it that nothing
 // was done: within the attempt, at once and then after net/http's own waits, at no cost to
 // MaxAttempts and the budget. Its body is whole each time.
@@ -917,28 +945,14 @@ func TestUnprocessedPostIsReplayedWithinItsAttempt(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
 						var requests atomic.Int64
 						base := newH2Base(t)
-						var mu sync.Mutex // guards conns: net/http dials on goroutines of its own
-						var conns []net.Conn
-						base.DialContext = func(context.Context, string, string) (net.Conn, error) {
-							client, server := net.Pipe()
-							mu.Lock()
-							conns = append(conns, client)
-							mu.Unlock()
-							go serveH2(server, func(stream uint32) []byte {
-								if requests.Add(1) <= test.refusals {
-									return fault.frame(stream)
-								}
-								return h2Frame(h2Headers, h2EndHeaders|h2EndStream, stream, 0x88)
-							})
-							return client, nil
-						}
-						defer func() {
-							mu.Lock()
-							defer mu.Unlock()
-							for _, conn := range conns {
-								conn.Close()
+						var conns pipes
+						defer conns.close()
+						base.DialContext = conns.dial(func(stream uint32) []byte {
+							if requests.Add(1) <= test.refusals {
+								return fault.frame(stream)
 							}
-						}()
+							return h2Frame(h2Headers, h2EndHeaders|h2EndStream, stream, 0x88)
+						})
 						budget := &steadyhttp.Budget{Max: 1}
 						transport := &steadyhttp.Transport{
 							Base: base, Policy: steadyhttp.Policy{MaxAttempts: 1, Budget: budget},
@@ -977,10 +991,9 @@ func TestReplaysOfAnUnprocessedPostEnd(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			var requests atomic.Int64
 			base := newH2Base(t)
-			client, server := net.Pipe()
-			defer client.Close()
-			base.DialContext = func(context.Context, string, string) (net.Conn, error) { return client, nil }
-			go serveH2(server, func(stream uint32) []byte {
+			var conns pipes
+			defer conns.close()
+			base.DialContext = conns.dial(func(stream uint32) []byte {
 				requests.Add(1)
 				return h2Frame(h2Reset, 0, stream, h2Code(h2RefusedStream)...)
 			})
