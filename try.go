@@ -66,8 +66,7 @@ func (c *call) prepare() error {
 	if c.trace != nil && c.trace.AttemptStart != nil {
 		if ctx := c.trace.AttemptStart(c.context, c.attempt); ctx != nil && !same(ctx, c.context) {
 			c.context = ctx
-			c.out = c.out.WithContext(ctx)
-			c.attempt.Request = c.out
+			*c.out = *c.out.WithContext(ctx) // in place of it: no allocation
 		}
 	}
 	if c.given != nil && c.touches() && bodies.Replaced(c.out.Body, c.given) {
