@@ -21,6 +21,14 @@ func Size(t testing.TB, usual, full int) int {
 	return usual
 }
 
+// Only skips a test that is run where the tests are as large as they can be, and nowhere else.
+func Only(t testing.TB) {
+	t.Helper()
+	if times(t) == 0 {
+		t.Skip("it takes long: set " + variable + "=1")
+	}
+}
+
 func times(t testing.TB) int {
 	t.Helper()
 	value := os.Getenv(variable)

@@ -9,11 +9,12 @@ import (
 // fatal notes that it was told so.
 type fatal struct {
 	testing.TB
-	told bool
+	told, skipped bool
 }
 
 func (f *fatal) Helper()               {}
 func (f *fatal) Fatalf(string, ...any) { f.told = true }
+func (f *fatal) Skip(...any)           { f.skipped = true }
 
 // Nothing set is the usual size, 1 the full one, and more makes what has no natural end longer.
 // What is no number is told.
@@ -29,6 +30,9 @@ func TestSize(t *testing.T) {
 		f := &fatal{TB: t}
 		if size := long.Size(f, 10, 20); size != want.size && !want.fatal || f.told != want.fatal {
 			t.Errorf("%q: a size of %d, fatal %v", value, size, f.told)
+		}
+		if long.Only(f); f.skipped != (want.size == 10) && !want.fatal {
+			t.Errorf("%q: skipped is %v", value, f.skipped)
 		}
 		if times := long.Times(f); times != want.times && !want.fatal {
 			t.Errorf("%q: %d times", value, times)

@@ -21,10 +21,10 @@ var (
 	second     = []quota.Window{{N: 100, Per: time.Second}}
 )
 
-// long are the tests that take minutes: they run where this is set.
-const longVariable = "STEADYHTTP_REDIS_LONG"
+// minutesVariable has the tests run that take minutes each.
+const minutesVariable = "STEADYHTTP_REDIS_LONG"
 
-func long() bool { return os.Getenv(longVariable) != "" }
+func minutes() bool { return os.Getenv(minutesVariable) != "" }
 
 func TestMain(m *testing.M) {
 	if isHelper() {

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/steadyhttp/steadyhttp/internal/long"
 	"github.com/steadyhttp/steadyhttp/quota/redisquota"
 	"github.com/steadyhttp/steadyhttp/quota/redisquota/internal/redistest"
 )
@@ -69,9 +70,10 @@ func chaos(t *testing.T, seed uint64, policy redisquota.Away, d time.Duration, m
 // Everything that can happen does, each for a while after the other. Twice for a minute, where it
 // may take so long, and else for less.
 func TestChaos(t *testing.T) {
+	long.Only(t)
 	t.Parallel()
 	d, seeds := 24850*ms, uint64(1)
-	if long() {
+	if minutes() {
 		d, seeds = 64850*ms, 2
 	}
 	for _, p := range []struct {

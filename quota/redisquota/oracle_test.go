@@ -419,7 +419,7 @@ func histories(t *testing.T, usual int) (from, to int) {
 // Never more than N in any interval of length W, whatever happens to messages, to Redis' state and its
 // clock, and to processes, as long as those that live reach it.
 func TestNeverOverInAnyHistory(t *testing.T) {
-	from, to := histories(t, long.Size(t, 300, 2000))
+	from, to := histories(t, long.Size(t, 150, 2000))
 	calls, faulty := 0, 0
 	for seed := from; seed < to && !t.Failed(); seed++ {
 		synctest.Test(t, func(t *testing.T) {
@@ -467,7 +467,7 @@ func (h history) check(t *testing.T, w *world, seed int) {
 
 // While nobody reaches Redis, each policy keeps the bound that its documentation names.
 func TestAwayKeepsItsBound(t *testing.T) {
-	from, to := histories(t, long.Size(t, 30, 100))
+	from, to := histories(t, long.Size(t, 15, 100))
 	for policy, bound := range map[Away]func(n, processes, unseen int) int{
 		Closed: func(n, _, _ int) int { return n },
 		Known:  func(n, processes, unseen int) int { return n + min(unseen, n-n/processes) },

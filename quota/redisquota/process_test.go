@@ -14,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/steadyhttp/steadyhttp"
+	"github.com/steadyhttp/steadyhttp/internal/long"
 	"github.com/steadyhttp/steadyhttp/quota"
 	"github.com/steadyhttp/steadyhttp/quota/redisquota"
 	"github.com/steadyhttp/steadyhttp/quota/redisquota/internal/redistest"
@@ -127,6 +128,7 @@ func (p *processes) end() {
 // Four real processes before an HTTP server: one is killed, one is suspended for 3 s, and one comes
 // late. Never over, and both of the longer windows are full.
 func TestRealProcesses(t *testing.T) {
+	long.Only(t)
 	t.Parallel()
 	used(t, 0.98, func(t *testing.T) redistest.Figures {
 		r := redistest.Start(t, redistest.Options{})
@@ -158,6 +160,7 @@ func TestRealProcesses(t *testing.T) {
 // A process that is suspended for longer than it takes to be thought dead may have been granted what
 // it had not sent yet: as many calls too many as it has workers, at most.
 func TestSuspendedProcessIsBounded(t *testing.T) {
+	long.Only(t)
 	t.Parallel()
 	const workers = 8
 	r := redistest.Start(t, redistest.Options{})

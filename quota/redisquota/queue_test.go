@@ -17,6 +17,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/steadyhttp/steadyhttp"
+	"github.com/steadyhttp/steadyhttp/internal/long"
 	"github.com/steadyhttp/steadyhttp/quota"
 	"github.com/steadyhttp/steadyhttp/quota/redisquota"
 	"github.com/steadyhttp/steadyhttp/quota/redisquota/internal/redistest"
@@ -55,6 +56,7 @@ func enter(t *testing.T, q *redisquota.Quota) time.Duration {
 // A call whose turn can't come before its deadline is refused at once, in the process that took
 // nothing too; the wait that it is told is the true one.
 func TestDeadlinesOfASharedQuota(t *testing.T) {
+	long.Only(t)
 	t.Parallel()
 	_, q := pair(t, []quota.Window{{N: 10, Per: 10 * time.Second}}, nil)
 	for range 10 {
@@ -141,6 +143,7 @@ func isRefusal(err error) bool {
 // Ten thousand callers wait in one process. All who do not give up are served, those who do leave
 // nothing behind, in this process or in Redis.
 func TestTenThousandWaiters(t *testing.T) {
+	long.Only(t)
 	r := redistest.Start(t, redistest.Options{Clock: true})
 	before := runtime.NumGoroutine()
 	client := redis.NewClient(&redis.Options{Addr: r.Addr()})
@@ -203,6 +206,7 @@ func TestTenThousandWaiters(t *testing.T) {
 
 // Close leaves no goroutine behind, whatever Redis does, and the quota may be closed twice.
 func TestCloseLeavesNothing(t *testing.T) {
+	long.Only(t)
 	before := runtime.NumGoroutine()
 	for _, gone := range []bool{false, true} {
 		r := redistest.Start(t, redistest.Options{})
@@ -229,6 +233,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 
 // The ACL of docs/sharedquota.md is enough, word for word, and has no command that the script lacks.
 func TestACLOfTheDocs(t *testing.T) {
+	long.Only(t)
 	t.Parallel()
 	page, err := os.ReadFile("../../docs/sharedquota.md")
 	if err != nil {

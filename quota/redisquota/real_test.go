@@ -16,6 +16,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/steadyhttp/steadyhttp"
+	"github.com/steadyhttp/steadyhttp/internal/long"
 	"github.com/steadyhttp/steadyhttp/quota"
 	"github.com/steadyhttp/steadyhttp/quota/redisquota"
 )
@@ -115,9 +116,11 @@ func call(ctx context.Context, gate steadyhttp.Gate, s *service) error {
 func TestManyProcessesShareOneQuota(t *testing.T) {
 	t.Parallel()
 	client := realRedis(t)
-	windows := []quota.Window{{N: 100, Per: time.Second}, {N: 500, Per: 10 * time.Second}}
+	length := time.Duration(long.Size(t, 4, 10)) * time.Second
+	all := int(length / time.Second * 50)
+	windows := []quota.Window{{N: 100, Per: time.Second}, {N: all, Per: length}}
 	var s service
-	ctx, cancel := context.WithTimeout(t.Context(), 10500*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), length+time.Second/2)
 	defer cancel()
 	var group sync.WaitGroup
 	var processes []*redisquota.Quota
@@ -151,7 +154,7 @@ func TestManyProcessesShareOneQuota(t *testing.T) {
 	}
 	t.Logf("%d calls, %.2f asks and %.2f exchanges for each", s.total(),
 		float64(asks)/float64(s.total()), float64(exchanges)/float64(s.total()))
-	if s.total() < 500 {
-		t.Errorf("%d calls in 10 s, want at least 500", s.total())
+	if s.total() < all {
+		t.Errorf("%d calls in %v, want at least %d", s.total(), length, all)
 	}
 }

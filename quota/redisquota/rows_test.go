@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/steadyhttp/steadyhttp/internal/long"
 	"github.com/steadyhttp/steadyhttp/quota"
 	"github.com/steadyhttp/steadyhttp/quota/redisquota"
 	"github.com/steadyhttp/steadyhttp/quota/redisquota/internal/redistest"
@@ -20,15 +21,15 @@ const (
 
 // row is a test of the promise: never over, and hardly slower than possible.
 type row struct {
-	name   string
-	shape  shape
-	span   time.Duration // 0: span
-	share  float64       // 0: 0.98
-	most   []int         // in each window; nil: what it allows
-	before func(f *fleet)
-	events func(f *fleet) []redistest.Event
-	after  func(f *fleet)
-	long   bool
+	name    string
+	shape   shape
+	span    time.Duration // 0: span
+	share   float64       // 0: 0.98
+	most    []int         // in each window; nil: what it allows
+	before  func(f *fleet)
+	events  func(f *fleet) []redistest.Event
+	after   func(f *fleet)
+	minutes bool
 }
 
 func (r row) run(t *testing.T) redistest.Figures {
@@ -55,6 +56,7 @@ func (r row) run(t *testing.T) redistest.Figures {
 }
 
 func rows(t *testing.T, rows []row) {
+	long.Only(t)
 	for _, r := range rows {
 		if r.span == 0 {
 			r.span = span
@@ -64,8 +66,8 @@ func rows(t *testing.T, rows []row) {
 		}
 		t.Run(r.name, func(t *testing.T) {
 			t.Parallel()
-			if r.long && !long() {
-				t.Skip("it takes minutes: set " + longVariable)
+			if r.minutes && !minutes() {
+				t.Skip("it takes minutes: set " + minutesVariable)
 			}
 			used(t, r.share, r.run)
 		})
@@ -87,7 +89,7 @@ func TestNeverOverWhileRedisKeepsItsState(t *testing.T) {
 		{name: "100 a second", shape: shape{windows: second}, span: 11900 * ms, share: 0.8},
 		{name: "100 in 6 s", shape: shape{windows: []quota.Window{{N: 100, Per: 6 * time.Second}}}, span: 15 * time.Second},
 		{
-			name: "real delays", long: true, span: 185 * time.Second,
+			name: "real delays", minutes: true, span: 185 * time.Second,
 			shape: shape{
 				windows: []quota.Window{{N: 100, Per: time.Minute}, {N: 150, Per: 2 * time.Minute}},
 				from:    20 * ms, to: 520 * ms,
@@ -328,6 +330,7 @@ func TestBoundOfEachPolicyWhileRedisIsAway(t *testing.T) {
 // A 429 that one process is told pauses all of them, for as long as the service asks; the others
 // would have been answered.
 func TestThrottlingPausesAllProcesses(t *testing.T) {
+	long.Only(t)
 	t.Parallel()
 	f := newFleet(t, shape{windows: second})
 	f.Run(9*time.Second, redistest.Event{At: 2500 * ms, Do: func() { f.API.Throttle("p1", 2*time.Second) }})
@@ -361,6 +364,7 @@ func TestThrottlingPausesAllProcesses(t *testing.T) {
 // do with a quota.Quota: never over, and no slower than by a few round trips to Redis, which are
 // measured meanwhile.
 func TestShortWindowsLoseTheRoundTrip(t *testing.T) {
+	long.Only(t)
 	short := []quota.Window{{N: 1, Per: 100 * ms}}
 	const d = 5050 * ms
 	for _, to := range []time.Duration{2 * ms, 20 * ms} {
@@ -418,11 +422,12 @@ func (f *fleet) pings(d time.Duration) (means func() (ping, late time.Duration))
 
 // Thousands a second are shared as exactly.
 func TestManyASecond(t *testing.T) {
+	long.Only(t)
 	if redisquota.RaceEnabled {
 		t.Skip("so many are too much for the race detector")
 	}
 	windows := []quota.Window{{N: 2000, Per: time.Second}}
-	if long() {
+	if minutes() {
 		windows[0].N = 10_000
 	}
 	used(t, 0.75, row{shape: shape{windows: windows, workers: 64}, span: 4500 * ms}.run)

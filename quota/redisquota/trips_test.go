@@ -11,6 +11,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/steadyhttp/steadyhttp/internal/long"
 	"github.com/steadyhttp/steadyhttp/quota"
 	"github.com/steadyhttp/steadyhttp/quota/redisquota"
 )
@@ -117,6 +118,7 @@ func (f *fleet) eachClient(do func(i int)) {
 // Fifty processes wait for one slow quota: few of their questions are for nothing, and none of them
 // gets less than half of what is its due.
 func TestManyProcessesShareASlowQuota(t *testing.T) {
+	long.Only(t)
 	if redisquota.RaceEnabled {
 		t.Skip("fifty processes in one are too slow under the race detector: turns are missed")
 	}
@@ -161,6 +163,7 @@ func TestManyProcessesShareASlowQuota(t *testing.T) {
 
 // What it costs: figures of docs/sharedquota.md.
 func TestCostOfACall(t *testing.T) {
+	long.Only(t)
 	t.Parallel()
 	for _, c := range []struct {
 		name  string
@@ -196,6 +199,7 @@ func TestCostOfACall(t *testing.T) {
 
 // What the log of a large quota takes, and how many calls a second its Redis can count.
 func TestMemoryOfALargeQuota(t *testing.T) {
+	long.Only(t)
 	if redisquota.RaceEnabled {
 		t.Skip("so many calls are too much for the race detector")
 	}

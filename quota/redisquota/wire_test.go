@@ -17,6 +17,7 @@ import (
 // Requests over real connections, some of which the server drops as they are used again: net/http sends
 // such a request once more, and each sending has a place of its own.
 func TestNeverOverWithReplays(t *testing.T) {
+	t.Parallel()
 	client := realRedis(t)
 	var s service
 	var n, dropped atomic.Int64

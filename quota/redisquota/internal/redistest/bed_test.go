@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/steadyhttp/steadyhttp"
+	"github.com/steadyhttp/steadyhttp/internal/long"
 	"github.com/steadyhttp/steadyhttp/quota"
 )
 
@@ -24,6 +25,7 @@ func bed(t *testing.T, windows []quota.Window, gate func(i int) steadyhttp.Gate)
 // The bed sees neither what is not there nor less use than there is: one exact quota of one process
 // in the place of the shared one.
 func TestBedOfAnExactQuota(t *testing.T) {
+	long.Only(t)
 	t.Parallel()
 	q := &quota.Quota{Windows: twoWindows}
 	b := bed(t, twoWindows, func(int) steadyhttp.Gate { return q })
@@ -38,6 +40,7 @@ func TestBedOfAnExactQuota(t *testing.T) {
 
 // The bed sees a fixed window let nearly twice as many through where two windows meet.
 func TestBedOfAFixedWindow(t *testing.T) {
+	long.Only(t)
 	t.Parallel()
 	windows := twoWindows[:1]
 	client := Start(t, Options{}).Client()
@@ -57,6 +60,7 @@ func TestBedOfAFixedWindow(t *testing.T) {
 // The bed sees a plain log of calls let too many through when Redis forgets it: one limit more in
 // each window.
 func TestBedOfAForgottenLog(t *testing.T) {
+	long.Only(t)
 	t.Parallel()
 	r := Start(t, Options{})
 	client := r.Client()
@@ -104,6 +108,7 @@ func TestWorstIsTheMostOfAnyInterval(t *testing.T) {
 
 // What befalls a Redis here befalls it: each of the events is seen by a client.
 func TestEventsHappen(t *testing.T) {
+	long.Only(t)
 	t.Parallel()
 	ctx := context.Background()
 	t.Run("clock", func(t *testing.T) {
