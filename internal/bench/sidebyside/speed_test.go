@@ -117,7 +117,8 @@ func rows(b testing.TB) []row {
 	again := settings{attempts: 4, steady: unpaid}
 	well := func() *memory { return &memory{} }
 	return []row{
-		{name: "GET, answered 200", op: call(well, once, nil, 200)},
+		{name: "GET, answered 200", op: call(well, once, nil, 200),
+			unlike: "It has no budget that a success pays into, and no settings of one call to look for"},
 		{name: "POST, answered 200", op: call(well, once, []byte(order), 200),
 			unlike: "They do not note whether it was sent, which says if a retry would be a second order"},
 		{name: "GET, retried after an empty 500", op: call(func() *memory {
@@ -143,7 +144,8 @@ func rows(b testing.TB) []row {
 				return nil
 			}, ""
 		}, unlike: "By encoding/json into a struct of that service's own envelope"},
-		{name: "GET with a span and metrics for each attempt", op: spans(b)},
+		{name: "GET with a span and metrics for each attempt", op: spans(b),
+			unlike: "steadyotel makes two spans, theirs is one"},
 	}
 }
 
