@@ -403,14 +403,16 @@ func (w *world) all() []time.Time {
 // unusedClient is for a Quota whose exchanges go elsewhere.
 type unusedClient struct{ redis.UniversalClient }
 
-func histories(t *testing.T, usual int) (from, to int) {
-	if n, err := strconv.Atoi(os.Getenv("REDISQUOTA_SEED")); err == nil {
-		return n, n + 1
-	}
-	if n, err := strconv.Atoi(os.Getenv("REDISQUOTA_HISTORIES")); err == nil {
-		return 0, n
-	}
-	if testing.Short() || RaceEnabled {
+// histories returns which seeds to try: REDISQUOTA_HISTORIES of them, from REDISQUOTA_SEED on.
+func histories(usual int) (from, to int) {
+	from, oneErr := strconv.Atoi(os.Getenv("REDISQUOTA_SEED"))
+	n, err := strconv.Atoi(os.Getenv("REDISQUOTA_HISTORIES"))
+	switch {
+	case err == nil:
+		return from, from + n
+	case oneErr == nil:
+		return from, from + 1
+	case testing.Short() || RaceEnabled:
 		usual /= 10
 	}
 	return 0, usual
@@ -419,7 +421,7 @@ func histories(t *testing.T, usual int) (from, to int) {
 // Never more than N in any interval of length W, whatever happens to messages, to Redis' state and its
 // clock, and to processes, as long as those that live reach it.
 func TestNeverOverInAnyHistory(t *testing.T) {
-	from, to := histories(t, long.Size(t, 150, 2000))
+	from, to := histories(long.Size(t, 150, 2000))
 	calls, faulty := 0, 0
 	for seed := from; seed < to && !t.Failed(); seed++ {
 		synctest.Test(t, func(t *testing.T) {
@@ -467,7 +469,7 @@ func (h history) check(t *testing.T, w *world, seed int) {
 
 // While nobody reaches Redis, each policy keeps the bound that its documentation names.
 func TestAwayKeepsItsBound(t *testing.T) {
-	from, to := histories(t, long.Size(t, 15, 100))
+	from, to := histories(long.Size(t, 15, 100))
 	for policy, bound := range map[Away]func(n, processes, unseen int) int{
 		Closed: func(n, _, _ int) int { return n },
 		Known:  func(n, processes, unseen int) int { return n + min(unseen, n-n/processes) },

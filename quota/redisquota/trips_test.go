@@ -133,6 +133,9 @@ func TestManyProcessesShareASlowQuota(t *testing.T) {
 		t.Run(fmt.Sprint(c.window), func(t *testing.T) {
 			t.Parallel()
 			seconds := 15
+			if minutes() {
+				seconds = 90
+			}
 			f := newFleet(t, shape{windows: []quota.Window{c.window}, processes: 50, workers: 2, from: ms, to: 4 * ms})
 			counter := f.count()
 			f.Run(time.Duration(seconds) * time.Second)
