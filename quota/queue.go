@@ -83,6 +83,9 @@ func (q *Quota) nobodyBefore(c class) bool {
 
 // enqueue puts a caller in line, unless its turn would come too late.
 func (q *Quota) enqueue(ctx context.Context, t *ticket, now instant) (*caller, error) {
+	if q.over != nil {
+		return nil, q.over
+	}
 	c := t.class
 	length := q.queues[c].length
 	if limit := q.MaxQueue; limit != 0 && length >= max(0, limit) && t.of == nil {

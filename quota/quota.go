@@ -156,6 +156,7 @@ type Quota struct {
 	spare    atomic.Pointer[ticket]
 	pause    pause
 
+	over     error   // why nobody waits any more; nil: they do
 	replayed instant // when net/http last sent a request twice on its own
 }
 

@@ -90,6 +90,7 @@ func (q *Quota) usedByAll(w, own int) int {
 	return max(own, q.ledger.Used(w))
 }
 
+// samePause is by how much the times differ that the answers of one pause name.
 const samePause = 50 * time.Millisecond
 
 // host is what the ledger sees of a Quota.
@@ -176,6 +177,21 @@ func (h host) Pause(until time.Duration) {
 		q.pause.prolong(instant(until))
 	}
 }
+
+func (h host) Dismiss(err error) {
+	q := h.q
+	q.over = err
+	for c := range q.queues {
+		line := &q.queues[c]
+		for w := range line.callers.All() {
+			line.remove(w)
+			w.err = err
+			close(w.ready)
+		}
+	}
+}
+
+func (h host) Transit() time.Duration { return h.q.transit }
 
 func (h host) Among(processes int) {
 	for i := range h.q.windows {

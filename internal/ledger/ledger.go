@@ -119,6 +119,12 @@ type Host interface {
 	// Pause stops everybody until a time: another process was told to.
 	Pause(until time.Duration)
 
+	// Dismiss refuses all who wait, and all who would have to from now on.
+	Dismiss(err error)
+
+	// Transit returns how long a call may be under way before the server counts it.
+	Transit() time.Duration
+
 	// Among says how many processes share the quota, and so the pace of a window that others use too.
 	Among(processes int)
 

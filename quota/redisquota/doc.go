@@ -74,8 +74,8 @@
 // goroutine is gone, and its keys expire about a minute and a half after the longest window. Redis
 // keeps about 110 bytes for each call of the longest window, twice that with a Reserve.
 //
-// Close tells Redis that a process ends. Without it, the others notice after 5 s, and what it had under
-// way is counted until then.
+// Close tells Redis that a process ends, and refuses those who still wait. Without it, the others notice
+// after 5 s, and what it had under way is counted until then.
 //
 // # Redis
 //

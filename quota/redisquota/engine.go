@@ -22,16 +22,20 @@ type tuning struct {
 	silence   time.Duration // without an answer, after which Redis is away
 }
 
-func usualTuning(transit time.Duration) tuning {
+// usualTuning is for calls that are under way for as long as fit says.
+func usualTuning() tuning {
 	const heartbeat = time.Second
-	t := tuning{
-		heartbeat: heartbeat, learn: 5 * heartbeat / 2, useBy: 5 * heartbeat / 2,
-		lease: 30 * time.Second, grace: 50 * time.Millisecond,
-		timeout: 250 * time.Millisecond, transit: transit, silence: 3 * heartbeat / 2,
+	return tuning{
+		heartbeat: heartbeat, learn: 5 * heartbeat / 2, useBy: 5 * heartbeat / 2, silence: 3 * heartbeat / 2,
+		dead: 5 * time.Second, lease: 30 * time.Second, grace: 50 * time.Millisecond, timeout: 250 * time.Millisecond,
 	}
-	t.dead = max(5*time.Second, t.useBy+transit+heartbeat/2)
+}
+
+// fit has calls be under way for as long as the Quota lets them.
+func (t *tuning) fit(transit time.Duration) {
+	t.transit = transit
+	t.dead = max(t.dead, t.useBy+transit+t.heartbeat/2)
 	t.lease = max(t.lease, t.dead)
-	return t
 }
 
 const (
@@ -152,6 +156,7 @@ type result struct {
 
 func (e *engine) Begin(h ledger.Host) {
 	e.host = h
+	e.tune.fit(h.Transit())
 	e.proc = newProc()
 	e.among = 1
 	e.failing, e.oldest = -1, -1

@@ -188,7 +188,7 @@ func (h history) run(t *testing.T, seed uint64) *world {
 			Key: "oracle", Windows: h.windows, Reserve: h.reserve, WhenAway: h.away,
 			Weight: func(r *http.Request) int { n, _ := strconv.Atoi(r.Header.Get("weight")); return n },
 		}
-		q.engine = &engine{conf: q, tune: usualTuning(2 * time.Second), backend: l}
+		q.engine = &engine{conf: q, tune: usualTuning(), backend: l}
 		q.Client = unusedClient{}
 		links, quotas = append(links, l), append(quotas, q)
 		mine, stop := context.WithCancel(ctx)

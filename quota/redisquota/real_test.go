@@ -126,7 +126,6 @@ func TestManyProcessesShareOneQuota(t *testing.T) {
 	var processes []*redisquota.Quota
 	for range 4 {
 		q := &redisquota.Quota{Client: client, Key: "shared", Windows: windows, Start: redisquota.Empty}
-		q.Tune(redisquota.Times{})
 		processes = append(processes, q)
 		for range 8 {
 			group.Go(func() {

@@ -96,7 +96,7 @@ func (q *Quota) Enter(ctx context.Context, a steadyhttp.Attempt) (steadyhttp.Pas
 		return nil, err
 	}
 	if q.closed.Load() {
-		return nil, &steadyhttp.Refusal{Err: errors.New("redisquota: the Quota is closed; close it after the last call")}
+		return nil, errClosed
 	}
 	return q.inner.Enter(ctx, a)
 }
@@ -117,12 +117,10 @@ func (q *Quota) begin() error {
 	return q.invalid
 }
 
+var errClosed = &steadyhttp.Refusal{Err: errors.New("redisquota: the Quota is closed; close it after the last call")}
+
 func newEngine(q *Quota) *engine {
-	transit := q.MaxTransit
-	if transit == 0 {
-		transit = 2 * time.Second
-	}
-	return &engine{conf: q, tune: usualTuning(transit), backend: newScripted(q.Client, q.Key)}
+	return &engine{conf: q, tune: usualTuning(), backend: newScripted(q.Client, q.Key)}
 }
 
 // maxN is the largest limit: Redis keeps each call.
@@ -208,9 +206,8 @@ func (q *Quota) Shared() Shared {
 }
 
 // Close says that this process will send nothing more: the others need not wait for it to fall silent.
-// It returns when Redis has been told, or does not answer. Nobody enters afterwards, and who waits goes
-// on waiting until his context ends: close it after the last call. A process that ends without it is
-// noticed after some seconds.
+// It returns when Redis has been told, or does not answer. Nobody enters afterwards, and who waits is
+// refused: close it after the last call. A process that ends without it is noticed after some seconds.
 func (q *Quota) Close() error {
 	q.closed.Store(true)
 	if q.begin() != nil {
@@ -222,6 +219,7 @@ func (q *Quota) Close() error {
 		return nil
 	}
 	e.host.Lock()
+	e.host.Dismiss(errClosed)
 	if e.closing || e.epoch == "" && !e.running {
 		e.closing = true
 		e.host.Unlock()

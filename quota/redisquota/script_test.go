@@ -42,7 +42,8 @@ type invented struct {
 }
 
 func newInventor(r *rand.Rand) *inventor {
-	v := &inventor{r: r, t: usualTuning(2 * time.Second)}
+	v := &inventor{r: r, t: usualTuning()}
+	v.t.fit(2 * time.Second)
 	for range 1 + r.IntN(3) {
 		n := 1 + r.IntN(12)
 		v.limits = append(v.limits, ledger.Limit{N: n, Normal: n, Per: time.Millisecond * time.Duration(1+r.IntN(20_000))})

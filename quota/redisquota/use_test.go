@@ -51,7 +51,7 @@ func (l load) run(t *testing.T) {
 	var arrivals []time.Time
 	for p := range l.processes {
 		q := &Quota{Client: unusedClient{}, Key: "use", Windows: l.windows, Start: Empty}
-		q.engine = &engine{conf: q, tune: usualTuning(2 * time.Second), backend: backend}
+		q.engine = &engine{conf: q, tune: usualTuning(), backend: backend}
 		quotas = append(quotas, q)
 		for i := range l.workers {
 			r := rand.New(rand.NewPCG(uint64(p), uint64(i)))

@@ -352,6 +352,37 @@ type roundTripFunc func(*http.Request) (*http.Response, error)
 
 func (f roundTripFunc) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
+// Close refuses those who wait, of both priorities: nobody waits for ever.
+func TestCloseRefusesWhoWaits(t *testing.T) {
+	for _, away := range []bool{false, true} {
+		inBubble(t, func(t *testing.T, mini *miniredis.Miniredis, newClient func() redis.UniversalClient) {
+			q := shared(newClient(), quota.Window{N: 1, Per: time.Hour})
+			pass(t.Context(), t, q)
+			results := make(chan error)
+			for _, ctx := range []context.Context{t.Context(), quota.WithPriority(t.Context(), quota.High)} {
+				go func() {
+					_, err := q.Enter(ctx, steadyhttp.Attempt{})
+					results <- err
+				}()
+			}
+			time.Sleep(5 * time.Second)
+			if away {
+				mini.SetError("LOADING")
+				time.Sleep(5 * time.Second)
+			}
+			if err := q.Close(); (err != nil) != away {
+				t.Errorf("Close: %v", err)
+			}
+			for range 2 {
+				var refusal *steadyhttp.Refusal
+				if err := <-results; !errors.As(err, &refusal) {
+					t.Errorf("got %v, want a Refusal", err)
+				}
+			}
+		})
+	}
+}
+
 // Nobody enters a Quota that was closed.
 func TestClosedQuotaRefuses(t *testing.T) {
 	inBubble(t, func(t *testing.T, _ *miniredis.Miniredis, newClient func() redis.UniversalClient) {
