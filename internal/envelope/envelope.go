@@ -11,6 +11,8 @@ import (
 	"cmp"
 	"net/http"
 	"strings"
+
+	"github.com/steadyhttp/steadyhttp/internal/ascii"
 )
 
 // Envelope is what was found, "" for what was not. It is remote text: of bounded length, but
@@ -311,23 +313,7 @@ var idBytes = [256]byte{
 
 // usable: of a length that somebody can quote, and printable.
 func usable[T string | []byte](s T) bool {
-	if len(s) == 0 || len(s) > mostID {
-		return false
-	}
-	for ; len(s) >= 8; s = s[8:] {
-		x := uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
-			uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
-		const ones, highs = 0x0101010101010101, 0x8080808080808080
-		if (x|(x-ones*' ')|(x+ones))&highs != 0 {
-			return false
-		}
-	}
-	for i := range len(s) {
-		if s[i]-' ' > '~'-' ' {
-			return false
-		}
-	}
-	return true
+	return 0 < len(s) && len(s) <= mostID && ascii.Printable(s)
 }
 
 // echoes reports whether the request was sent with that value: many gateways adopt an inbound ID,

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/steadyhttp/steadyhttp/internal/ascii"
 )
 
 // Bounds on what a service may make us print in logs, spans and errors, in bytes.
@@ -23,7 +25,7 @@ const (
 // Text makes remote text safe to print on one line: it escapes what is not printable and cuts at
 // max bytes. Text that is clean already, as nearly all is, costs no allocation.
 func Text(s string, max int) string {
-	if len(s) <= max && plainASCII(s) {
+	if len(s) <= max && ascii.Printable(s) {
 		return s
 	}
 	cut := len(s) > max
@@ -43,23 +45,6 @@ func Text(s string, max int) string {
 		end--
 	}
 	return s[:end] + ellipsis
-}
-
-func plainASCII(s string) bool {
-	for ; len(s) >= 8; s = s[8:] { // one load: nearly every text is plain, and some are long
-		x := uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
-			uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
-		const ones, highs = 0x0101010101010101, 0x8080808080808080
-		if (x|(x-ones*' ')|(x+ones))&highs != 0 {
-			return false
-		}
-	}
-	for i := range len(s) {
-		if s[i]-' ' > '~'-' ' {
-			return false
-		}
-	}
-	return true
 }
 
 func unprintable(r rune) bool { return r == utf8.RuneError || !unicode.IsPrint(r) }

@@ -160,19 +160,3 @@ func TestRedactErrorIsOneBoundedLine(t *testing.T) {
 		t.Errorf("%d bytes: %.100q", len(got), got)
 	}
 }
-
-// Every byte at every place of a text, of which plainASCII looks at eight at a time.
-func TestPlainASCII(t *testing.T) {
-	for length := range 20 {
-		text := []byte(strings.Repeat("~", length))
-		for at := range text {
-			for c := range 256 {
-				text[at] = byte(c)
-				if got, want := plainASCII(string(text)), ' ' <= c && c <= '~'; got != want {
-					t.Fatalf("%q: %v", text, got)
-				}
-			}
-			text[at] = ' '
-		}
-	}
-}

@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"runtime"
 	"strings"
 	"sync"
@@ -268,36 +267,8 @@ func moreWire() []field {
 				return n > 2
 			}),
 		gaveUp,
+		handshake("TLS handshake times out, POST", 1, func(conn net.Conn) { io.Copy(io.Discard, conn) }),
 		{
-			name: "TLS handshake times out, POST", source: "acceptance D04", wire: true,
-			rule: "what never left is retried, whatever it is",
-			check: func(t *trial) error {
-				s := startServer(t, func(_ int, w http.ResponseWriter, r *http.Request) {
-					io.Copy(io.Discard, r.Body)
-					io.WriteString(w, fine)
-				}, (*httptest.Server).StartTLS)
-				front := listen(t, func(n int, conn net.Conn) {
-					if n == 1 {
-						io.Copy(io.Discard, conn)
-						return
-					}
-					relay(conn, hostOf(s.url))
-				})
-				s.base.TLSHandshakeTimeout = 500 * time.Millisecond
-				s.base.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
-					return new(net.Dialer).DialContext(ctx, network, front.Addr().String())
-				}
-				c := order
-				c.url = s.url
-				if err := t.do(s.base, c).answered(200, fine); err != nil {
-					return err
-				}
-				if n := s.count(); n != 1 {
-					return fmt.Errorf("carried out %d times", n)
-				}
-				return nil
-			},
-		}, {
 			name: "a chunk of no size", source: "RFC 9112 7.1", wire: true,
 			rule: "the reader gets an error, not a short body",
 			check: func(t *trial) error {

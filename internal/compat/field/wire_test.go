@@ -200,11 +200,11 @@ func wire() []field {
 				return nil
 			},
 		},
-		handshake("TLS handshake reset, POST", func(conn net.Conn) {
+		handshake("TLS handshake reset, POST", 2, func(conn net.Conn) {
 			conn.Read(make([]byte, 64))
 			reset(conn)
 		}),
-		handshake("TLS handshake closed, POST", func(conn net.Conn) { conn.Read(make([]byte, 4096)) }),
+		handshake("TLS handshake closed, POST", 2, func(conn net.Conn) { conn.Read(make([]byte, 4096)) }),
 		proxied("a proxy that asks for a password", "407 Proxy Authentication Required", false),
 		proxied("a proxy that is busy, POST", "503 Service Unavailable", true),
 	}
@@ -497,8 +497,8 @@ func overH2(name, source, rule string, carried int64, serve func(s *stream, n in
 	}
 }
 
-// handshake has the first two connections fail before TLS is there.
-func handshake(name string, fault func(net.Conn)) field {
+// handshake has the first connections fail before TLS is there.
+func handshake(name string, faults int, fault func(net.Conn)) field {
 	return field{
 		name: name, source: "acceptance D04; RFC 8446 4", wire: true,
 		rule: "what never left is retried, whatever it is",
@@ -508,12 +508,13 @@ func handshake(name string, fault func(net.Conn)) field {
 				io.WriteString(w, fine)
 			}, (*httptest.Server).StartTLS)
 			front := listen(t, func(n int, conn net.Conn) {
-				if n <= 2 {
+				if n <= faults {
 					fault(conn)
 					return
 				}
 				relay(conn, hostOf(s.url))
 			})
+			s.base.TLSHandshakeTimeout = 500 * time.Millisecond
 			s.base.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
 				return new(net.Dialer).DialContext(ctx, network, front.Addr().String())
 			}
