@@ -120,10 +120,12 @@ func (f *fleet) end() {
 }
 
 // used runs a row until at least a share of what was possible is used, three times at the most: the
-// machine may be busy with something else. What each run lets through too many fails it at once.
+// machine may be busy with something else. Where it was each time, that is not judged. What any run lets
+// through too many fails it at once.
 func used(t *testing.T, share float64, run func(t *testing.T) redistest.Figures) {
 	t.Helper()
 	var f redistest.Figures
+	busy := true
 	for i := range 3 {
 		skipped := false
 		ok := t.Run(fmt.Sprint("run", i), func(t *testing.T) {
@@ -137,6 +139,11 @@ func used(t *testing.T, share float64, run func(t *testing.T) redistest.Figures)
 		if f.Used >= share || redisquota.RaceEnabled { // which makes everything late
 			return
 		}
+		busy = busy && f.Busy()
+	}
+	if busy {
+		t.Logf("the machine was busy: %v", f)
+		return
 	}
 	t.Errorf("%v, want at least %.0f %%", f, 100*share)
 }

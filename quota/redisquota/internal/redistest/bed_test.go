@@ -33,7 +33,7 @@ func TestBedOfAnExactQuota(t *testing.T) {
 	f := b.Figures(13500 * time.Millisecond)
 	t.Log(f)
 	b.Over(f)
-	if f.Used < 0.98 {
+	if f.Used < 0.98 && !f.Busy() {
 		t.Errorf("%.1f %% used, want at least 98", 100*f.Used)
 	}
 }
