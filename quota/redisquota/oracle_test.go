@@ -44,6 +44,7 @@ type world struct {
 	older   *model // what a replica has
 	servers int
 	offset  time.Duration // of Redis' clock
+	back    time.Duration // by which it was set back, all in all
 	began   time.Time
 	mu      sync.Mutex
 	cut     bool
@@ -176,7 +177,7 @@ func (h history) run(t *testing.T, seed uint64) *world {
 	}
 	w.model.server = "0"
 	w.older = w.model.clone()
-	ctx, cancel := context.WithTimeout(context.Background(), h.length+h.quietFor())
+	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	var group sync.WaitGroup
 	var links []*link
@@ -209,7 +210,8 @@ func (h history) run(t *testing.T, seed uint64) *world {
 		l.cut = false
 	}
 	w.mu.Unlock()
-	<-ctx.Done()
+	time.Sleep(h.quietFor() + w.back)
+	cancel()
 	group.Wait()
 	for _, q := range quotas {
 		q.Close()
@@ -218,6 +220,8 @@ func (h history) run(t *testing.T, seed uint64) *world {
 	return w
 }
 
+// quietFor is how long to look on after the last fault. Where the clock was set back as well, the ledger's
+// time may stand still for as long, if Redis failed over in between.
 func (h history) quietFor() time.Duration { return 20*time.Second + 3*h.longest() }
 
 // normal is how many of a window's places are for calls of normal priority.
@@ -273,6 +277,7 @@ func (h history) trouble(w *world, links []*link, stops []context.CancelFunc) {
 				step := upTo(r, 20*time.Second) - 10*time.Second
 				w.say("clock is set by %v", step)
 				w.offset += step
+				w.back += max(0, -step)
 			}
 		case 5:
 			if h.faults.crashes && crashed+1 < len(links) && apart(loss) {
