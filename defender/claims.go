@@ -78,21 +78,34 @@ func (c *challenges) next() bool {
 	for {
 		c.rest = strings.TrimLeft(c.rest, " \t,")
 		word := c.rest[:len(c.rest)-len(strings.TrimLeft(c.rest, tokenBytes))]
-		if word == "" {
-			return false
-		}
 		behind := c.rest[len(word):]
 		after := strings.TrimLeft(behind, " \t")
 		switch {
-		case strings.HasPrefix(after, "="):
+		case word != "" && strings.HasPrefix(after, "="):
 			c.name = word
 			return c.take(strings.TrimLeft(after[1:], " \t"))
-		case behind == "" || behind[0] == ',' || after != behind:
+		case word != "" && (behind == "" || behind[0] == ',' || after != behind):
 			c.scheme, c.rest = word, after
-		default:
-			return false // a token68, or nothing at all
+		case !c.skipToken68():
+			return false
 		}
 	}
+}
+
+// skipToken68 skips what a scheme like Negotiate has in place of parameters (RFC 9110 section
+// 11.2), and reports false where there is something else.
+func (c *challenges) skipToken68() bool {
+	const bytes = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~+/"
+	rest := strings.TrimLeft(c.rest, bytes)
+	if rest == c.rest {
+		return false
+	}
+	rest = strings.TrimLeft(strings.TrimLeft(rest, "="), " \t")
+	if rest != "" && rest[0] != ',' {
+		return false
+	}
+	c.rest = rest
+	return true
 }
 
 // tokenBytes are those of RFC 9110 section 5.6.2.

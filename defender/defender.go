@@ -71,8 +71,8 @@
 //   - alerts_v2 has no @odata.nextLink, and skips 500 at most: keep $skip at 0, order by
 //     lastUpdateDateTime, filter by ge the last value, and drop what has been seen.
 //   - The Location of remediate's 202 is a page of the portal: it gets no token, do not poll it.
-//   - A $batch is one call to the quotas, and up to 20 to the service; one with a POST in it is not
-//     retried. Its 429s are in its items.
+//   - A $batch is one call to the quotas, and up to 20 to the service. It is a POST whose items are
+//     not looked at: if its answer is lost, it is not retried. Its 429s are in its items.
 //
 // The page docs/defender.md has all hosts, scopes and limits with the pages that say so.
 package defender

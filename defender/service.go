@@ -83,6 +83,12 @@ func (s *service) verdict(a steadyhttp.Attempt) steadyhttp.Verdict {
 	case v.Class == steadyhttp.Unauthorized && s.final(a):
 		v.Class = steadyhttp.Permanent
 	case a.Response == nil:
+	case v.Class == steadyhttp.Permanent && a.Response.StatusCode == http.StatusForbidden &&
+		s.lacksClaims(a):
+		// Conditional access says it by a 403 to those who did not declare that they understand a
+		// challenge (concepts/errors: "403 Forbidden error=insufficient_claims"). Without the claims
+		// it is what it looks like.
+		v.Class = steadyhttp.Unauthorized
 	case a.Response.StatusCode == http.StatusGatewayTimeout &&
 		a.PrevStatus == http.StatusGatewayTimeout && hunts(a.Request):
 		// A query that takes too long does so each time (microsoftgraph/microsoft-graph-docs#19954).
@@ -106,6 +112,15 @@ func (s *service) final(a steadyhttp.Attempt) bool {
 		return !s.prepared
 	}
 	return s.tokens.isCallers(first(values))
+}
+
+// lacksClaims reports whether an answer asks for a token with claims that ours does not have.
+func (s *service) lacksClaims(a steadyhttp.Attempt) bool {
+	if s.tokens == nil || claimsOf(a.Response.Header) == "" {
+		return false
+	}
+	values, ok := authorization(a.Request.Header)
+	return ok && !s.tokens.isCallers(first(values))
 }
 
 // tellRetired warns once of each method that ends or has ended.

@@ -154,6 +154,8 @@ func TestClaimsReachTheTokenFunc(t *testing.T) {
 		"letter case":        {[]string{`BEARER Claims="` + encoded + `"`}, wanted},
 		"second field":       {[]string{`Basic realm="x"`, `Bearer claims="` + encoded + `"`}, wanted},
 		"second challenge":   {[]string{`Negotiate, Basic realm="a, b=\"c\"", Bearer realm="", claims="` + encoded + `"`}, wanted},
+		"behind a token68":   {[]string{`Negotiate YII/a+b/c==, Bearer claims="` + encoded + `"`}, wanted},
+		"behind two":         {[]string{`NTLM /w== , Negotiate a/b,Bearer claims="` + encoded + `"`}, wanted},
 		"spaces":             {[]string{`Bearer  realm = "" ,	claims = "` + encoded + `"`}, wanted},
 		"ordinary": {[]string{`Bearer realm="", authorization_uri="https://login.microsoftonline.com/common/oauth2/authorize", ` +
 			`client_id="00000003-0000-0000-c000-000000000000"`}, ""},
@@ -162,6 +164,7 @@ func TestClaimsReachTheTokenFunc(t *testing.T) {
 		"no JSON":            {[]string{`Bearer claims="aGVsbG8="`}, ""},
 		"no object":          {[]string{`Bearer claims="WzFd"`}, ""},
 		"JSON that breaks":   {[]string{`Bearer claims="` + encoded[:12] + `"`}, ""},
+		"no token68":         {[]string{`Negotiate a/"b, Bearer claims="` + encoded + `"`}, ""},
 		"it breaks off":      {[]string{`Bearer claims="` + encoded}, ""},
 		"nothing":            {nil, ""},
 		"empty":              {[]string{``}, ""},
@@ -412,3 +415,67 @@ func TestA401WithoutATokenIsFinal(t *testing.T) {
 		}
 	}
 }
+
+// Conditional access refuses with a 403 what it wants other claims for: one more token is fetched,
+// which has them. A 403 without a challenge is a permission that is missing, and one to somebody
+// else's credentials is theirs.
+func TestClaimsOfA403ReachTheTokenFunc(t *testing.T) {
+	challenge := `Bearer realm="", error="insufficient_claims", claims="` +
+		base64.StdEncoding.EncodeToString([]byte(wanted)) + `"`
+	for name, c := range map[string]struct {
+		method, target string
+		field          string // WWW-Authenticate of each 403
+		refusals       int    // answers before the first 200
+		own            string // Authorization of the caller's
+		prepare        func(*http.Request, *steadyhttp.Attempt) error
+		sent, fetched  int
+		status         int
+	}{
+		"of a read":     {"GET", machines, challenge, 1, "", nil, 2, 2, 200},
+		"of an order":   {"POST", machines + "/m1/isolate", challenge, 1, "", nil, 2, 2, 200},
+		"for ever":      {"GET", machines, challenge, 9, "", nil, 2, 2, 403},
+		"no challenge":  {"GET", machines, "", 1, "", nil, 1, 1, 403},
+		"no claims":     {"GET", machines, `Bearer error="insufficient_scope"`, 1, "", nil, 1, 1, 403},
+		"another's":     {"GET", machines, challenge, 1, "Bearer mine", nil, 1, 0, 403},
+		"a stranger":    {"GET", "https://example.com/", challenge, 1, "", nil, 1, 0, 403},
+		"with Prepare":  {"GET", "https://example.com/", challenge, 1, "", unprepared, 1, 0, 403},
+		"of a download": {"GET", machines + "?sig=s", challenge, 1, "", nil, 1, 0, 403},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var asked, shown []string
+			base := roundTripper(func(req *http.Request) (*http.Response, error) {
+				shown = append(shown, req.Header.Get("Authorization"))
+				if len(shown) > c.refusals {
+					return answer(req, 200, "{}")
+				}
+				resp, err := answer(req, 403, envelope("Forbidden", "Access has been blocked"))
+				if c.field != "" {
+					resp.Header.Set("WWW-Authenticate", c.field)
+				}
+				return resp, err
+			})
+			config := unlimited(base, func(ctx context.Context) (string, time.Time, error) {
+				asked = append(asked, defender.Claims(ctx))
+				return fmt.Sprint("token-", len(asked)), time.Now().Add(time.Hour), nil
+			})
+			config.Prepare = c.prepare
+			req := request(t, t.Context(), c.method, c.target)
+			if c.own != "" {
+				req.Header.Set("Authorization", c.own)
+			}
+			resp, err := newTransport(t, config).RoundTrip(req)
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			resp.Body.Close()
+			if resp.StatusCode != c.status || len(shown) != c.sent || len(asked) != c.fetched {
+				t.Errorf("%s: %d, shown %q, asked for %q", name, resp.StatusCode, shown, asked)
+			}
+			if len(asked) == 2 && asked[1] != wanted || len(shown) == 2 && shown[1] != "Bearer token-2" {
+				t.Errorf("%s: shown %q, asked for %q", name, shown, asked)
+			}
+		})
+	}
+}
+
+func unprepared(*http.Request, *steadyhttp.Attempt) error { return nil }

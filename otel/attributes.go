@@ -265,13 +265,21 @@ func methodName(name string) string {
 
 // server returns the host that the request says it is for, and its port: those of the Host header
 // or of :authority, which need not be the URL's. Where there is no port, it is the scheme's: a
-// client's span must have one.
+// client's span must have one. The name's letter case makes no difference (RFC 9110 section 4.2.3),
+// and a nextLink may have another than the program: it is shown in lower case, but for the zone of
+// an IPv6 address. Userinfo is for no host, and may be a secret.
 func server(req *http.Request) (address string, port int) {
 	host := url.URL{Host: req.Host}
 	if req.Host == "" {
 		host.Host = req.URL.Host
 	}
+	if at := strings.LastIndexByte(host.Host, '@'); at >= 0 {
+		host.Host = host.Host[at+1:]
+	}
 	address = text(host.Hostname())
+	if !strings.Contains(address, "%") {
+		address = strings.ToLower(address)
+	}
 	switch written := host.Port(); {
 	case written != "":
 		n, err := strconv.Atoi(written)

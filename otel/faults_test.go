@@ -26,6 +26,7 @@ import (
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
@@ -887,4 +888,53 @@ func TestFaultedCalls(t *testing.T) {
 			calls, begun, w.unclosed.Load(), time.Since(virtual).Round(time.Minute), w.onEnd.Load(), len(w.names), w.red.Load(), w.events.Load(), total, series, w.records.Load(), w.errors.Load())
 	})
 	t.Logf("in %v", time.Since(began).Round(100*time.Millisecond))
+}
+
+type faultsSampler struct{ sdktrace.Sampler }
+
+func (faultsSampler) ShouldSample(sdktrace.SamplingParameters) sdktrace.SamplingResult {
+	panic("boom")
+}
+func (faultsSampler) Description() string { return "panics" }
+
+type faultsPropagator struct{ propagation.TraceContext }
+
+func (faultsPropagator) Inject(context.Context, propagation.TextMapCarrier) { panic("boom") }
+
+// A panic in what a Config has of its caller's goes on to the caller, and no call is counted as
+// under way for ever, nor is a span left open.
+func TestPanicsOfAConfigLeaveNothingActive(t *testing.T) {
+	route := steadyotel.Config{Route: func(*http.Request) string { panic("boom") }}
+	for _, callSpan := range []steadyotel.CallSpan{steadyotel.CallSpanAuto, steadyotel.CallSpanAlways, steadyotel.CallSpanNever} {
+		for name, tt := range map[string]struct {
+			config  steadyotel.Config
+			options []sdktrace.TracerProviderOption
+		}{
+			"Route":      {route, nil},
+			"sampler":    {steadyotel.Config{}, []sdktrace.TracerProviderOption{sdktrace.WithSampler(faultsSampler{})}},
+			"Propagator": {steadyotel.Config{Propagator: faultsPropagator{}}, nil},
+		} {
+			s := newSDK(t, tt.options...)
+			tt.config.CallSpan = callSpan
+			rt := &steadyhttp.Transport{Base: answers(200, ""), Trace: s.trace(tt.config)}
+			for range 3 {
+				func() {
+					defer func() {
+						if recover() == nil {
+							t.Errorf("%s, %q: the panic did not go on", name, callSpan)
+						}
+					}()
+					call(t, t.Context(), rt)
+				}()
+			}
+			if m, ok := s.collect(t)["steadyhttp.call.active"]; ok {
+				assertLines(t, name+", calls under way", points(t, m), "0")
+			}
+			for _, span := range s.spans() {
+				if !ended(span) {
+					t.Errorf("%s, %q: %s has not ended", name, callSpan, span.Name())
+				}
+			}
+		}
+	}
 }

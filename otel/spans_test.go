@@ -1329,3 +1329,33 @@ func TestHostileText(t *testing.T) {
 		})
 	}
 }
+
+// A host is one host however its name is spelled, and its label has no userinfo.
+func TestAHostHasOneSpelling(t *testing.T) {
+	for _, tt := range []struct{ url, host, want string }{
+		{"http://API.Example/", "", "api.example"},
+		{"http://api.example/", "Api.EXAMPLE:8080", "api.example"},
+		{"http://api.example/", "user:secret@API.example", "api.example"},
+		{"http://api.example/", "secret@a@api.example:80", "api.example"},
+		{"http://[2001:DB8::A]/", "", "2001:db8::a"},
+		{"http://[fe80::1%25Eth0]/", "", "fe80::1%Eth0"},
+	} {
+		s := newSDK(t)
+		rt := &steadyhttp.Transport{Base: answers(200, ""), Trace: s.trace(steadyotel.Config{})}
+		req := newRequest(t, t.Context(), "GET", tt.url)
+		if tt.host != "" {
+			req.Host = tt.host
+		}
+		if err := finish(rt.RoundTrip(req)); err != nil {
+			t.Fatal(err)
+		}
+		for _, span := range s.spans() {
+			assertText(t, span.Name(), pick(span.Attributes(), "server.address"), "server.address="+tt.want)
+		}
+		for _, name := range []string{"steadyhttp.call.duration", "http.client.request.duration"} {
+			if got := values(t, s.collect(t)[name], "server.address"); !slices.Equal(got, []string{tt.want}) {
+				t.Errorf("%s of %q: %s has %q", tt.url, tt.host, name, got)
+			}
+		}
+	}
+}

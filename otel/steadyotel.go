@@ -231,7 +231,14 @@ func (t *telemetry) start(ctx context.Context, req *http.Request) context.Contex
 		first.joined, c.joined, c.caller = true, true, first.caller
 	}
 	c.parent = c.caller
+	within := t.startSpan(c, req)
+	// Only now: of a Start that a Route or a sampler ends by a panic, no Done is told.
 	t.metrics.begun(ctx)
+	return within
+}
+
+// startSpan gives the call a span of its own if it is to have one, and returns its context.
+func (t *telemetry) startSpan(c *call, req *http.Request) context.Context {
 	switch t.config.CallSpan {
 	case CallSpanNever:
 		return c
@@ -246,9 +253,9 @@ func (t *telemetry) start(ctx context.Context, req *http.Request) context.Contex
 		return c
 	}
 	address, port := server(req)
-	ctx, c.parent = tracer.Start(c.within(c), t.attributes.callName(req), t.internal,
+	ctx, span := tracer.Start(c.within(c), t.attributes.callName(req), t.internal,
 		trace.WithAttributes(t.attributes.ofRequest(nil, req, address, port, 0)...))
-	c.own = true
+	c.parent, c.own = span, true
 	return ctx
 }
 

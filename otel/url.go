@@ -144,20 +144,48 @@ func secretValue(v string) bool {
 		names(lower) || looksRandom(v)
 }
 
-// names reports whether a secret's name stands before an "=", a ":" or OData's "eq": the value is a
-// URL, a form, JSON or a filter.
+// names reports whether a secret's name stands before an "=", a ":" or one of OData's operators, or
+// is the first argument of a function: the value is a URL, a form, JSON or a filter.
 func names(v string) bool {
 	for i := range len(v) {
-		if v[i] != '=' && v[i] != ':' && !strings.HasPrefix(v[i:], " eq ") {
+		argument := v[i] == ','
+		if !argument && v[i] != '=' && v[i] != ':' && !operator(v[i:]) {
 			continue
 		}
-		before := strings.TrimRight(v[:i], ` "'`)
+		before := strings.TrimRight(v[:i], ` "')`)
+		if argument && !opens(before) {
+			continue // of a list, as in $select
+		}
 		start := strings.LastIndexFunc(before, func(r rune) bool {
 			return !alphanumeric(r) && !strings.ContainsRune("-_.$", r)
 		})
 		if secretName(before[start+1:]) {
 			return true
 		}
+	}
+	return false
+}
+
+// opens reports whether a property, or the path to one, stands behind a bracket at the end of s.
+func opens(s string) bool {
+	at := strings.LastIndexFunc(s, func(r rune) bool {
+		return !alphanumeric(r) && !strings.ContainsRune("-_.$/", r)
+	})
+	return at >= 0 && s[at] == '('
+}
+
+// operator reports whether one of OData's comparisons begins s.
+func operator(s string) bool {
+	if s[0] != ' ' {
+		return false
+	}
+	word, _, more := strings.Cut(s[1:], " ")
+	if !more {
+		return false
+	}
+	switch word {
+	case "eq", "ne", "gt", "ge", "lt", "le", "in", "has":
+		return true
 	}
 	return false
 }

@@ -50,6 +50,9 @@ func TestSecretsAreNotInURLs(t *testing.T) {
 		"https://user:canary@api.example/", url.QueryEscape("https://user:canary@api.example/"),
 		url.QueryEscape("https://storage.example/f?sv=1&sig=canary"), url.QueryEscape(url.QueryEscape("https://storage.example/f?sig=canary")),
 		url.QueryEscape(`{"token":"canary"}`), url.QueryEscape(`{"api_key": "canary"}`), url.QueryEscape("password eq 'canary'"),
+		url.QueryEscape("password ne 'canary'"), url.QueryEscape("a eq 1 and apiKey gt 'canary'"), "token+in+('canary')",
+		url.QueryEscape("startswith(password,'canary')"), url.QueryEscape("not contains(user/secret, 'canary')"),
+		url.QueryEscape("tolower(password) eq 'canary'"), url.QueryEscape("pwd has 'canary'"),
 		url.QueryEscape("Bearer canary"), url.QueryEscape("Basic Y2FuYXJ5"), url.QueryEscape("-----BEGIN PRIVATE KEY-----"),
 		"1;sig=canary", "1;token=canary", url.QueryEscape("a\x00canary") + "\x00", "\xff" + "canary",
 	} {
@@ -74,7 +77,9 @@ func TestHarmlessValuesAreInURLs(t *testing.T) {
 		"$filter=alertCreationTime%20ge%202026-11-26T12:00:00Z", "$filter=" + url.QueryEscape("assignedTo eq 'someone'"),
 		"$filter=" + url.QueryEscape("sha1 eq '87662bc3d60e4200ceaf7aae249d1c343f4b83c9'"),
 		"$filter=" + url.QueryEscape("id eq 'da637292082891366787_322129023'"),
-		"$orderby=lastUpdateTime%20desc", "$select=id,computerDnsName,osPlatform", "$expand=evidence", "$count=true", "api-version=2024-01-01",
+		"$orderby=lastUpdateTime%20desc", "$select=id,computerDnsName,osPlatform", "$select=id,accessCode,state", "$orderby=code,id",
+		"$filter=" + url.QueryEscape("startswith(computerDnsName,'a') and lastSeen gt 2026-11-26 and osPlatform in ('A','B')"),
+		"$filter=" + url.QueryEscape("machineTags/any(tag: tag eq 'a')"), "$expand=evidence", "$count=true", "api-version=2024-01-01",
 		"page=3&per_page=50", "machineId=43f4cb08-8fac-4b65-9db1-745c2ae65f3a", "since=2026-11-26T12%3A00%3A00.0000000Z", "statusCode=404", "lang=en-US",
 	} {
 		assertText(t, "query", shownQuery(t, steadyotel.Config{}, query), query)

@@ -19,7 +19,9 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"sync"
+	"time"
 )
 
 func main() {
@@ -155,11 +157,46 @@ func parse(flags *flag.FlagSet, args []string, out io.Writer) error {
 		flags.PrintDefaults()
 		return err
 	case err != nil:
-		return usageError{fmt.Errorf("%w; %s -h lists the flags", err, flags.Name())}
+		return usageError{fmt.Errorf("%w%s; %s -h lists the flags", err, remedy(flags, err),
+			flags.Name())}
 	case flags.NArg() > 0:
 		return usageError{fmt.Errorf("%s takes no arguments, got %q", flags.Name(), flags.Arg(0))}
 	}
 	return nil
+}
+
+// remedy says what a flag takes whose value package flag could not read: of that it only says
+// "parse error", and of a duration without a unit nothing more.
+func remedy(flags *flag.FlagSet, err error) string {
+	// What was given may have any text in it; the flag's name is the last.
+	said := err.Error()
+	at := max(strings.LastIndex(said, " for flag -"), strings.LastIndex(said, " for -")) // a bool's
+	if at < 0 {
+		return ""
+	}
+	_, name, _ := strings.Cut(said[at:], "-")
+	name, _, _ = strings.Cut(name, ":")
+	f := flags.Lookup(name)
+	if f == nil {
+		return ""
+	}
+	value, ok := f.Value.(flag.Getter)
+	if !ok {
+		return "" // one of our own, whose error says it
+	}
+	switch value.Get().(type) {
+	case time.Duration:
+		return "; use a number with its unit such as 500ms, 10s or 1h"
+	case int:
+		return "; use a whole number such as 50"
+	case uint64:
+		return "; use a whole number from 0 on"
+	case float64:
+		return "; use a number such as 0.05"
+	case bool:
+		return "; use true or false, or no value at all for true"
+	}
+	return ""
 }
 
 // version prints what the build knows of itself.

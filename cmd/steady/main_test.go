@@ -236,3 +236,48 @@ func TestDemoInterrupted(t *testing.T) {
 		t.Errorf("said %q", progress.String())
 	}
 }
+
+// Whatever a flag can't read, the error names the flag and says what it takes: of every flag of
+// every command.
+func TestBadValuesAreToldTheirRemedy(t *testing.T) {
+	kinds := map[string]string{ // what -h calls a flag's type, and the remedy
+		"duration": "use a number with its unit such as 500ms, 10s or 1h",
+		"int":      "use a whole number such as 50",
+		"uint":     "use a whole number from 0 on",
+		"float":    "use a number such as 0.05",
+	}
+	flagLine := regexp.MustCompile(`(?m)^  -(\S+)(?: (\S+))?$`)
+	told := 0
+	for _, command := range []string{"demo", "simulate"} {
+		_, help, _ := steady(t, command, "-h")
+		for _, found := range flagLine.FindAllStringSubmatch(help, -1) {
+			name, kind := found[1], found[2]
+			remedy, bad := kinds[kind], []string{"soon", "", "1e999", " for flag -seed: ", " for -all: "}
+			switch kind {
+			case "duration":
+				bad = append(bad, "5", "1 m", "1d")
+			case "int", "uint":
+				bad = append(bad, "1.5", "99999999999999999999")
+			case "": // a bool
+				remedy, bad = "use true or false", []string{"maybe", " for -seed: "}
+			}
+			if kind == "uint" {
+				bad = append(bad, "-1")
+			}
+			if remedy == "" {
+				continue // its words are in TestSimulateCommandLine
+			}
+			told++
+			for _, value := range bad {
+				code, out, said := steady(t, command, "-"+name+"="+value)
+				if code != 2 || out != "" || strings.Count(said, "; use ") != 1 ||
+					!strings.Contains(said, "-"+name+": ") || !strings.Contains(said, "; "+remedy) {
+					t.Errorf("%s -%s=%s: exit code %d, said %q", command, name, value, code, said)
+				}
+			}
+		}
+	}
+	if told < 20 {
+		t.Errorf("only %d flags were found", told)
+	}
+}

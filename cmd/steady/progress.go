@@ -28,6 +28,9 @@ func newProgress(w io.Writer, name string) progress {
 		if err != nil || columns <= 0 {
 			columns = 80
 		}
+		if columns <= barBeside+1 {
+			return &lines{w: w, name: name, last: time.Now()} // a bar has no room
+		}
 		return &bar{w: w, ProgressBar: progressbar.NewOptions(-1,
 			progressbar.OptionSetWriter(w),
 			progressbar.OptionSetDescription(fmt.Sprintf("%-13s", name)),
@@ -44,9 +47,11 @@ func newProgress(w io.Writer, name string) progress {
 // barWidth leaves room for the name, the share and the counts, so that a line of the terminal holds
 // all: a bar that wraps is printed anew on each step.
 func barWidth(columns int) int {
-	const beside = len("retryablehttp 100% || (99999/99999) ")
-	return max(1, min(30, columns-1-beside))
+	return max(1, min(30, columns-1-barBeside))
 }
+
+// barBeside is what stands on a bar's line beside the bar.
+const barBeside = len("retryablehttp 100% || (99999/99999) ")
 
 type bar struct {
 	*progressbar.ProgressBar

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -34,6 +33,7 @@ type simulation struct {
 	wait        string
 	second      string
 	clients     string
+	named       map[string]bool // the faults that -fault has given a share
 	machines    int
 	faults      float64
 	every       time.Duration
@@ -126,7 +126,14 @@ func (s *simulation) addFault(text string) error {
 	if err != nil || !(of >= 0 && of <= 1) {
 		return errors.New("use a name, an equals sign and a share from 0 to 1")
 	}
-	return s.config.Faults.Set(name, of)
+	if err := s.config.Faults.Set(name, of); err != nil {
+		return err
+	}
+	if s.named == nil {
+		s.named = make(map[string]bool)
+	}
+	s.named[name] = true
+	return nil
 }
 
 // check refuses flags that make no sense, and parses those that are lists or words into the config.
@@ -166,18 +173,19 @@ func (s *simulation) check() error {
 	if s.machines == 0 {
 		c.Machines = -1 // 0 is the default there
 	}
-	// A fault that is named goes before the share of all.
+	// A fault that is named goes before the share of all, with the share 0 too.
 	spread := spreadFaults(s.faults)
-	for _, f := range []struct {
-		named *float64
-		share float64
-	}{
-		{&c.Faults.Error500, spread.Error500}, {&c.Faults.Bare500, spread.Bare500},
-		{&c.Faults.Error503, spread.Error503},
-		{&c.Faults.After500, spread.After500}, {&c.Faults.ResetBefore, spread.ResetBefore},
-		{&c.Faults.ResetAfter, spread.ResetAfter}, {&c.Faults.BreakBody, spread.BreakBody},
+	for name, share := range map[string]float64{
+		"Error500": spread.Error500, "Bare500": spread.Bare500, "Error503": spread.Error503,
+		"After500": spread.After500, "ResetBefore": spread.ResetBefore,
+		"ResetAfter": spread.ResetAfter, "BreakBody": spread.BreakBody,
 	} {
-		*f.named = cmp.Or(*f.named, f.share)
+		if s.named[name] {
+			continue
+		}
+		if err := c.Faults.Set(name, share); err != nil {
+			return err
+		}
 	}
 	if err := c.Faults.Check(); err != nil {
 		return fmt.Errorf("-fault: %w", err)
@@ -258,7 +266,7 @@ func simulate(ctx context.Context, args []string, out, progress io.Writer) error
 	server := defendertest.NewUnstartedServer(s.config)
 	defer server.Close()
 	if err := server.Listen(); err != nil {
-		return fmt.Errorf("can't serve: %w; -addr takes another address", err)
+		return cannotServe(err)
 	}
 	// A test in another language most likely sends this signal.
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM)
@@ -277,6 +285,22 @@ func simulate(ctx context.Context, args []string, out, progress io.Writer) error
 	server.Close() // so that nothing is being answered any more
 	summarize(out, server)
 	return nil
+}
+
+// cannotServe names the flag whose address can't be listened on. The server names its own field.
+func cannotServe(err error) error {
+	text, ok := strings.CutPrefix(err.Error(), "defendertest: Config.")
+	field, said, told := strings.Cut(text, " is ")
+	name := map[string]string{
+		"Addr": "addr", "StorageAddr": "storage", "ControlAddr": "control",
+	}[field]
+	if !ok || !told || name == "" {
+		return fmt.Errorf("can't serve: %w", err)
+	}
+	if strings.Contains(said, ": use ") {
+		return fmt.Errorf("can't serve: -%s is %s", name, said)
+	}
+	return fmt.Errorf("can't serve: -%s is %s; -%[1]s takes another address", name, said)
 }
 
 // announce prints the base URL, alone on the first line for programs to read, and what there is.

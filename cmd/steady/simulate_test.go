@@ -15,6 +15,7 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -328,5 +329,69 @@ func TestSimulateTLS(t *testing.T) {
 		filepath.Join(file, "no", "such"))
 	if code != 1 || !strings.Contains(said, "can't write the authority of -tls") {
 		t.Errorf("exit code %d, said %q", code, said)
+	}
+}
+
+// An address that can't be had is told with the flag that has it, and no other.
+func TestSimulateNamesTheAddress(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	names := []string{"addr", "storage", "control"}
+	for _, name := range names {
+		for _, address := range []string{taken.Addr().String(), "127.0.0.1:99999", "127.0.0.1:x", "[::zz]:0", "0.0.0.0:0"} {
+			if address == "0.0.0.0:0" && name != "control" {
+				continue
+			}
+			args := []string{"simulate", "-addr", "127.0.0.1:0", "-" + name, address}
+			code, out, said := steady(t, args...)
+			if code != 1 || out != "" || !strings.Contains(said, "-"+name+" is "+strconv.Quote(address)) ||
+				!strings.Contains(said, "use an address") && !strings.Contains(said, "; -"+name+" takes another address") {
+				t.Errorf("%q: exit code %d, said %q", args, code, said)
+			}
+			for _, other := range names {
+				if other != name && strings.Contains(said, "-"+other) {
+					t.Errorf("%q: said %q", args, said)
+				}
+			}
+			if strings.Contains(said, "Config.") {
+				t.Errorf("%q: said %q, which has no flag's name", args, said)
+			}
+		}
+	}
+}
+
+// A fault that is named keeps its share beside -faults, also where that is 0, in either order.
+func TestSimulateNamedFaultsGoFirst(t *testing.T) {
+	spread := reflect.ValueOf(spreadFaults(1))
+	for i := range spread.NumField() {
+		name := spread.Type().Field(i).Name
+		if spread.Field(i).Kind() != reflect.Float64 || spread.Field(i).Float() == 0 {
+			continue
+		}
+		for _, share := range []string{"0", "0.25", "1e-9"} {
+			for _, args := range [][]string{
+				{"-faults", "0.1", "-fault", name + "=" + share},
+				{"-fault", name + "=0.5", "-fault", name + "=" + share, "-faults", "0.1"},
+			} {
+				s, err := parseSimulation(args, io.Discard)
+				if err != nil {
+					t.Fatal(err)
+				}
+				faults := reflect.ValueOf(s.config.Faults)
+				want, _ := strconv.ParseFloat(share, 64)
+				if got := faults.Field(i).Float(); got != want {
+					t.Errorf("%q: %s is %v", args, name, got)
+				}
+				for j := range spread.NumField() {
+					if j != i && spread.Field(j).Kind() == reflect.Float64 &&
+						faults.Field(j).Float() != 0.1*spread.Field(j).Float() {
+						t.Errorf("%q: %s is %v", args, faults.Type().Field(j).Name, faults.Field(j))
+					}
+				}
+			}
+		}
 	}
 }

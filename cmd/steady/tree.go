@@ -38,7 +38,8 @@ func printTree(w io.Writer, call *callSpans) {
 	}
 	t.began = root.StartTime()
 	t.span(root, "", "")
-	fmt.Fprintf(w, "The last call that failed for good, as OpenTelemetry has it: trace %s\n", root.SpanContext().TraceID())
+	textOf(w).line("", fmt.Sprintf("The last call that failed for good, as OpenTelemetry has it: trace %s",
+		root.SpanContext().TraceID()))
 	if call.lost > 0 {
 		fmt.Fprintf(w, "Its first %d spans were not kept.\n", call.lost)
 	}

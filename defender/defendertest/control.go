@@ -148,10 +148,14 @@ func (s *Server) controlSetFaults(r *http.Request) (any, error) {
 		var share float64
 		var text string
 		switch {
-		case name == "SlowFor" && json.Unmarshal(data, &text) == nil:
-			d, err := time.ParseDuration(text)
+		case name == "SlowFor":
+			d, err := time.Duration(0), json.Unmarshal(data, &text)
+			if err == nil {
+				d, err = time.ParseDuration(text)
+			}
 			if err != nil {
-				return nil, fmt.Errorf("SlowFor is %q: use a duration such as \"1s\"", shown(text))
+				return nil, fmt.Errorf("SlowFor is %s: use a duration such as \"1s\"",
+					shown(string(data)))
 			}
 			f.SlowFor = d
 		case json.Unmarshal(data, &share) != nil:

@@ -161,6 +161,8 @@ func TestControlRefusals(t *testing.T) {
 		{"PUT", "/faults", `{"Error500":0.6,"Slow":0.6}`, 400, "in sum"},
 		{"PUT", "/faults", `{"Error500":"much"}`, 400, "no number"},
 		{"PUT", "/faults", `{"SlowFor":"long"}`, 400, "use a duration"},
+		{"PUT", "/faults", `{"SlowFor":5}`, 400, "SlowFor is 5: use a duration"},
+		{"PUT", "/faults", `{"SlowFor":["1s"]}`, 400, "use a duration"},
 		{"PUT", "/faults", `{"SlowFor":"-1s"}`, 400, "use a positive duration"},
 		{"PUT", "/faults", `{"Error500":0.1} {}`, 400, "more than one"},
 		{"PUT", "/faults", `[]`, 400, "no JSON"},

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 )
 
 // A problem is an error that the API answers with its documented envelope. The
@@ -23,7 +24,19 @@ type problem struct {
 
 // Error is the message alone, since that is the reason an import gives for an
 // indicator that failed.
-func (p problem) Error() string { return p.message }
+func (p problem) Error() string { return bounded(p.message) }
+
+// maxMessage bounds, in bytes, what an answer says. Most messages repeat what the caller wrote,
+// which may be the whole of a body.
+const maxMessage = 1024
+
+// bounded cuts a message that is too long.
+func bounded(message string) string {
+	if len(message) <= maxMessage {
+		return message
+	}
+	return strings.ToValidUTF8(message[:maxMessage], "\ufffd") + "…"
+}
 
 // envelope is the documented form of every error body.
 type envelope struct {
@@ -38,7 +51,7 @@ type envelope struct {
 // gives each failure a fresh one, for support to find it by.
 func (p problem) answer() *answer {
 	var e envelope
-	e.Error.Code, e.Error.Message, e.Error.Target = p.code, p.message, newGUID()
+	e.Error.Code, e.Error.Message, e.Error.Target = p.code, p.Error(), newGUID()
 	a := &answer{status: p.status, header: http.Header{}, code: p.code, target: e.Error.Target}
 	a.body = encode(e)
 	return a

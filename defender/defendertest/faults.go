@@ -104,7 +104,7 @@ func (f Faults) problem(prefix string) error {
 	}
 	// Ten shares of 0.1 add up to a little more or less than 1.
 	if sum > 1+1e-9 {
-		return fmt.Errorf("%s has shares of %v in sum: use at most 1", prefix, sum)
+		return fmt.Errorf("%s has shares of %.6g in sum: use at most 1", prefix, sum)
 	}
 	if f.SlowFor < 0 {
 		return fmt.Errorf("%s.SlowFor is %v: use a positive duration, or 0 for 1 s", prefix, f.SlowFor)

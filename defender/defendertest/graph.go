@@ -144,7 +144,7 @@ func (c graphCall) dress(p problem) answer {
 	case p.status == http.StatusBadRequest && p.code != "":
 		p.code = "BadRequest"
 	}
-	return c.write(p.status, p.code, p.message, graphInner{})
+	return c.write(p.status, p.code, p.Error(), graphInner{})
 }
 
 // throttle is Graph's 429. It says in the header alone when to come back, and of the processor

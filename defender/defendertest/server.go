@@ -114,12 +114,13 @@ func (s *Server) Listen() error {
 	default:
 	}
 	var open []net.Listener
-	listening := func(address, otherwise string) (net.Listener, error) {
-		l, err := listen(address, otherwise)
-		if err == nil {
-			open = append(open, l)
+	listening := func(field, address string) (net.Listener, error) {
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			return nil, fmt.Errorf("defendertest: Config.%s is %q: %w", field, address, err)
 		}
-		return l, err
+		open = append(open, l)
+		return l, nil
 	}
 	err := s.listenAll(listening)
 	if err != nil {
@@ -132,19 +133,20 @@ func (s *Server) Listen() error {
 }
 
 // listenAll opens the listeners, and accepts only when all are open.
-func (s *Server) listenAll(listening func(address, otherwise string) (net.Listener, error)) error {
-	api, err := listening(s.config.Addr, "127.0.0.1:0")
+func (s *Server) listenAll(listening func(field, address string) (net.Listener, error)) error {
+	api, err := listening("Addr", cmp.Or(s.config.Addr, "127.0.0.1:0"))
 	if err != nil {
 		return err
 	}
 	address := api.Addr().(*net.TCPAddr)
-	storage, err := listening(s.config.StorageAddr, net.JoinHostPort(address.IP.String(), "0"))
+	storage, err := listening("StorageAddr",
+		cmp.Or(s.config.StorageAddr, net.JoinHostPort(address.IP.String(), "0")))
 	if err != nil {
 		return err
 	}
 	var control net.Listener
 	if s.config.ControlAddr != "" {
-		if control, err = listening(s.config.ControlAddr, ""); err != nil {
+		if control, err = listening("ControlAddr", s.config.ControlAddr); err != nil {
 			return err
 		}
 		if !control.Addr().(*net.TCPAddr).IP.IsLoopback() {
@@ -178,14 +180,6 @@ func (s *Server) listenAll(listening func(address, otherwise string) (net.Listen
 // Certificate returns the authority that signed the server's certificate, in PEM, for a client to
 // trust. It is nil until the server is started, and without Config.TLS.
 func (s *Server) Certificate() []byte { return bytes.Clone(s.certificate) }
-
-// listen returns a listener on an address, or on another if the first is "".
-func listen(address, otherwise string) (net.Listener, error) {
-	if address == "" {
-		address = otherwise
-	}
-	return net.Listen("tcp", address)
-}
 
 // base returns where a listener can be reached from this host.
 func base(scheme string, listener net.Listener) string {

@@ -2,14 +2,18 @@ package defendertest_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
+	"io"
 	"math"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"runtime"
 	"runtime/pprof"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -445,6 +449,75 @@ func TestHostThatNoURLHas(t *testing.T) {
 			if u, err := url.Parse(next); err != nil || u.Host != host {
 				t.Errorf("%q: the next link is %q: %v", host, next, err)
 			}
+		}
+	}
+}
+
+// An error repeats what the caller wrote, but not without end: a body may be megabytes long.
+func TestAnErrorRepeatsLittle(t *testing.T) {
+	const most = 3 << 10 // with the envelope, and what Graph puts in it
+	long := strings.Repeat("é", 50_000)
+	graph, action := "/v1.0/security/", "/api/machines/m0001/"
+	const issued = "client_id=a&client_secret=b&"
+	for _, c := range []struct{ method, path, body string }{
+		{"POST", "/t/oauth2/v2.0/token", issued + "scope=c&grant_type=" + long},
+		{"POST", "/t/oauth2/v2.0/token", issued + "grant_type=client_credentials&scope=" + long},
+		{"GET", "/api/machines/" + long, ""},
+		{"GET", "/api/machineactions/" + long + "/getPackageUri", ""},
+		{"GET", graph + "incidents/" + long, ""},
+		{"PATCH", graph + "alerts_v2/" + long, "{}"},
+		{"PATCH", graph + "incidents/1", `{"status":"` + long + `"}`},
+		{"DELETE", "/api/indicators/" + long, ""},
+		{"GET", "/api/" + long, ""},
+		{"GET", "/api/machines?$filter=" + long, ""},
+		{"GET", "/api/machines?$top=" + long, ""},
+		{"GET", "/api/machines?$" + long + "=1", ""},
+		{"GET", "/api/machines/findbyip(" + long + ")", ""},
+		{"GET", "/api/machines/findbyip(ip='" + long + "',timestamp=2026-01-01T00:00:00Z)", ""},
+		{"GET", "/api/machines/SoftwareVulnerabilitiesByMachine?pageSize=" + long, ""},
+		{"GET", "/api/machines/SoftwareVulnerabilitiesExport?sasValidHours=" + long, ""},
+		{"POST", action + "tags", `{"Value":"a","Action":"` + long + `"}`},
+		{"POST", action + "setDeviceValue", `{"DeviceValue":"` + long + `"}`},
+		{"POST", action + "isolate", `{"Comment":"x","IsolationType":"` + long + `"}`},
+		{"POST", action + "StopAndQuarantineFile", `{"Comment":"x","Sha1":"` + long + `"}`},
+		{"POST", action + "runliveresponse", `{"Comment":"x","Commands":[{"type":"` + long + `"}]}`},
+		{"POST", "/api/indicators/BatchDelete", `{"IndicatorIds":["` + long + `"]}`},
+		{"POST", "/api/alerts/batchUpdate", `{"alertIds":["` + long + `"],"status":"Resolved"}`},
+		{strings.Repeat("X", 50_000), "/api/machines", ""},
+		{strings.Repeat("X", 50_000), graph + "incidents", ""},
+	} {
+		s := defendertest.NewUnstartedServer(defendertest.Config{NoQuotas: true})
+		path, query, _ := strings.Cut(c.path, "?")
+		req := &http.Request{
+			Method: c.method, URL: &url.URL{Path: path, RawQuery: query}, Host: "tenant.example",
+			Header: http.Header{}, Body: io.NopCloser(strings.NewReader(c.body)),
+		}
+		w := newRecorder()
+		s.ServeHTTP(w, req)
+		if w.Code < 400 || w.Body.Len() > most || w.Body.Len() == 0 || !json.Valid(w.Body.Bytes()) {
+			t.Errorf("%.20s %.60s: %d with %d bytes: %.100s", c.method, c.path, w.Code, w.Body.Len(), w.Body)
+		}
+	}
+}
+
+// Who can't listen says which of the addresses it is.
+func TestListenNamesTheField(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	busy := taken.Addr().String()
+	for field, c := range map[string]defendertest.Config{
+		"Addr":        {Addr: busy},
+		"StorageAddr": {StorageAddr: busy},
+		"ControlAddr": {ControlAddr: busy},
+	} {
+		s := defendertest.NewUnstartedServer(c)
+		err := s.Listen()
+		s.Close()
+		if err == nil || !strings.Contains(err.Error(), "Config."+field+" is "+strconv.Quote(busy)) {
+			t.Errorf("%s: %v", field, err)
 		}
 	}
 }

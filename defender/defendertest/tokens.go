@@ -241,7 +241,8 @@ func errGrant(status int, name string, code int, text string, now time.Time) ans
 		Correlation string `json:"correlation_id"`
 	}{
 		name,
-		fmt.Sprintf("AADSTS%d: %s\r\nTrace ID: %s\r\nCorrelation ID: %s\r\nTimestamp: %s", code, text, trace, correlation, stamp),
+		fmt.Sprintf("AADSTS%d: %s\r\nTrace ID: %s\r\nCorrelation ID: %s\r\nTimestamp: %s", code,
+			bounded(text), trace, correlation, stamp),
 		[]int{code}, stamp, trace, correlation,
 	})}
 }
