@@ -113,8 +113,43 @@ func (e *engine) grant(r *request, got result, refuse bool) {
 			e.line[c] = standing{in: wait >= 0, due: now + wait}
 		case r.want[c] == 0:
 			e.line[c] = standing{}
+		default:
+			e.seeRoom(r, &got.reply, c, now)
 		}
 	}
+}
+
+// seeRoom has a class ask before its time, if what it was to wait for has been given back. One look is
+// not enough: where many wait, each place is free for a moment, until the next in line has asked. Nor
+// is what is free soon worth an exchange.
+func (e *engine) seeRoom(r *request, a *reply, c ledger.Class, now time.Duration) {
+	s := &e.line[c]
+	switch {
+	case s.due <= now+e.tune.heartbeat || !e.freed(r, a, c):
+		s.room = 0
+	case s.room == 0:
+		s.room = now
+	case now >= s.room+3*e.tune.heartbeat/4:
+		s.due, s.room = now, 0
+	}
+}
+
+// freed says whether there is room for a class.
+func (e *engine) freed(r *request, a *reply, c ledger.Class) bool {
+	lack, first, _ := e.lack(c)
+	if lack == 0 || a.learn > 0 || a.pause > 0 {
+		return false
+	}
+	for i, l := range r.limits {
+		n := l.N
+		if c == ledger.Normal {
+			n = l.Normal // of which all may be taken by such calls
+		}
+		if a.used[i]+min(first, n) > n {
+			return false
+		}
+	}
+	return true
 }
 
 // checkClock compares the time that has passed for Redis since the last answer with our own. A clock

@@ -131,8 +131,9 @@ type ahead struct {
 
 // standing is a class's place in the line of processes.
 type standing struct {
-	in  bool
-	due time.Duration // when to ask again
+	in   bool
+	due  time.Duration // when to ask again
+	room time.Duration // since when there has been room all the same; 0: there is none
 }
 
 type peak struct {

@@ -348,7 +348,7 @@ func (m *model) run(args []any, raw int64) []string {
 				continue
 			}
 			ahead += d[1]
-			if d[0] <= now+2000 {
+			if d[0] <= now+2000 || d[1] > 1 {
 				soon, due = soon+d[1], max(due, d[0])
 			}
 		}

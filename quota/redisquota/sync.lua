@@ -288,7 +288,8 @@ local function ask(class)
         call('ZREM', LINE, members[i])
       else
         ahead = ahead + k
-        if d <= now + 2000 then soon, due = soon + k, math.max(due, d) end
+        -- Who needs several places would never find them, if others took each one as it becomes free.
+        if d <= now + 2000 or k > 1 then soon, due = soon + k, math.max(due, d) end
       end
     end
   end
