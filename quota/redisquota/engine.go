@@ -87,7 +87,8 @@ type engine struct {
 	soonest   time.Duration // the same, of the quick ones
 	closing   bool
 	bye       bool          // Redis has been told of it
-	closed    chan struct{} // when the last exchange is done
+	closed    chan struct{} // when the last exchange is done; nil: nobody closes it
+	ended     bool          // closed is
 	running   bool
 	wake      chan struct{}
 	sleeping  time.Duration // until when the goroutine sleeps
@@ -404,9 +405,9 @@ func (e *engine) run() {
 		at, stop := e.step(now)
 		if stop {
 			e.running = false
-			if e.closed != nil {
+			if e.closed != nil && !e.ended {
+				e.ended = true // it may run again, for a call that was under way
 				close(e.closed)
-				e.closed = nil
 			}
 			e.host.Unlock()
 			return

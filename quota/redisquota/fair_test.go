@@ -180,6 +180,7 @@ func TestManyProcessesAskSeldom(t *testing.T) {
 			together(t, func(t *testing.T, w *world, process func(func(*Quota)) (*Quota, *link)) {
 				const processes, places = 50, 300
 				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
 				var group sync.WaitGroup
 				var quotas []*Quota
 				served := make([]int, processes)

@@ -220,18 +220,22 @@ func (q *Quota) Close() error {
 	}
 	e.host.Lock()
 	e.host.Dismiss(errClosed)
-	if e.closing || e.epoch == "" && !e.running {
+	done := e.closed
+	if !e.closing {
 		e.closing = true
-		e.host.Unlock()
-		return nil
+		if e.epoch == "" && !e.running {
+			e.bye = true // there is nothing to tell
+		} else {
+			done = make(chan struct{})
+			e.closed = done
+			e.start()
+			e.rouse(0)
+		}
 	}
-	e.closing = true
-	done := make(chan struct{})
-	e.closed = done
-	e.start()
-	e.rouse(0)
 	e.host.Unlock()
-	<-done
+	if done != nil { // of another Close, maybe
+		<-done
+	}
 	e.host.Lock()
 	defer e.host.Unlock()
 	if !e.bye {
