@@ -18,6 +18,9 @@ func (e *engine) heed(got result) {
 	if r == nil || got.seq != r.seq {
 		return // an earlier one has been answered meanwhile
 	}
+	if got.err == nil && !got.reply.answers(r) {
+		got.err = errForeign
+	}
 	if got.err != nil {
 		e.lastError = got.err
 		if e.tried < tries {
@@ -26,7 +29,7 @@ func (e *engine) heed(got result) {
 		return
 	}
 	a := &got.reply
-	if a.status == "late" || len(a.used) != len(r.limits) {
+	if a.status == "late" {
 		e.flight = nil
 		e.rename()
 		return

@@ -171,9 +171,74 @@ func newScripted(client redis.UniversalClient, key string) *scripted {
 func (s *scripted) exchange(ctx context.Context, r *request, t *tuning, now time.Duration) (reply, error) {
 	answer, err := s.script.Run(ctx, s.client, s.keys, r.args(t, now)...).StringSlice()
 	if err != nil {
-		return reply{}, err
+		return reply{}, explained(err)
 	}
 	return parse(answer, len(r.limits))
+}
+
+// refusedError is an error that Redis itself has answered, with what to do about it.
+type refusedError struct {
+	fix string
+	err error
+}
+
+func (e *refusedError) Error() string {
+	const longest = 300
+	text := e.err.Error()
+	if len(text) > longest {
+		text = text[:longest]
+	}
+	return fmt.Sprintf("redisquota: %s; Redis says %q", e.fix, text)
+}
+
+func (e *refusedError) Unwrap() error { return e.err }
+
+// explained says what to do about an error, if Redis has answered it. What a script's command met may
+// be in the midst of the text.
+func explained(err error) error {
+	told, ok := errors.AsType[redis.Error](err)
+	if !ok || err == redis.Nil {
+		return err
+	}
+	const toMaster = "this server does not take writes now; have the Client go to the master"
+	for _, known := range [...]struct{ sign, fix string }{
+		{"NOAUTH", "set Username and Password of the Client"},
+		{"WRONGPASS", "set Username and Password of the Client"},
+		{"NOPERM", "give the Client's user the rights in docs/sharedquota.md"},
+		{"can't run this command", "give the Client's user the rights in docs/sharedquota.md"},
+		{"can't access", "give the Client's user the rights in docs/sharedquota.md"},
+		{"READONLY", toMaster},
+		{"MASTERDOWN", toMaster},
+		{"NOREPLICAS", "the master has too few replicas to take writes; look after them"},
+		{"MISCONF", "Redis can't save to its disk, and takes no writes; look after it"},
+		{"MOVED", "the server is part of a cluster; use redis.NewClusterClient"},
+		{"ASK ", "the server is part of a cluster; use redis.NewClusterClient"},
+		{"CROSSSLOT", "the server is part of a cluster; use redis.NewClusterClient"},
+		{"CLUSTERDOWN", "the cluster does not serve this Key's slot; look after it"},
+		{"WRONGTYPE", "another program uses the keys; choose another Key"},
+		{"OOM", "Redis has no memory left; raise maxmemory, or delete what else is in it"},
+		{"LOADING", "Redis has been started, and reads its data; it is asked again"},
+		{"BUSY", "another program's script runs for long; it is asked again"},
+		{"max number of clients", "raise maxclients, or lower the Clients' PoolSize"},
+		{"unknown command", "use Redis 6.2 or later, with scripts"},
+		{"Unknown Redis command", "use Redis 6.2 or later, with scripts"},
+		{"syntax error", "use Redis 6.2 or later"},
+	} {
+		if strings.Contains(told.Error(), known.sign) {
+			return &refusedError{known.fix, err}
+		}
+	}
+	return &refusedError{"the exchange failed, and is tried again", err}
+}
+
+// answers says whether a reply can be one to a request: nobody is granted what he did not ask for.
+func (a *reply) answers(r *request) bool {
+	for c, granted := range a.granted {
+		if granted > max(0, r.want[c]) {
+			return false
+		}
+	}
+	return a.status == "late" || len(a.used) == len(r.limits)
 }
 
 var errForeign = errors.New("redisquota: the answer is none of the script's; is another program using the key?")
