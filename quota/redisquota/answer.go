@@ -39,6 +39,9 @@ func (e *engine) heed(got result) {
 	}
 	wasAway := e.away
 	e.flight, e.failing, e.away, e.lastError = nil, -1, false, nil
+	if a.conf != r.conf {
+		e.other, e.otherAt = a.conf, got.received
+	}
 	e.acked, e.last, e.skew = r.seq, got.received, a.skew
 	e.measure(r, got)
 	stepped := e.checkClock(got, a)

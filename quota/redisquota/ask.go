@@ -164,7 +164,7 @@ func (e *engine) build(now time.Duration) *request {
 	e.seq++
 	r := &request{
 		proc: e.proc, seq: e.seq, acked: e.acked, epoch: e.epoch,
-		limits: e.host.Limits(), delay: e.usual(), heard: e.heard, fix: e.fix,
+		limits: e.host.Limits(), conf: e.same, delay: e.usual(), heard: e.heard, fix: e.fix,
 	}
 	e.fix = nil
 	if e.pause > now {

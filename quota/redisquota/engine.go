@@ -53,9 +53,12 @@ type engine struct {
 	backend backend
 	host    ledger.Host
 
-	proc       string // this process, or this stretch of its life
-	seq, acked uint64 // of the last request, and of the last that was answered
-	epoch      string // of the ledger; "": none is known
+	same       string        // what must be the same in all processes
+	other      string        // what it is in another; "": no other was seen of late
+	otherAt    time.Duration // when that was
+	proc       string        // this process, or this stretch of its life
+	seq, acked uint64        // of the last request, and of the last that was answered
+	epoch      string        // of the ledger; "": none is known
 	skew       int64
 	base       clockBase // of the last answer
 	among      int
@@ -159,7 +162,7 @@ type result struct {
 func (e *engine) Begin(h ledger.Host) {
 	e.host = h
 	e.tune.fit(h.Transit())
-	e.proc = newProc()
+	e.proc, e.same = newProc(), confText(e.conf, h.Transit())
 	e.among = 1
 	e.failing, e.oldest = -1, -1
 	e.wake = make(chan struct{}, 1)

@@ -2,6 +2,7 @@ package redisquota
 
 import (
 	"context"
+	"crypto/sha256"
 	_ "embed"
 	"errors"
 	"fmt"
@@ -28,6 +29,7 @@ type request struct {
 	flags      string
 	want, need [ledger.Classes]int
 	limits     []ledger.Limit
+	conf       string        // what this process takes the quota to be
 	delay      time.Duration // from a grant to its answer
 	fix        *clockFix
 	known      *word // what all had taken; nil: it is not asked for
@@ -77,6 +79,20 @@ type reply struct {
 	low     string
 	lowAge  time.Duration
 	used    []int
+	conf    string // what the process before took the quota to be
+}
+
+// confText is what must be the same in all processes, for people to compare.
+func confText(q *Quota, transit time.Duration) string {
+	var b strings.Builder
+	for _, w := range q.Windows {
+		fmt.Fprintf(&b, "%d per %v, ", w.N, w.Per)
+	}
+	fmt.Fprintf(&b, "Reserve %v, MaxTransit %v", q.Reserve, transit)
+	if b.Len() > maxConf {
+		return fmt.Sprintf("%d Windows %x", len(q.Windows), sha256.Sum256([]byte(b.String())))
+	}
+	return b.String()
 }
 
 // micros rounds down, which makes a score later, and so safe.
@@ -101,6 +117,7 @@ func (r *request) args(t *tuning, now time.Duration) []any {
 	for _, l := range r.limits {
 		a = append(a, l.N, l.Normal, ceilMicros(l.Per))
 	}
+	a = append(a, r.conf)
 	if r.fix != nil {
 		a = append(a, "step", r.fix.from, r.fix.to)
 	} else {
@@ -249,8 +266,8 @@ func parse(answer []string, windows int) (r reply, err error) {
 		return reply{status: "late"}, nil
 	}
 	const fixed = 14
-	if len(answer) != fixed+windows || answer[0] != "ok" && answer[0] != "changed" ||
-		len(answer[1]) > 100 || len(answer[12]) > maxLow {
+	if len(answer) != fixed+windows+1 || answer[0] != "ok" && answer[0] != "changed" ||
+		len(answer[1]) > 100 || len(answer[12]) > maxLow || len(answer[fixed+windows]) > maxConf {
 		return reply{}, errForeign
 	}
 	var n [fixed]int64
@@ -271,7 +288,7 @@ func parse(answer []string, windows int) (r reply, err error) {
 		status: answer[0], epoch: answer[1], raw: n[2], skew: n[3],
 		among: int(max(1, min(n[8], maxAmong))), pause: us(n[9]), learn: us(n[10]),
 		lows: uint64(max(0, n[11])), low: answer[12], lowAge: max(0, us(n[13])),
-		used: make([]int, windows),
+		used: make([]int, windows), conf: answer[fixed+windows],
 	}
 	r.granted[ledger.High], r.granted[ledger.Normal] = int(n[4]), int(n[5])
 	r.wait[ledger.High], r.wait[ledger.Normal] = us(n[6]), us(n[7])
@@ -294,6 +311,7 @@ const (
 	maxGrant = 1 << 20
 	maxAmong = 1 << 20
 	maxLow   = 4096
+	maxConf  = 200
 	maxPer   = 10 * 365 * 24 * time.Hour
 )
 

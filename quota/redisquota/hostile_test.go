@@ -112,3 +112,56 @@ func TestNobodyTakesWhatHeDidNotAskFor(t *testing.T) {
 		})
 	}
 }
+
+// Processes that take one Key to be different quotas are told of it, all of them, until a minute after
+// the last of the others is gone. They go on: a roll-out of other limits is no outage.
+func TestOtherLimitsUnderOneKeyAreTold(t *testing.T) {
+	usual := func(q *Quota) { q.Windows = []quota.Window{{N: 50, Per: 10 * time.Second}, {N: 90, Per: time.Minute}} }
+	for name, edit := range map[string]func(q *Quota){
+		"the same":       func(*Quota) {},
+		"their own":      func(q *Quota) { q.MaxQueue, q.MaxWait, q.WhenAway, q.PauseOnly = 5, time.Minute, Open, true },
+		"another N":      func(q *Quota) { q.Windows[1].N = 80 },
+		"another Per":    func(q *Quota) { q.Windows[0].Per = 9 * time.Second },
+		"fewer windows":  func(q *Quota) { q.Windows = q.Windows[:1] },
+		"another order":  func(q *Quota) { q.Windows[0], q.Windows[1] = q.Windows[1], q.Windows[0] },
+		"a Reserve":      func(q *Quota) { q.Reserve = 0.1 },
+		"longer transit": func(q *Quota) { q.MaxTransit = 10 * time.Second },
+		"many windows": func(q *Quota) {
+			for i := range 30 {
+				q.Windows = append(q.Windows, quota.Window{N: 100 + i, Per: time.Minute})
+			}
+		},
+	} {
+		differs := name != "the same" && name != "their own"
+		t.Run(name, func(t *testing.T) {
+			together(t, func(t *testing.T, w *world, process func(func(*Quota)) (*Quota, *link)) {
+				one, _ := process(usual)
+				other, _ := process(func(q *Quota) { usual(q); edit(q) })
+				for range 5 {
+					enterAndLeave(t, one)
+					enterAndLeave(t, other)
+					time.Sleep(2 * time.Second)
+				}
+				for i, q := range []*Quota{one, other} {
+					err := q.Shared().Err
+					if !differs && err != nil {
+						t.Errorf("process %d: %v", i, err)
+					}
+					if differs && (err == nil || !strings.Contains(err.Error(), "same Windows, Reserve and MaxTransit") || len(err.Error()) > 700) {
+						t.Errorf("process %d: got %v", i, err)
+					}
+				}
+				if err := other.Close(); err != nil {
+					t.Error(err)
+				}
+				for range 50 {
+					time.Sleep(2 * time.Second)
+					enterAndLeave(t, one)
+				}
+				if err := one.Shared().Err; err != nil {
+					t.Errorf("the other has long been gone: %v", err)
+				}
+			})
+		})
+	}
+}
