@@ -319,6 +319,7 @@ func (e *engine) Refund(h *ledger.Hold, now time.Duration) {
 		}
 	}
 	if fresh {
+		e.rouse(now + e.idle())
 		for _, hand := range e.hand {
 			slices.SortStableFunc(hand, func(a, b place) int { return cmp.Compare(a.until, b.until) })
 		}
