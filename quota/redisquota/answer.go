@@ -18,6 +18,9 @@ func (e *engine) heed(got result) {
 	if r == nil || got.seq != r.seq {
 		return // an earlier one has been answered meanwhile
 	}
+	if got.err == nil && !got.reply.answers(r) {
+		got.err = errForeign
+	}
 	if got.err != nil {
 		e.lastError = got.err
 		if e.tried < tries {
@@ -26,7 +29,7 @@ func (e *engine) heed(got result) {
 		return
 	}
 	a := &got.reply
-	if a.status == "late" || len(a.used) != len(r.limits) {
+	if a.status == "late" {
 		e.flight = nil
 		e.rename()
 		return
@@ -36,6 +39,9 @@ func (e *engine) heed(got result) {
 	}
 	wasAway := e.away
 	e.flight, e.failing, e.away, e.lastError = nil, -1, false, nil
+	if a.conf != r.conf {
+		e.other, e.otherAt = a.conf, got.received
+	}
 	e.acked, e.last, e.skew = r.seq, got.received, a.skew
 	e.measure(r, got)
 	stepped := e.checkClock(got, a)
@@ -113,8 +119,43 @@ func (e *engine) grant(r *request, got result, refuse bool) {
 			e.line[c] = standing{in: wait >= 0, due: now + wait}
 		case r.want[c] == 0:
 			e.line[c] = standing{}
+		default:
+			e.seeRoom(r, &got.reply, c, now)
 		}
 	}
+}
+
+// seeRoom has a class ask before its time, if what it was to wait for has been given back. One look is
+// not enough: where many wait, each place is free for a moment, until the next in line has asked. Nor
+// is what is free soon worth an exchange.
+func (e *engine) seeRoom(r *request, a *reply, c ledger.Class, now time.Duration) {
+	s := &e.line[c]
+	switch {
+	case s.due <= now+e.tune.heartbeat || !e.freed(r, a, c):
+		s.room = 0
+	case s.room == 0:
+		s.room = now
+	case now >= s.room+3*e.tune.heartbeat/4:
+		s.due, s.room = now, 0
+	}
+}
+
+// freed says whether there is room for a class.
+func (e *engine) freed(r *request, a *reply, c ledger.Class) bool {
+	lack, first, _ := e.lack(c)
+	if lack == 0 || a.learn > 0 || a.pause > 0 {
+		return false
+	}
+	for i, l := range r.limits {
+		n := l.N
+		if c == ledger.Normal {
+			n = l.Normal // of which all may be taken by such calls
+		}
+		if a.used[i]+min(first, n) > n {
+			return false
+		}
+	}
+	return true
 }
 
 // checkClock compares the time that has passed for Redis since the last answer with our own. A clock

@@ -34,13 +34,10 @@ func (e *engine) step(now time.Duration) (at time.Duration, stop bool) {
 		e.flight = e.build(now)
 		e.firstSent, e.tried, e.retryAt = now, 0, now
 	}
-	if now >= e.retryAt && e.hanging < unheard {
+	if now >= e.retryAt {
 		e.send(now)
 	}
 	at = e.retryAt
-	if e.hanging >= unheard {
-		at = now + e.tune.heartbeat // an answer wakes us
-	}
 	if e.failing >= 0 && !e.away {
 		at = min(at, e.failing+e.tune.silence)
 	}
@@ -167,7 +164,7 @@ func (e *engine) build(now time.Duration) *request {
 	e.seq++
 	r := &request{
 		proc: e.proc, seq: e.seq, acked: e.acked, epoch: e.epoch,
-		limits: e.host.Limits(), delay: e.usual(), heard: e.heard, fix: e.fix,
+		limits: e.host.Limits(), conf: e.same, delay: e.usual(), heard: e.heard, fix: e.fix,
 	}
 	e.fix = nil
 	if e.pause > now {
@@ -331,7 +328,6 @@ func (e *engine) rename() {
 
 func (e *engine) send(now time.Duration) {
 	e.tried++
-	e.hanging++
 	if e.failing < 0 {
 		e.failing = now
 	}
@@ -339,6 +335,10 @@ func (e *engine) send(now time.Duration) {
 	if e.tried >= tries {
 		e.retryAt = now + max(e.tune.timeout, e.tune.heartbeat/4)
 	}
+	if e.hanging >= unheard {
+		return // the client's own timeouts are long: that is as good as no answer
+	}
+	e.hanging++
 	r, t, host, results, b := e.flight, &e.tune, e.host, e.results, e.backend
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 4*t.timeout)

@@ -53,9 +53,12 @@ type engine struct {
 	backend backend
 	host    ledger.Host
 
-	proc       string // this process, or this stretch of its life
-	seq, acked uint64 // of the last request, and of the last that was answered
-	epoch      string // of the ledger; "": none is known
+	same       string        // what must be the same in all processes
+	other      string        // what it is in another; "": no other was seen of late
+	otherAt    time.Duration // when that was
+	proc       string        // this process, or this stretch of its life
+	seq, acked uint64        // of the last request, and of the last that was answered
+	epoch      string        // of the ledger; "": none is known
 	skew       int64
 	base       clockBase // of the last answer
 	among      int
@@ -87,7 +90,8 @@ type engine struct {
 	soonest   time.Duration // the same, of the quick ones
 	closing   bool
 	bye       bool          // Redis has been told of it
-	closed    chan struct{} // when the last exchange is done
+	closed    chan struct{} // when the last exchange is done; nil: nobody closes it
+	ended     bool          // closed is
 	running   bool
 	wake      chan struct{}
 	sleeping  time.Duration // until when the goroutine sleeps
@@ -131,8 +135,9 @@ type ahead struct {
 
 // standing is a class's place in the line of processes.
 type standing struct {
-	in  bool
-	due time.Duration // when to ask again
+	in   bool
+	due  time.Duration // when to ask again
+	room time.Duration // since when there has been room all the same; 0: there is none
 }
 
 type peak struct {
@@ -157,7 +162,7 @@ type result struct {
 func (e *engine) Begin(h ledger.Host) {
 	e.host = h
 	e.tune.fit(h.Transit())
-	e.proc = newProc()
+	e.proc, e.same = newProc(), confText(e.conf, h.Transit())
 	e.among = 1
 	e.failing, e.oldest = -1, -1
 	e.wake = make(chan struct{}, 1)
@@ -314,6 +319,7 @@ func (e *engine) Refund(h *ledger.Hold, now time.Duration) {
 		}
 	}
 	if fresh {
+		e.rouse(now + e.idle())
 		for _, hand := range e.hand {
 			slices.SortStableFunc(hand, func(a, b place) int { return cmp.Compare(a.until, b.until) })
 		}
@@ -403,9 +409,9 @@ func (e *engine) run() {
 		at, stop := e.step(now)
 		if stop {
 			e.running = false
-			if e.closed != nil {
+			if e.closed != nil && !e.ended {
+				e.ended = true // it may run again, for a call that was under way
 				close(e.closed)
-				e.closed = nil
 			}
 			e.host.Unlock()
 			return

@@ -2,6 +2,7 @@ package redisquota
 
 import (
 	"context"
+	"crypto/sha256"
 	_ "embed"
 	"errors"
 	"fmt"
@@ -28,6 +29,7 @@ type request struct {
 	flags      string
 	want, need [ledger.Classes]int
 	limits     []ledger.Limit
+	conf       string        // what this process takes the quota to be
 	delay      time.Duration // from a grant to its answer
 	fix        *clockFix
 	known      *word // what all had taken; nil: it is not asked for
@@ -77,6 +79,20 @@ type reply struct {
 	low     string
 	lowAge  time.Duration
 	used    []int
+	conf    string // what the process before took the quota to be
+}
+
+// confText is what must be the same in all processes, for people to compare.
+func confText(q *Quota, transit time.Duration) string {
+	var b strings.Builder
+	for _, w := range q.Windows {
+		fmt.Fprintf(&b, "%d per %v, ", w.N, w.Per)
+	}
+	fmt.Fprintf(&b, "Reserve %v, MaxTransit %v", q.Reserve, transit)
+	if b.Len() > maxConf {
+		return fmt.Sprintf("%d Windows %x", len(q.Windows), sha256.Sum256([]byte(b.String())))
+	}
+	return b.String()
 }
 
 // micros rounds down, which makes a score later, and so safe.
@@ -101,6 +117,7 @@ func (r *request) args(t *tuning, now time.Duration) []any {
 	for _, l := range r.limits {
 		a = append(a, l.N, l.Normal, ceilMicros(l.Per))
 	}
+	a = append(a, r.conf)
 	if r.fix != nil {
 		a = append(a, "step", r.fix.from, r.fix.to)
 	} else {
@@ -171,9 +188,74 @@ func newScripted(client redis.UniversalClient, key string) *scripted {
 func (s *scripted) exchange(ctx context.Context, r *request, t *tuning, now time.Duration) (reply, error) {
 	answer, err := s.script.Run(ctx, s.client, s.keys, r.args(t, now)...).StringSlice()
 	if err != nil {
-		return reply{}, err
+		return reply{}, explained(err)
 	}
 	return parse(answer, len(r.limits))
+}
+
+// refusedError is an error that Redis itself has answered, with what to do about it.
+type refusedError struct {
+	fix string
+	err error
+}
+
+func (e *refusedError) Error() string {
+	const longest = 300
+	text := e.err.Error()
+	if len(text) > longest {
+		text = text[:longest]
+	}
+	return fmt.Sprintf("redisquota: %s; Redis says %q", e.fix, text)
+}
+
+func (e *refusedError) Unwrap() error { return e.err }
+
+// explained says what to do about an error, if Redis has answered it. What a script's command met may
+// be in the midst of the text.
+func explained(err error) error {
+	told, ok := errors.AsType[redis.Error](err)
+	if !ok || err == redis.Nil {
+		return err
+	}
+	const toMaster = "this server does not take writes now; have the Client go to the master"
+	for _, known := range [...]struct{ sign, fix string }{
+		{"NOAUTH", "set Username and Password of the Client"},
+		{"WRONGPASS", "set Username and Password of the Client"},
+		{"NOPERM", "give the Client's user the rights in docs/sharedquota.md"},
+		{"can't run this command", "give the Client's user the rights in docs/sharedquota.md"},
+		{"can't access", "give the Client's user the rights in docs/sharedquota.md"},
+		{"READONLY", toMaster},
+		{"MASTERDOWN", toMaster},
+		{"NOREPLICAS", "the master has too few replicas to take writes; look after them"},
+		{"MISCONF", "Redis can't save to its disk, and takes no writes; look after it"},
+		{"MOVED", "the server is part of a cluster; use redis.NewClusterClient"},
+		{"ASK ", "the server is part of a cluster; use redis.NewClusterClient"},
+		{"CROSSSLOT", "the server is part of a cluster; use redis.NewClusterClient"},
+		{"CLUSTERDOWN", "the cluster does not serve this Key's slot; look after it"},
+		{"WRONGTYPE", "another program uses the keys; choose another Key"},
+		{"OOM", "Redis has no memory left; raise maxmemory, or delete what else is in it"},
+		{"LOADING", "Redis has been started, and reads its data; it is asked again"},
+		{"BUSY", "another program's script runs for long; it is asked again"},
+		{"max number of clients", "raise maxclients, or lower the Clients' PoolSize"},
+		{"unknown command", "use Redis 6.2 or later, with scripts"},
+		{"Unknown Redis command", "use Redis 6.2 or later, with scripts"},
+		{"syntax error", "use Redis 6.2 or later"},
+	} {
+		if strings.Contains(told.Error(), known.sign) {
+			return &refusedError{known.fix, err}
+		}
+	}
+	return &refusedError{"the exchange failed, and is tried again", err}
+}
+
+// answers says whether a reply can be one to a request: nobody is granted what he did not ask for.
+func (a *reply) answers(r *request) bool {
+	for c, granted := range a.granted {
+		if granted > max(0, r.want[c]) {
+			return false
+		}
+	}
+	return a.status == "late" || len(a.used) == len(r.limits)
 }
 
 var errForeign = errors.New("redisquota: the answer is none of the script's; is another program using the key?")
@@ -184,8 +266,8 @@ func parse(answer []string, windows int) (r reply, err error) {
 		return reply{status: "late"}, nil
 	}
 	const fixed = 14
-	if len(answer) != fixed+windows || answer[0] != "ok" && answer[0] != "changed" ||
-		len(answer[1]) > 100 || len(answer[12]) > maxLow {
+	if len(answer) != fixed+windows+1 || answer[0] != "ok" && answer[0] != "changed" ||
+		len(answer[1]) > 100 || len(answer[12]) > maxLow || len(answer[fixed+windows]) > maxConf {
 		return reply{}, errForeign
 	}
 	var n [fixed]int64
@@ -206,7 +288,7 @@ func parse(answer []string, windows int) (r reply, err error) {
 		status: answer[0], epoch: answer[1], raw: n[2], skew: n[3],
 		among: int(max(1, min(n[8], maxAmong))), pause: us(n[9]), learn: us(n[10]),
 		lows: uint64(max(0, n[11])), low: answer[12], lowAge: max(0, us(n[13])),
-		used: make([]int, windows),
+		used: make([]int, windows), conf: answer[fixed+windows],
 	}
 	r.granted[ledger.High], r.granted[ledger.Normal] = int(n[4]), int(n[5])
 	r.wait[ledger.High], r.wait[ledger.Normal] = us(n[6]), us(n[7])
@@ -229,6 +311,7 @@ const (
 	maxGrant = 1 << 20
 	maxAmong = 1 << 20
 	maxLow   = 4096
+	maxConf  = 200
 	maxPer   = 10 * 365 * 24 * time.Hour
 )
 

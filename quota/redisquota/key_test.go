@@ -44,7 +44,7 @@ func FuzzKey(f *testing.F) {
 
 // What Redis answers comes from outside: it is refused, or in range.
 func FuzzAnswer(f *testing.F) {
-	f.Add("ok 1.p 1 0 1 1 -1 -1 2 0 0 0 x 0 5", "60 3600000000 100 1 20.000 5 1000")
+	f.Add("ok 1.p 1 0 1 1 -1 -1 2 0 0 0 x 0 5 same", "60 3600000000 100 1 20.000 5 1000")
 	f.Fuzz(func(t *testing.T, answer, low string) {
 		r, err := parse(strings.Split(answer, " "), 1)
 		if err == nil && r.status != "late" {

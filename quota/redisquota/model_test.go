@@ -20,7 +20,7 @@ type model struct {
 	n                        int
 	stamp                    string // the server that it was on last
 	server                   string // that it is on now: it is not part of the state
-	low                      string
+	low, conf                string
 	known                    int64 // -1: none
 	used                     []int64
 	away                     int64
@@ -97,6 +97,8 @@ func (m *model) run(args []any, raw int64) []string {
 		w.n, w.normal, w.per = number(), number(), number()
 		span = max(span, w.per)
 	}
+	conf := text()
+	before := cmp.Or(m.conf, conf)
 	has := func(f string) bool { return strings.Contains(flags, f) }
 	reserved := has("N")
 	span = max(span, m.span)
@@ -247,13 +249,13 @@ func (m *model) run(args []any, raw int64) []string {
 		}
 		m.known, m.used, m.away = -1, nil, 0
 	}
-	before := now - span
+	old := now - span
 	if now < m.learn {
-		before -= 2 * learning
+		old -= 2 * learning
 	}
 	for _, set := range []map[string]int64{m.log, m.normal} {
 		for i, e := range sorted(set) {
-			if e.score <= before && i < 1000 {
+			if e.score <= old && i < 1000 {
 				delete(set, e.id)
 			}
 		}
@@ -348,7 +350,7 @@ func (m *model) run(args []any, raw int64) []string {
 				continue
 			}
 			ahead += d[1]
-			if d[0] <= now+2000 {
+			if d[0] <= now+2000 || d[1] > 1 {
 				soon, due = soon+d[1], max(due, d[0])
 			}
 		}
@@ -409,6 +411,7 @@ func (m *model) run(args []any, raw int64) []string {
 		}
 	}
 	m.last, m.span, m.n, m.stamp = now, span, len(m.log), m.server
+	m.conf = conf
 	m.told[me] = [3]int64{seq, granted[0], granted[1]}
 	status := "changed"
 	if known {
@@ -429,5 +432,5 @@ func (m *model) run(args []any, raw int64) []string {
 	for _, v := range taken {
 		add(v)
 	}
-	return reply
+	return append(reply, before)
 }

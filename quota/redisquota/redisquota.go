@@ -1,6 +1,7 @@
 package redisquota
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -25,8 +26,9 @@ type Quota struct {
 	// timeouts, and may serve other purposes too. It is needed.
 	Client redis.UniversalClient
 
-	// Key names the quota. All that share it must have the same Windows and Reserve. It is part of the
-	// names of the keys in Redis: it should hold no secret. It is needed.
+	// Key names the quota. All that share it must have the same Windows, Reserve and MaxTransit: who has
+	// others is told of through Shared. It is part of the names of the keys in Redis: it should hold no
+	// secret. It is needed.
 	Key string
 
 	// Windows are the limits, all of which hold at once. At least one; of at most 100,000 calls each,
@@ -184,7 +186,7 @@ type Shared struct {
 	Exchanges int           // with Redis so far
 	Losses    int           // of Redis' state that this process has seen
 	Steps     int           // of Redis' clock
-	Err       error         // of the last exchange; nil: it was answered
+	Err       error         // of the last exchange, or that another process has other Windows; nil: all is well
 }
 
 // Shared returns what this process knows of all.
@@ -201,8 +203,19 @@ func (q *Quota) Shared() Shared {
 	defer e.host.Unlock()
 	return Shared{
 		Processes: e.among, Away: e.away, Learning: max(0, e.learning-e.host.Now()),
-		Exchanges: e.stats.exchanges, Losses: e.stats.losses, Steps: e.stats.steps, Err: e.lastError,
+		Exchanges: e.stats.exchanges, Losses: e.stats.losses, Steps: e.stats.steps,
+		Err: cmp.Or(e.lastError, e.mismatch()),
 	}
+}
+
+// mismatch says that another process has other limits, if that was seen within the last minute: in a
+// roll-out, it passes.
+func (e *engine) mismatch() error {
+	if e.other == "" || e.host.Now() > e.otherAt+time.Minute {
+		return nil
+	}
+	return fmt.Errorf("redisquota: another process that shares the Key has %q, and this one %q; "+
+		"give all the same Windows, Reserve and MaxTransit, or another Key", e.other, e.same)
 }
 
 // Close says that this process will send nothing more: the others need not wait for it to fall silent.
@@ -220,18 +233,22 @@ func (q *Quota) Close() error {
 	}
 	e.host.Lock()
 	e.host.Dismiss(errClosed)
-	if e.closing || e.epoch == "" && !e.running {
+	done := e.closed
+	if !e.closing {
 		e.closing = true
-		e.host.Unlock()
-		return nil
+		if e.epoch == "" && !e.running {
+			e.bye = true // there is nothing to tell
+		} else {
+			done = make(chan struct{})
+			e.closed = done
+			e.start()
+			e.rouse(0)
+		}
 	}
-	e.closing = true
-	done := make(chan struct{})
-	e.closed = done
-	e.start()
-	e.rouse(0)
 	e.host.Unlock()
-	<-done
+	if done != nil { // of another Close, maybe
+		<-done
+	}
 	e.host.Lock()
 	defer e.host.Unlock()
 	if !e.bye {

@@ -76,7 +76,7 @@ func (v *inventor) request() (*invented, *request) {
 	}
 	r := &request{
 		proc: p.name, seq: p.seq + 1, acked: p.acked, epoch: p.epoch, flags: v.flags,
-		limits: v.limits, delay: time.Duration(v.r.IntN(50)) * time.Millisecond,
+		limits: v.limits, conf: fmt.Sprint("conf ", v.r.IntN(2)), delay: time.Duration(v.r.IntN(50)) * time.Millisecond,
 	}
 	if v.r.IntN(40) == 0 && p.seq > 1 {
 		r.seq -= 2 // one that was overtaken

@@ -17,11 +17,12 @@ for i = 1, number() do
   windows[i] = w
   span = math.max(span, w.per)
 end
+local conf = text() -- what this process takes the quota to be
 local function flag(f) return string.find(flags, f, 1, true) ~= nil end
 local reserved = flag('N') -- for calls of high priority
 
 local head = call('HMGET', HEAD, 'epoch', 'last', 'skew', 'learn', 'pause', 'turn', 'n', 'span', 'lows',
-  'server', 'r:' .. me)
+  'server', 'r:' .. me, 'conf')
 local current, last, skew = head[1], tonumber(head[2] or 0), tonumber(head[3] or 0)
 local learn, pause, turn = tonumber(head[4] or 0), tonumber(head[5] or 0), tonumber(head[6] or 0)
 local lows = tonumber(head[9] or 0)
@@ -288,7 +289,8 @@ local function ask(class)
         call('ZREM', LINE, members[i])
       else
         ahead = ahead + k
-        if d <= now + 2000 then soon, due = soon + k, math.max(due, d) end
+        -- Who needs several places would never find them, if others took each one as it becomes free.
+        if d <= now + 2000 or k > 1 then soon, due = soon + k, math.max(due, d) end
       end
     end
   end
@@ -346,7 +348,7 @@ end
 
 call('HSET', HEAD, 'epoch', current, 'last', str(now), 'skew', str(skew), 'learn', str(learn),
   'pause', str(pause), 'turn', str(turn), 'n', call('ZCARD', LOG), 'span', str(span),
-  'server', server,
+  'server', server, 'conf', conf,
   'r:' .. me, str(seq) .. ':' .. grantH .. ':' .. grantN)
 for _, key in ipairs(KEYS) do call('PEXPIRE', key, str(math.ceil(keep / 1000))) end
 
@@ -358,4 +360,5 @@ if lows ~= heard then
   reply[14] = str(now - lows)
 end
 for i = 1, #windows do reply[#reply + 1] = str(taken[i]) end
+reply[#reply + 1] = head[12] or conf -- what the one before took it to be
 return reply
