@@ -44,11 +44,11 @@ func (e *engine) heed(got result) {
 	}
 	e.acked, e.last, e.skew = r.seq, got.received, a.skew
 	e.measure(r, got)
-	stepped := e.checkClock(got, a)
+	stepped, doubtful := e.checkClock(got, a)
 	if a.status == "changed" {
 		e.changed(a.epoch, now)
 	} else {
-		e.grant(r, got, stepped || wasAway && (e.loose > 0 || len(e.alone) > 0))
+		e.grant(r, got, stepped || doubtful || wasAway && (e.loose > 0 || len(e.alone) > 0))
 	}
 	e.learning = 0
 	if a.learn > 0 {
@@ -63,7 +63,7 @@ func (e *engine) heed(got result) {
 		}
 	}
 	e.heard = a.lows
-	if a.learn == 0 && a.status == "ok" && !wasAway && !e.rejoin && (!stepped || e.fix.to < e.fix.from) {
+	if a.learn == 0 && a.status == "ok" && !wasAway && !e.rejoin && !doubtful && (!stepped || e.fix.to < e.fix.from) {
 		// Where the clock was set forward, Redis has forgotten calls.
 		e.among = a.among
 		e.host.Among(a.among)
@@ -158,24 +158,34 @@ func (e *engine) freed(r *request, a *reply, c ledger.Class) bool {
 	return true
 }
 
-// checkClock compares the time that has passed for Redis since the last answer with our own. A clock
-// that was set has let go of places too early, or holds them too long.
-func (e *engine) checkClock(got result, a *reply) (stepped bool) {
-	b := e.base
-	e.base = clockBase{got.sent, got.received, a.raw, a.skew, a.epoch}
-	if b.epoch == "" || b.skew != a.skew || b.epoch != a.epoch {
-		return false
+// checkClock compares Redis' clock with our own, by the bounds that a question and its answer set. A
+// clock that was set has let go of places too early, or holds them too long. An answer that was long on
+// its way hides a step: what it grants is not to be relied on.
+func (e *engine) checkClock(got result, a *reply) (stepped, doubtful bool) {
+	raw := time.Duration(a.raw) * time.Microsecond
+	is := clockBase{got.received, raw - got.received, raw - got.sent, a.skew, a.epoch}
+	was := e.base
+	if e.base = is; was.epoch == "" || was.skew != a.skew || was.epoch != a.epoch {
+		return false, false
 	}
-	passed := time.Duration(a.raw-b.raw) * time.Microsecond
-	least, most := got.sent-b.received, got.received-b.sent
-	slack := 2*time.Millisecond + most/1000
-	if passed >= least-slack && passed <= most+slack {
-		return false
+	drift := max(0, got.received-was.at) / 1000
+	was.least, was.most = was.least-drift, was.most+drift
+	const slack = 2 * time.Millisecond
+	if is.most < was.least-slack || is.least > was.most+slack {
+		middle := (is.least+is.most)/2 - (was.least+was.most)/2
+		e.fix = &clockFix{a.skew, a.skew + int64(middle/time.Microsecond)}
+		e.stats.steps++
+		return true, false
 	}
-	e.fix = &clockFix{a.skew, a.skew + int64((passed-(least+most)/2)/time.Microsecond)}
-	e.stats.steps++
-	return true
+	if least, most := max(is.least, was.least), min(is.most, was.most); least <= most {
+		e.base.least, e.base.most = least, most
+	}
+	return false, is.most-was.least > hidden+4*(was.most-was.least)
 }
+
+// hidden is how far Redis' clock may be set without being noticed, at least: what takes longer to answer
+// than that is seldom.
+const hidden = 100 * time.Millisecond
 
 // changed begins anew with another epoch of the ledger, which knows nothing: everything is uploaded.
 func (e *engine) changed(epoch string, now time.Duration) {

@@ -27,8 +27,9 @@
 //     many for each place that was granted and not sent;
 //   - all processes give the same Windows, Reserve and MaxTransit for a Key.
 //
-// Messages that are lost, repeated, late or out of order change nothing, nor do clocks that are wrong
-// or set, of processes or of Redis.
+// Messages that are lost, repeated, late or out of order change nothing, nor do clocks of processes
+// that are wrong or set. Redis' own may be set, by more than 0.1 s and four round trips: a shorter step
+// forward is not always seen, and where it is not, calls may go earlier by as much.
 //
 // # Redis loses its state
 //

@@ -60,7 +60,7 @@ type engine struct {
 	seq, acked uint64        // of the last request, and of the last that was answered
 	epoch      string        // of the ledger; "": none is known
 	skew       int64
-	base       clockBase // of the last answer
+	base       clockBase
 	among      int
 
 	hand   [ledger.Classes][]place // granted and not taken, the oldest first
@@ -145,11 +145,12 @@ type peak struct {
 	used []int
 }
 
-// clockBase is what the next answer's clock is compared with.
+// clockBase is what the next answer's clock is compared with: by how much it is ahead of ours.
 type clockBase struct {
-	sent, received time.Duration
-	raw, skew      int64
-	epoch          string
+	at          time.Duration // of the last answer
+	least, most time.Duration
+	skew        int64
+	epoch       string
 }
 
 type result struct {

@@ -275,6 +275,9 @@ func (h history) trouble(w *world, links []*link, stops []context.CancelFunc) {
 			if h.faults.steps && apart(crash) {
 				loss = time.Now()
 				step := upTo(r, 20*time.Second) - 10*time.Second
+				if step.Abs() < 2*hidden { // which may not be seen
+					step -= 2 * hidden
+				}
 				w.say("clock is set by %v", step)
 				w.offset += step
 				w.back += max(0, -step)
