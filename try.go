@@ -58,6 +58,7 @@ func (c *call) prepare() error {
 		c.out.Header.Set("Idempotency-Key", c.key)
 	}
 	c.attempt.Request, c.given = c.out, c.out.Body
+	getBody := c.out.GetBody
 	if c.authorizes() {
 		if err := c.authorize(); err != nil {
 			return err
@@ -70,9 +71,7 @@ func (c *call) prepare() error {
 		}
 	}
 	if c.given != nil && c.touches() && bodies.Replaced(c.out.Body, c.given) {
-		// A signer has read the body and put its own in the place: nobody else will close the
-		// first.
-		c.given.Close()
+		c.replaced(getBody)
 	}
 	if c.unsafe {
 		if owned {
@@ -85,6 +84,16 @@ func (c *call) prepare() error {
 		}
 	}
 	return nil
+}
+
+// replaced follows up what Prepare or a hook has put in the place of the attempt's body: a signer
+// that has read it puts in what it read, and who counts or packs puts in what will read it. Who
+// replays the attempt below must send that too, and not what getBody makes.
+func (c *call) replaced(getBody func() (io.ReadCloser, error)) {
+	if bodies.SameFunc(c.out.GetBody, getBody) {
+		c.out.GetBody = bodies.Again(c.out.Body)
+	}
+	c.out.Body = bodies.InPlaceOf(c.out.Body, c.given)
 }
 
 func cloneURL(u *url.URL) *url.URL {
