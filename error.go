@@ -263,7 +263,7 @@ func plural(n int, noun string) string {
 }
 
 // RedactError returns err's text, on one bounded line, without the secrets of the URLs that it
-// wraps. A base transport that is a client of its own puts the whole URL into its *url.Error, and
+// wraps or prints. A base transport that is a client of its own puts the whole URL into its *url.Error, and
 // API keys live in queries (CVE-2024-6104). "" for nil.
 func RedactError(err error) string { return redact.Error(err) }
 
