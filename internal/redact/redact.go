@@ -5,6 +5,7 @@ package redact
 import (
 	"fmt"
 	"net/url"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -71,6 +72,9 @@ func Error(err error) string {
 	if err == nil {
 		return ""
 	}
+	if v := reflect.ValueOf(err); v.Kind() == reflect.Pointer && v.IsNil() {
+		return ofNil(err)
+	}
 	text := err.Error()
 	urls := urlsIn(err, nil)
 	// The longest first: one may be the beginning of another.
@@ -84,6 +88,16 @@ func Error(err error) string {
 	text = withoutPorts(urlsInText(withoutProxy(text)))
 	// Some of net/http's errors quote what the server sent.
 	return Text(text, MaxError)
+}
+
+// ofNil is the text of a nil pointer in an error's clothes, hardly any method of which can be called.
+func ofNil(err error) (text string) {
+	defer func() {
+		if recover() != nil {
+			text = fmt.Sprintf("nil %T", err)
+		}
+	}()
+	return Text(err.Error(), MaxError)
 }
 
 // urlsInText redacts the URLs that stand in a text: many errors print one and wrap none.
