@@ -332,7 +332,7 @@ func TestRefusalByTheRulesIsNotAmbiguous(t *testing.T) {
 // What net/http refuses before it looks for a connection has provably not left: it is not in doubt,
 // and where the reason may pass, it is tried again.
 func TestWhatNetHTTPRefusesToSendIsNotAmbiguous(t *testing.T) {
-	errProxy := errors.New("no PAC file")
+	errProxy, unreadable := errors.New("no PAC file"), "http://%zz"
 	for name, tt := range map[string]struct {
 		spoil    func(*http.Request, *http.Transport)
 		attempts int
@@ -347,11 +347,11 @@ func TestWhatNetHTTPRefusesToSendIsNotAmbiguous(t *testing.T) {
 			base.Proxy = func(*http.Request) (*url.URL, error) { return nil, errProxy }
 		}, 4},
 		"proxy's address": {func(_ *http.Request, base *http.Transport) {
-			base.Proxy = func(*http.Request) (*url.URL, error) { return url.Parse("http://%zz") }
+			base.Proxy = func(*http.Request) (*url.URL, error) { return url.Parse(unreadable) }
 		}, 1},
 		"proxy of the environment": {func(_ *http.Request, base *http.Transport) {
 			base.Proxy = func(*http.Request) (*url.URL, error) {
-				return nil, fmt.Errorf("invalid proxy address %q: %v", "http://%zz", errProxy)
+				return nil, fmt.Errorf("invalid proxy address %q: %v", unreadable, errProxy)
 			}
 		}, 1},
 	} {
