@@ -70,8 +70,7 @@ func newRequestBody(req *http.Request, p *Policy) requestBody {
 		limit = 0
 	}
 	if content != nil && length <= limit {
-		snapshot := bodies.Copy(req.Body)
-		b.getBody = func() (io.ReadCloser, error) { return bodies.Copy(snapshot), nil }
+		b.getBody = bodies.Again(req.Body)
 		return b
 	}
 	b.once = bodies.Record(req.Body, limit)

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"syscall"
 	"testing"
@@ -325,5 +326,56 @@ func TestRefusalByTheRulesIsNotAmbiguous(t *testing.T) {
 				}))
 			}
 		}
+	}
+}
+
+// What net/http refuses before it looks for a connection has provably not left: it is not in doubt,
+// and where the reason may pass, it is tried again.
+func TestWhatNetHTTPRefusesToSendIsNotAmbiguous(t *testing.T) {
+	errProxy, unreadable := errors.New("no PAC file"), "http://%zz"
+	for name, tt := range map[string]struct {
+		spoil    func(*http.Request, *http.Transport)
+		attempts int
+	}{
+		"header":        {func(req *http.Request, _ *http.Transport) { req.Header.Set("X", "a\nb") }, 1},
+		"header's name": {func(req *http.Request, _ *http.Transport) { req.Header["a b"] = []string{"c"} }, 1},
+		"trailer":       {func(req *http.Request, _ *http.Transport) { req.Trailer = http.Header{"X": {"a\nb"}} }, 1},
+		"method":        {func(req *http.Request, _ *http.Transport) { req.Method = "PO ST" }, 1},
+		"scheme":        {func(req *http.Request, _ *http.Transport) { req.URL.Scheme = "ftp" }, 1},
+		"host":          {func(req *http.Request, _ *http.Transport) { req.URL.Host = "" }, 1},
+		"proxy function": {func(_ *http.Request, base *http.Transport) {
+			base.Proxy = func(*http.Request) (*url.URL, error) { return nil, errProxy }
+		}, 4},
+		"proxy's address": {func(_ *http.Request, base *http.Transport) {
+			base.Proxy = func(*http.Request) (*url.URL, error) { return url.Parse(unreadable) }
+		}, 1},
+		"proxy of the environment": {func(_ *http.Request, base *http.Transport) {
+			base.Proxy = func(*http.Request) (*url.URL, error) {
+				return nil, fmt.Errorf("invalid proxy address %q: %v", unreadable, errProxy)
+			}
+		}, 1},
+	} {
+		for _, method := range []string{"POST", "PUT"} {
+			for who, look := range onlookers {
+				t.Run(name+"/"+method+"/"+who, func(t *testing.T) {
+					base := &http.Transport{}
+					defer base.CloseIdleConnections()
+					req := newRequest(t, method, "content")
+					tt.spoil(req, base)
+					tr := &steadyhttp.Transport{Base: base, Policy: atOnce()}
+					_, err := tr.RoundTrip(look(tr, req))
+					e := errorOf(t, err)
+					if e.Ambiguous || e.Attempts != tt.attempts {
+						t.Errorf("ambiguous %v, %d attempts, want %d: %v", e.Ambiguous, e.Attempts, tt.attempts, err)
+					}
+				})
+			}
+		}
+	}
+	// A protocol of somebody else's may have sent it all the same.
+	base := registered(newScript(failsWith(errors.New("net/http: invalid method \"POST\""))))
+	_, err := (&steadyhttp.Transport{Base: base, Policy: atOnce()}).RoundTrip(newRequest(t, "POST", "content"))
+	if !errorOf(t, err).Ambiguous {
+		t.Error("a text alone is believed")
 	}
 }

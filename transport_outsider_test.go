@@ -4,8 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
 	"net/http"
+	"net/url"
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/cenkalti/backoff/v4"
@@ -126,4 +132,80 @@ func TestAnErrorThatABaseHasMadeIsCleaned(t *testing.T) {
 
 func failsWithBase(err error) http.RoundTripper {
 	return roundTripper(func(*http.Request) (*http.Response, error) { return nil, err })
+}
+
+// hollowError is an error whose methods need what it points to, as most do.
+type hollowError struct{ err error }
+
+func (e *hollowError) Error() string { return e.err.Error() }
+func (e *hollowError) Unwrap() error { return e.err }
+
+// A nil pointer in an error's clothes, from whoever it comes, ends the call with an error that says
+// so, and not with a panic; it is a mistake that does not pass.
+func TestNilPointersAsErrors(t *testing.T) {
+	for _, hollow := range []error{
+		(*hollowError)(nil), (*net.OpError)(nil), (*net.DNSError)(nil), (*url.Error)(nil), (*steadyhttp.Error)(nil), (*fs.PathError)(nil),
+	} {
+		for from, set := range map[string]func(*steadyhttp.Transport, *http.Request){
+			"Transport.Base": func(tr *steadyhttp.Transport, _ *http.Request) { tr.Base = newScript(failsWith(hollow)) },
+			"Transport.Base, native": func(tr *steadyhttp.Transport, _ *http.Request) {
+				tr.Base = registered(newScript(failsWith(hollow)))
+			},
+			"Transport.Base, beside an answer": func(tr *steadyhttp.Transport, _ *http.Request) {
+				tr.Base = newScript(func(req *http.Request) (*http.Response, error) {
+					resp, _ := answers(200, "lost")(req)
+					return resp, hollow
+				})
+			},
+			"Transport.Prepare": func(tr *steadyhttp.Transport, _ *http.Request) {
+				tr.Prepare = func(*http.Request, *steadyhttp.Attempt) error { return hollow }
+			},
+			"Transport.Authorize": func(tr *steadyhttp.Transport, _ *http.Request) {
+				tr.Authorize = func(*http.Request, *steadyhttp.Attempt) error { return hollow }
+			},
+			"Gate.Enter": func(tr *steadyhttp.Transport, _ *http.Request) { tr.Gates = []steadyhttp.Gate{saying{nil, hollow}} },
+			"Request.Body": func(_ *steadyhttp.Transport, req *http.Request) {
+				req.Body, req.GetBody = io.NopCloser(readFunc(func([]byte) (int, error) { return 0, hollow })), nil
+			},
+			"Response.Body": func(tr *steadyhttp.Transport, _ *http.Request) {
+				tr.Policy.MaxRead = 100
+				tr.Base = newScript(answersWith(200, fakeBody{content: "x", end: hollow}))
+			},
+		} {
+			for _, method := range []string{"GET", "POST"} {
+				if from == "Response.Body" && method == "POST" {
+					continue // it is not read ahead
+				}
+				t.Run(fmt.Sprintf("%s/%T/%s", from, hollow, method), func(t *testing.T) {
+					base := newScript(answers(200, ""))
+					tr := &steadyhttp.Transport{Base: base, Policy: atOnce(), Trace: steadyhttp.Log(quietLogger())}
+					req := newRequest(t, method, "content")
+					set(tr, req)
+					resp, err := tr.RoundTrip(req)
+					if from == "Response.Body" && err == nil {
+						_, err = io.ReadAll(resp.Body) // the last real response, which fails as it did
+						if got := steadyhttp.RedactError(err); !strings.Contains(got, "nil") {
+							t.Errorf("%q", got)
+						}
+						return
+					}
+					e := errorOf(t, err)
+					what, _, _ := strings.Cut(from, ",")
+					if text := err.Error(); !strings.Contains(text, what+" returned a nil "+fmt.Sprintf("%T", hollow)) {
+						t.Errorf("%s", text)
+					}
+					if e.Attempts > 1 || e.Timeout() || e.ErrorType() == "" {
+						t.Errorf("%d attempts, %+v", e.Attempts, e)
+					}
+					if script, ok := tr.Base.(*script); ok {
+						script.assertNoLeak(t)
+					}
+				})
+			}
+		}
+	}
+}
+
+func quietLogger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(io.Discard, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }

@@ -36,7 +36,7 @@ func (c *call) prepare() error {
 	body, changed, err := c.body.next(c.context)
 	if err != nil {
 		c.why = StopBodyNotReplayable
-		return &bodyError{err}
+		return &bodyError{solid("Request.GetBody", err)}
 	}
 	c.fresh = changed
 	c.out = c.original
@@ -58,6 +58,7 @@ func (c *call) prepare() error {
 		c.out.Header.Set("Idempotency-Key", c.key)
 	}
 	c.attempt.Request, c.given = c.out, c.out.Body
+	getBody := c.out.GetBody
 	if c.authorizes() {
 		if err := c.authorize(); err != nil {
 			return err
@@ -70,9 +71,7 @@ func (c *call) prepare() error {
 		}
 	}
 	if c.given != nil && c.touches() && bodies.Replaced(c.out.Body, c.given) {
-		// A signer has read the body and put its own in the place: nobody else will close the
-		// first.
-		c.given.Close()
+		c.replaced(getBody)
 	}
 	if c.unsafe {
 		if owned {
@@ -85,6 +84,16 @@ func (c *call) prepare() error {
 		}
 	}
 	return nil
+}
+
+// replaced follows up what Prepare or a hook has put in the place of the attempt's body: a signer
+// that has read it puts in what it read, and who counts or packs puts in what will read it. Who
+// replays the attempt below must send that too, and not what getBody makes.
+func (c *call) replaced(getBody func() (io.ReadCloser, error)) {
+	if bodies.SameFunc(c.out.GetBody, getBody) {
+		c.out.GetBody = bodies.Again(c.out.Body)
+	}
+	c.out.Body = bodies.InPlaceOf(c.out.Body, c.given)
 }
 
 func cloneURL(u *url.URL) *url.URL {
@@ -210,6 +219,7 @@ func (c *call) send() {
 			resp, err = nil, closing(resp, expired)
 		}
 	}
+	err = solid("Transport.Base", err)
 	switch {
 	case resp != nil && err != nil:
 		err = closing(resp, err)
@@ -217,7 +227,7 @@ func (c *call) send() {
 	case resp == nil && err == nil:
 		err = baseError(c.base())
 	case resp == nil && c.body.failure() != nil && !c.over():
-		err = &bodyError{c.body.failure()} // net/http does not say whose error it was
+		err = &bodyError{solid("Request.Body", c.body.failure())} // net/http does not say whose error it was
 	case resp != nil && resp.Body == nil:
 		whole := *resp
 		whole.Body = http.NoBody
@@ -321,8 +331,8 @@ func (c *call) account() {
 }
 
 // unsent reports whether the attempt provably never left: net/http looked for a connection and took
-// none, or HTTP/2's own word says so. Only where nobody looked for one, the error's type is
-// believed.
+// none, or refused to; or HTTP/2's own word says so. Only where nobody looked for one, the error's
+// type is believed.
 func (c *call) unsent() bool {
 	err := c.attempt.Err
 	if err == nil {
@@ -342,6 +352,10 @@ func (c *call) unsent() bool {
 		// was not processed.
 		return (c.native() || taken == 1) && neterr.Unprocessed(err) || taken == 1 && c.unwritten()
 	case asked > 0:
+		return true
+	}
+	if native, ok := c.base().(*http.Transport); ok &&
+		(neterr.Refused(err, c.attempt.Request) || sendlog.Unproxied(native, c.attempt.Request, err)) {
 		return true
 	}
 	if inner, ok := err.(*Error); ok {

@@ -1,6 +1,7 @@
 package steadyhttp_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -244,4 +245,136 @@ func TestBatchOutlastsTheTokenEndpoint(t *testing.T) {
 			t.Errorf("sent %d times", base.sent())
 		}
 	})
+}
+
+// A Prepare that puts a reader of the body in its place, to count, hash, throttle or pack what is
+// sent, reads the body as it is sent: it is open until then, closed in the end, and another one's
+// on the next attempt.
+func TestPrepareReadsTheBodyAsItIsSent(t *testing.T) {
+	packed := func(body io.ReadCloser) io.ReadCloser {
+		r, w := io.Pipe()
+		go func() {
+			_, err := io.Copy(w, body)
+			w.CloseWithError(err)
+		}()
+		return r
+	}
+	for name, wrap := range map[string]func(io.ReadCloser) io.ReadCloser{
+		"closes it": func(body io.ReadCloser) io.ReadCloser {
+			return struct {
+				io.Reader
+				io.Closer
+			}{io.TeeReader(body, io.Discard), body}
+		},
+		"leaves it open": func(body io.ReadCloser) io.ReadCloser { return io.NopCloser(io.TeeReader(body, io.Discard)) },
+		"on a goroutine": packed,
+	} {
+		for kind, made := range map[string]func(*http.Request){
+			"in memory":       func(*http.Request) {},
+			"without GetBody": func(req *http.Request) { req.GetBody = nil },
+			"opened again": func(req *http.Request) {
+				req.GetBody = func() (io.ReadCloser, error) { return newCountingBody("content"), nil }
+			},
+		} {
+			for _, attempts := range []int{1, 3} {
+				for _, hook := range []string{"Prepare", "AttemptStart"} {
+					t.Run(fmt.Sprint(name, "/", kind, "/", attempts, "/", hook), func(t *testing.T) {
+						req := newRequest(t, "PUT", "content")
+						body := newCountingBody("content")
+						if kind != "in memory" {
+							req.Body = body
+						}
+						made(req)
+						base := newScript(answers(503, ""), answers(503, ""), answers(200, ""))
+						tr := &steadyhttp.Transport{Base: base, Policy: atOnce()}
+						tr.Policy.MaxAttempts = attempts
+						if hook == "Prepare" {
+							tr.Prepare = func(req *http.Request, _ *steadyhttp.Attempt) error {
+								req.Body = wrap(req.Body)
+								return nil
+							}
+						} else {
+							tr.Trace = &steadyhttp.Trace{AttemptStart: func(ctx context.Context, a steadyhttp.Attempt) context.Context {
+								a.Request.Body = wrap(a.Request.Body)
+								return ctx
+							}}
+						}
+						do(t, tr, req)
+						if base.sent() != attempts {
+							t.Fatalf("%d attempts, want %d", base.sent(), attempts)
+						}
+						for n, sent := range base.bodies {
+							if sent != "content" {
+								t.Errorf("attempt %d sent %q", n+1, sent)
+							}
+						}
+						if kind != "in memory" && body.closes.Load() == 0 {
+							t.Error("the caller's body was never closed")
+						}
+					})
+				}
+			}
+		}
+	}
+}
+
+// Who replays an attempt below sends what Prepare has put in the body's place, or nothing: the
+// header is Prepare's too.
+func TestReplaysBelowSendWhatPrepareHasMade(t *testing.T) {
+	for name, tt := range map[string]struct {
+		put       func(*http.Request)
+		canReplay bool
+	}{
+		"in memory": {func(req *http.Request) { req.Body = io.NopCloser(strings.NewReader("packed")) }, true},
+		"a buffer":  {func(req *http.Request) { req.Body = io.NopCloser(bytes.NewBufferString("packed")) }, true},
+		"a stream":  {func(req *http.Request) { req.Body = newCountingBody("packed") }, false},
+		"with its own": {func(req *http.Request) {
+			req.Body = newCountingBody("packed")
+			req.GetBody = func() (io.ReadCloser, error) { return newCountingBody("packed"), nil }
+		}, true},
+	} {
+		for kind, made := range map[string]func(*http.Request){
+			"in memory":       func(*http.Request) {},
+			"without GetBody": func(req *http.Request) { req.GetBody = nil },
+			"recorded":        func(req *http.Request) { req.GetBody, req.Body = nil, newCountingBody("content") },
+			"opened again": func(req *http.Request) {
+				req.Body = newCountingBody("content")
+				req.GetBody = func() (io.ReadCloser, error) { return newCountingBody("content"), nil }
+			},
+		} {
+			t.Run(name+"/"+kind, func(t *testing.T) {
+				replayed := "none"
+				base := roundTripper(func(req *http.Request) (*http.Response, error) {
+					first, err := io.ReadAll(req.Body)
+					if string(first) != "packed" || err != nil {
+						t.Errorf("sent %q, %v", first, err)
+					}
+					req.Body.Close()
+					if req.GetBody != nil {
+						again, err := req.GetBody()
+						if err != nil {
+							t.Fatal(err)
+						}
+						content, _ := io.ReadAll(again)
+						again.Close()
+						replayed = string(content)
+					}
+					return answers(200, "")(req)
+				})
+				req := newRequest(t, "PUT", "content")
+				made(req)
+				do(t, &steadyhttp.Transport{Base: base, Policy: atOnce(), Prepare: func(req *http.Request, _ *steadyhttp.Attempt) error {
+					tt.put(req)
+					return nil
+				}}, req)
+				want := "packed"
+				if !tt.canReplay {
+					want = "none"
+				}
+				if replayed != want {
+					t.Errorf("replayed %q, want %q", replayed, want)
+				}
+			})
+		}
+	}
 }

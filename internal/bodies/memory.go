@@ -91,19 +91,6 @@ func Renew(getBody func() (io.ReadCloser, error)) (io.ReadCloser, error) {
 	return body, err
 }
 
-// Replaced reports whether a body is another than the one given. Two of an incomparable type can't
-// be told apart: then it is taken to be the one, which must not be closed before it is sent.
-func Replaced(body, given io.ReadCloser) bool {
-	t := reflect.TypeOf(body)
-	if t != reflect.TypeOf(given) {
-		return true
-	}
-	if t == nil || t.Kind() != reflect.Pointer && !(reflect.ValueOf(body).Comparable() && reflect.ValueOf(given).Comparable()) {
-		return false
-	}
-	return body != given
-}
-
 // Apart keeps what attempts read apart from what getBody rewinds: an answer may come, over HTTP/2,
 // before the body of its request was read.
 func Apart(getBody func() (io.ReadCloser, error)) func() (io.ReadCloser, error) {

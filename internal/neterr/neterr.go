@@ -14,6 +14,7 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"reflect"
 	"slices"
@@ -63,6 +64,9 @@ func Final(err error) bool {
 func Of(err error) Kind {
 	if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {
 		return Lasting
+	}
+	if malformed, ok := errors.AsType[*url.Error](err); ok && malformed.Op == "parse" {
+		return Lasting // a proxy's address, for one
 	}
 	if stream, ok := errors.AsType[streamError](err); ok && stream.Cause != nil && refusal(stream.Cause.Error()) {
 		return Lasting
@@ -142,7 +146,7 @@ func refusal(text string) bool {
 		"http: ContentLength=", "http: Request.", "http: invalid Host ", "http: no Host", "net/http: can't write ",
 		"http2: request body larger ", "http2: could not negotiate ", "request header list larger ",
 		"invalid HTTP header ", "invalid HTTP trailer ", "invalid Host ", "invalid Trailer ", "invalid request :path ",
-		"invalid Upgrade ", "invalid Transfer-Encoding ", "invalid Connection ")
+		"invalid Upgrade ", "invalid Transfer-Encoding ", "invalid Connection ", "invalid proxy address ")
 }
 
 // headTooLong knows that an answer's head exceeds http.Transport.MaxResponseHeaderBytes. Over a
@@ -249,6 +253,20 @@ func Unprocessed(err error) bool {
 		}
 	}
 	return false
+}
+
+// Refused reports whether net/http has refused, before it looked for a connection, to send a request
+// that it was given as it is. It says so in a text that nobody has wrapped.
+func Refused(err error, req *http.Request) bool {
+	return Unsendable(req) && hasAnyPrefix(err.Error(), "net/http: invalid header ", "net/http: invalid trailer ",
+		"net/http: invalid method ", "http: no Host in request URL", "unsupported protocol scheme ")
+}
+
+// Hollow reports whether err is a nil pointer, which a function returns as an error that has declared
+// a variable of its own type for it: hardly any method of it can be called.
+func Hollow(err error) bool {
+	v := reflect.ValueOf(err)
+	return v.Kind() == reflect.Pointer && v.IsNil()
 }
 
 // Unsendable reports whether net/http would refuse to send req, which it says by text only.

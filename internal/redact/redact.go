@@ -5,6 +5,7 @@ package redact
 import (
 	"fmt"
 	"net/url"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -50,11 +51,14 @@ func Text(s string, max int) string {
 func unprintable(r rune) bool { return r == utf8.RuneError || !unicode.IsPrint(r) }
 
 // Error returns err's text, on one bounded line, without the secrets of the URLs that it
-// wraps. A base transport that is a client of its own puts the whole URL into its *url.Error, and
+// wraps or prints. A base transport that is a client of its own puts the whole URL into its *url.Error, and
 // API keys live in queries (CVE-2024-6104). "" for nil.
 func Error(err error) string {
 	if err == nil {
 		return ""
+	}
+	if v := reflect.ValueOf(err); v.Kind() == reflect.Pointer && v.IsNil() {
+		return ofNil(err)
 	}
 	text := err.Error()
 	urls := urlsIn(err, nil)
@@ -66,13 +70,106 @@ func Error(err error) string {
 		text = strings.ReplaceAll(text, quoteInner(secret), safe)
 		text = strings.ReplaceAll(text, secret, safe)
 	}
+	text = withoutPorts(urlsInText(withoutProxy(text)))
 	// Some of net/http's errors quote what the server sent.
 	return Text(text, MaxError)
 }
 
+// ofNil is the text of a nil pointer in an error's clothes, hardly any method of which can be called.
+func ofNil(err error) (text string) {
+	defer func() {
+		if recover() != nil {
+			text = fmt.Sprintf("nil %T", err)
+		}
+	}()
+	return Text(err.Error(), MaxError)
+}
+
+// urlsInText redacts the URLs that stand in a text: many errors print one and wrap none.
+func urlsInText(text string) string {
+	var b strings.Builder
+	for {
+		at := strings.Index(text, "://")
+		if at < 0 {
+			b.WriteString(text)
+			return b.String()
+		}
+		begin := at
+		for begin > 0 && (isAlphanumeric(text[begin-1]) || strings.IndexByte("+-.", text[begin-1]) >= 0) {
+			begin--
+		}
+		end := at + len("://")
+		end += lengthOfURL(text[end:], begin > 0 && text[begin-1] == '"')
+		b.WriteString(text[:begin])
+		b.WriteString(inText(text[begin:end]))
+		text = text[end:]
+	}
+}
+
+func isAlphanumeric(c byte) bool {
+	return '0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'z'
+}
+
+// lengthOfURL returns where a URL ends in the text that it begins: at its closing quote, or else
+// before white space and the punctuation of a sentence.
+func lengthOfURL(text string, quoted bool) int {
+	for i := 0; quoted && i < len(text); i++ {
+		switch text[i] {
+		case '\\':
+			i++
+		case '"':
+			return i
+		}
+	}
+	end := strings.IndexFunc(text, func(r rune) bool { return unicode.IsSpace(r) || strings.ContainsRune("\"'`<>", r) })
+	if end < 0 {
+		end = len(text)
+	}
+	return len(strings.TrimRight(text[:end], ":,.;)]}"))
+}
+
+// inText is String for a URL out of a text, which stays as it is written where it has no secret.
+func inText(s string) string {
+	if _, err := url.Parse(s); err == nil && !strings.ContainsAny(s, "?#@") {
+		return s
+	}
+	return String(s)
+}
+
+// withoutProxy cuts net/http's error about a proxy's address that it can't read (HTTPS_PROXY): it
+// prints the address, with the password, twice, and in part, and with or without a scheme.
+func withoutProxy(text string) string {
+	const before = "invalid proxy address "
+	if at := strings.Index(text, before); at >= 0 {
+		return text[:at] + before + "REDACTED"
+	}
+	return text
+}
+
+// withoutPorts takes out what net/url quotes of an authority that it can't read: it may have taken a
+// password for a port.
+func withoutPorts(text string) string {
+	const before, after = `invalid port ":`, `" after host`
+	var b strings.Builder
+	for {
+		at := strings.Index(text, before)
+		if at < 0 {
+			break
+		}
+		end := strings.Index(text[at:], after)
+		if end < 0 {
+			break
+		}
+		b.WriteString(text[:at] + before + "REDACTED")
+		text = text[at+end:]
+	}
+	b.WriteString(text)
+	return b.String()
+}
+
 // urlsIn collects the URLs of all errors that err wraps.
 func urlsIn(err error, urls []string) []string {
-	if inner, ok := err.(*url.Error); ok && inner.URL != "" {
+	if inner, ok := err.(*url.Error); ok && inner != nil && inner.URL != "" {
 		urls = append(urls, inner.URL)
 	}
 	switch wrapper := err.(type) {
@@ -117,8 +214,28 @@ func redactUnparsable(s string) string {
 	}
 	if at := strings.LastIndexByte(head, '@'); at >= 0 {
 		head = "REDACTED" + head[at:]
+	} else {
+		head = withoutPassword(head)
 	}
 	return Text(head, MaxMessage)
+}
+
+// withoutPassword takes out what stands in a port's place and is none: net/url cuts off a fragment
+// before it says that it can't read the rest, and so all from the "#" of a password on.
+func withoutPassword(head string) string {
+	begin := strings.Index(head, "://") + len("://")
+	if begin < len("://") {
+		return head
+	}
+	end := len(head)
+	if slash := strings.IndexByte(head[begin:], '/'); slash >= 0 {
+		end = begin + slash
+	}
+	colon := strings.LastIndexByte(head[begin:end], ':')
+	if colon < 0 || strings.Trim(head[begin+colon+1:end], "0123456789") == "" {
+		return head
+	}
+	return head[:begin+colon+1] + "REDACTED" + head[end:]
 }
 
 // URL returns u for people to read: REDACTED stands for its userinfo and for the values of

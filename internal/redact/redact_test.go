@@ -160,3 +160,56 @@ func TestRedactErrorIsOneBoundedLine(t *testing.T) {
 		t.Errorf("%d bytes: %.100q", len(got), got)
 	}
 }
+
+// Many an error prints a URL that it does not wrap: net/http one of a proxy that can't be read, an
+// SDK that of its request. Its secrets are left out all the same, and the text around it stays.
+func TestRedactURLsInTexts(t *testing.T) {
+	for in, want := range map[string]string{
+		"Get https://user:canary@api.example/x: EOF":                 "Get https://REDACTED:REDACTED@api.example/x: EOF",
+		"GET https://api.example/x?sig=canary failed":                "GET https://api.example/x?sig=REDACTED failed",
+		`see "https://api.example/x?sig=canary": 2 errors`:           `see "https://api.example/x?sig=REDACTED": 2 errors`,
+		"(https://api.example/x?sig=canary).":                        "(https://api.example/x?sig=REDACTED).",
+		"http://a/?k=canary, then wss://canary@b/c#canary":           "http://a/?k=REDACTED, then wss://REDACTED:REDACTED@b/c",
+		"dial socks5h://u:canary@proxy:1080: refused":                "dial socks5h://REDACTED:REDACTED@proxy:1080: refused",
+		"git+ssh://canary@h/x":                                       "git+ssh://REDACTED:REDACTED@h/x",
+		"https://api.example/machines/1: no such machine":            "https://api.example/machines/1: no such machine",
+		"https://api.example:8443/a%2Fb, https://[::1]:80/c":         "https://api.example:8443/a%2Fb, https://[::1]:80/c",
+		"a ratio of 1://2":                                           "a ratio of 1://2",
+		"://":                                                        "://",
+		"https://":                                                   "https://",
+		"no URL at all: key=value?":                                  "no URL at all: key=value?",
+		`invalid port ":canary" after host, invalid port ":" later`:  `invalid port ":REDACTED" after host, invalid port ":" later`,
+		`invalid proxy address "u:canary@h:80": parse "u:canary": x`: "invalid proxy address REDACTED",
+	} {
+		for _, err := range []error{errors.New(in), fmt.Errorf("%w", errors.New(in))} {
+			if got := Error(err); got != want {
+				t.Errorf("%q\n got %q\nwant %q", in, got, want)
+			}
+			if got := Error(errors.New(want)); got != want {
+				t.Errorf("%q is redacted once more: %q", want, got)
+			}
+		}
+	}
+}
+
+// A password that makes a URL unreadable is in none of the errors about it, however they print it.
+func TestRedactErrorsOfUnreadableURLs(t *testing.T) {
+	for _, c := range "?#/@ %:[\\\"" {
+		for _, scheme := range []string{"http://", "socks5://", ""} {
+			address := fmt.Sprintf("%suser:canary1%ccanary2@proxy.example:8080", scheme, c)
+			_, parsed := url.Parse(address)
+			if parsed == nil {
+				continue // it is read, and then redacted
+			}
+			errs := []error{fmt.Errorf("invalid proxy address %q: %v", address, parsed)} // net/http's
+			if scheme != "" {
+				errs = append(errs, parsed, fmt.Errorf("configuration: %w", parsed), fmt.Errorf("%q: %v", address, parsed))
+			}
+			for _, err := range errs {
+				if got := Error(err); strings.Contains(got, "canary1") || strings.Contains(got, "canary2") {
+					t.Errorf("%v\n%s", err, got)
+				}
+			}
+		}
+	}
+}

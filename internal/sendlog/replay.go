@@ -113,6 +113,16 @@ func Proxied(t *http.Transport, req *http.Request) bool {
 	return err == nil && proxy != nil
 }
 
+// Unproxied reports whether err is that of the transport's Proxy function, after which net/http
+// sends nothing.
+func Unproxied(t *http.Transport, req *http.Request, err error) bool {
+	if t.Proxy == nil {
+		return false
+	}
+	_, failed := t.Proxy(req)
+	return failed != nil && failed.Error() == err.Error()
+}
+
 // mayBlock reports whether who looks for a connection may be held up: net/http's Transport itself, on
 // the goroutine of RoundTrip. The pool of HTTP/2 can't, and what a connection without TLS speaks is
 // not to be seen: x/net's http2.Transport may be the base, inside of it, or registered with net/http's.
