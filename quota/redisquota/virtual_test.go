@@ -510,6 +510,10 @@ func TestRefusesFieldsThatMakeNoSense(t *testing.T) {
 	ok := []quota.Window{{N: 1, Per: time.Second}}
 	for text, q := range map[string]*redisquota.Quota{
 		"Quota.Client is nil":                          {Key: "k", Windows: ok},
+		"Client is nil; set it to a *redis.Client":     {Client: (*redis.Client)(nil), Key: "k", Windows: ok},
+		"is nil; set it to a *redis.Client":            {Client: (*redis.ClusterClient)(nil), Key: "k", Windows: ok},
+		"nil; set it to a *redis.Client":               {Client: (*redis.Ring)(nil), Key: "k", Windows: ok},
+		"use a duration with its unit":                 {Client: client, Key: "k", Windows: []quota.Window{{N: 1, Per: 60}}},
 		"Quota.Key is empty":                           {Client: client, Windows: ok},
 		"Quota.Windows is empty":                       {Client: client, Key: "k"},
 		"Quota.Windows[0].N is 100001; use at most":    {Client: client, Key: "k", Windows: []quota.Window{{N: 100_001, Per: time.Hour}}},
@@ -530,6 +534,15 @@ func TestRefusesFieldsThatMakeNoSense(t *testing.T) {
 		if err := q.Close(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// A nil *Quota is a Gate that is not nil: an error, and no panic.
+func TestNilQuotaIsRefused(t *testing.T) {
+	var q *redisquota.Quota
+	_, err := q.Enter(t.Context(), steadyhttp.Attempt{})
+	if _, ok := errors.AsType[*steadyhttp.Refusal](err); !ok || !contains(err.Error(), "leave it out") {
+		t.Errorf("got %v, want a Refusal that says what to do", err)
 	}
 }
 
