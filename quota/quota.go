@@ -56,7 +56,7 @@
 // whichever is longer; each 429 that names it meanwhile begins that time anew. Then our own limit
 // comes back, at a growing pace. If a 429 names a lower limit again before as much time again has
 // passed, it holds for twice as long, up to a day (or ten windows). A mistaken text does harm for an
-// hour, and a limit that really is lower costs some 429s a day, three at most.
+// hour, and a limit that really is lower costs a few 429s a day.
 //
 // A 429 that our own calls do not explain means that others use the same quota: the Quota then
 // measures what is left to it, paces itself, and tries for more from time to time. Not so with
@@ -68,7 +68,7 @@
 // many 429s as there were calls in the last window; see ColdStart, Snapshot and Restore. Two
 // processes with the same credentials share one quota without knowing of each other; to the Quota
 // that is like any other sharing. Where they have a Redis in common, package redisquota has them share
-// it exactly.
+// it.
 package quota
 
 import (
@@ -89,7 +89,7 @@ import (
 	"github.com/steadyhttp/steadyhttp/internal/waits"
 )
 
-// Window is one limit: at most N calls in any interval of length Per.
+// Window is one limit: at most N calls in any interval of length Per, a millisecond to 10 years.
 type Window struct {
 	N   int
 	Per time.Duration

@@ -537,6 +537,34 @@ func TestRefusesFieldsThatMakeNoSense(t *testing.T) {
 	}
 }
 
+// Nothing stays in Redis for ever: every key that a quota makes, with calls in line, in a reserve and after a 429, expires by
+// the longest window and a minute and a half.
+func TestEveryKeyExpires(t *testing.T) {
+	inBubble(t, func(t *testing.T, mini *miniredis.Miniredis, newClient func() redis.UniversalClient) {
+		const longest = time.Hour
+		q := shared(newClient(), quota.Window{N: 4, Per: time.Minute}, quota.Window{N: 100, Per: longest})
+		q.Reserve = 0.5
+		defer closeAll(t, q)
+		pass(t.Context(), t, q)
+		pass(quota.WithPriority(t.Context(), quota.High), t, q)
+		p, err := q.Enter(t.Context(), steadyhttp.Attempt{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Leave(answered(http.StatusTooManyRequests, "", time.Second))
+		time.Sleep(3 * time.Second) // a heartbeat tells of the pause
+		keys := mini.Keys()
+		if len(keys) < 2 {
+			t.Fatalf("the keys are %v, want the log's and those beside it", keys)
+		}
+		for _, key := range keys {
+			if left := mini.TTL(key); left <= 0 || left > longest+100*time.Second {
+				t.Errorf("%s lives for %v, want up to about a minute and a half more than %v", key, left, longest)
+			}
+		}
+	})
+}
+
 // A nil *Quota is a Gate that is not nil: an error, and no panic.
 func TestNilQuotaIsRefused(t *testing.T) {
 	var q *redisquota.Quota
