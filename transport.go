@@ -14,16 +14,17 @@
 // # What is retried
 //
 // A 429 was refused, and so was a 403, 413 or 418 that names a wait: any request whose body can be
-// sent again is retried after it, at the time the server names. A fault that may pass (500, 502,
-// 503, 504, 408, a lost connection) is retried only where doing the request twice does no harm, or
-// where it provably never left: a POST that was answered 500 is not (see Policy.Idempotent). A 401
-// is retried once, if Transport.Prepare can bring new credentials. Other answers are final at once.
-// Retries after a fault back off, and are paid for by successes (see Budget).
+// sent again is retried after it, at the time the server names if that is within Policy.MaxWait. A
+// fault that may pass (500, 502, 503, 504, 408, a lost connection) is retried only where doing the
+// request twice does no harm, or where it provably never left: a POST that was answered 500 is not
+// (see Policy.Idempotent). A 401 is retried once, if Transport.Prepare can bring new credentials.
+// Other answers are final at once, unless Classify says otherwise. Retries after a fault back off,
+// and are paid for by successes (see Budget).
 //
 // # The contract of net/http
 //
-// When attempts end, the last real response is returned with a nil error, be it a 503, its body readable to the
-// byte; Check turns it into an error. The caller's request is never changed, and its body is closed
+// When attempts end with a response, it is returned with a nil error, be it a 503, its body readable
+// to the byte; Check turns it into an error. Without one there is an *Error. The caller's request is never changed, and its body is closed
 // on every path. Bodies stream: but for Policy.MaxRead, only the first 64 KiB of an error answer
 // are read ahead. What an answer has that was retried, a Set-Cookie for one, belongs to that
 // attempt: a Jar sees the header of the last answer alone.

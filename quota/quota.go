@@ -56,7 +56,7 @@
 // whichever is longer; each 429 that names it meanwhile begins that time anew. Then our own limit
 // comes back, at a growing pace. If a 429 names a lower limit again before as much time again has
 // passed, it holds for twice as long, up to a day (or ten windows). A mistaken text does harm for an
-// hour, and a limit that really is lower costs some 429s a day, three at most.
+// hour, and a limit that really is lower costs a few 429s a day.
 //
 // A 429 that our own calls do not explain means that others use the same quota: the Quota then
 // measures what is left to it, paces itself, and tries for more from time to time. Not so with
@@ -68,7 +68,7 @@
 // many 429s as there were calls in the last window; see ColdStart, Snapshot and Restore. Two
 // processes with the same credentials share one quota without knowing of each other; to the Quota
 // that is like any other sharing. Where they have a Redis in common, package redisquota has them share
-// it exactly.
+// it.
 package quota
 
 import (
@@ -89,7 +89,7 @@ import (
 	"github.com/steadyhttp/steadyhttp/internal/waits"
 )
 
-// Window is one limit: at most N calls in any interval of length Per.
+// Window is one limit: at most N calls in any interval of length Per, a millisecond to 10 years.
 type Window struct {
 	N   int
 	Per time.Duration
@@ -183,6 +183,7 @@ const (
 // Both are far from where sums of times, or of calls and weights, would wrap around.
 const (
 	maxPer = 10 * 365 * 24 * time.Hour
+	minPer = time.Millisecond // a shorter one is a number whose unit was forgotten
 	maxN   = min(1e15, math.MaxInt/2+1)
 )
 
@@ -214,9 +215,16 @@ func refuseLate(needs, left time.Duration) *steadyhttp.Refusal {
 	return &steadyhttp.Refusal{Wait: needs, Err: &tooLate{durations.TooLate{Needs: needs, Left: left, Of: " of quota"}}}
 }
 
+// errNil is for a nil *Quota among the Gates, which is no nil Gate: that one would be skipped.
+var errNil = &steadyhttp.Refusal{Err: errors.New("quota: the *Quota in Transport.Gates is nil; " +
+	"leave it out, or set its Windows")}
+
 // Enter implements steadyhttp.Gate. An Attempt is large, and many callers may wait here: it is
 // handed on to nobody below, for the sake of their stacks.
 func (q *Quota) Enter(ctx context.Context, a steadyhttp.Attempt) (steadyhttp.Pass, error) {
+	if q == nil {
+		return nil, errNil
+	}
 	t := q.newTicket(ctx, a.Began, a.Request)
 	t.told = a.Observe(t)
 	w, err := q.join(ctx, t)
@@ -327,6 +335,9 @@ func (q *Quota) check() error {
 		}
 		if w.Per <= 0 {
 			return refuse("Quota.Windows[%d].Per is %v; use a positive duration", i, w.Per)
+		}
+		if w.Per < minPer {
+			return refuse("Quota.Windows[%d].Per is %v; use a duration with its unit, as in 60 * time.Second", i, w.Per)
 		}
 		if w.Per > maxPer {
 			return refuse("Quota.Windows[%d].Per is %v; use at most 10 years", i, w.Per)

@@ -189,6 +189,9 @@ func TestBadFields(t *testing.T) {
 		{&quota.Quota{Windows: []quota.Window{{N: 1, Per: time.Second}, {N: -5, Per: time.Second}}}, "Quota.Windows[1].N is -5"},
 		{&quota.Quota{Windows: []quota.Window{{N: 1}}}, "Quota.Windows[0].Per is 0s"},
 		{&quota.Quota{Windows: []quota.Window{{N: 1, Per: -time.Second}}}, "Quota.Windows[0].Per is -1s"},
+		{&quota.Quota{Windows: []quota.Window{{N: 1, Per: 60}}}, "Per is 60ns; use a duration with its unit"},
+		{&quota.Quota{Windows: []quota.Window{{N: 1, Per: time.Second}, {N: 9, Per: 3600}}}, "Quota.Windows[1].Per is 3.6µs"},
+		{&quota.Quota{Windows: []quota.Window{{N: 1, Per: time.Millisecond - 1}}}, "Per is 999.999µs"},
 		{&quota.Quota{Windows: []quota.Window{{N: 1, Per: math.MaxInt64}}}, "Per is 2562047h47m16.854775807s; use at most 10 years"},
 		{&quota.Quota{Windows: one, Reserve: 1}, "Quota.Reserve is 1"},
 		{&quota.Quota{Windows: one, Reserve: -0.1}, "Quota.Reserve is -0.1"},
@@ -202,6 +205,14 @@ func TestBadFields(t *testing.T) {
 		}
 		c.q.State() // and nothing else falls over
 		c.q.Snapshot()
+	}
+}
+
+// A nil *Quota is a Gate that is not nil: a program that sets its Quota only sometimes gets an error, and no panic.
+func TestNilQuotaIsRefused(t *testing.T) {
+	var q *quota.Quota
+	if _, err := q.Enter(t.Context(), steadyhttp.Attempt{}); !isRefusal(err) || !strings.Contains(err.Error(), "leave it out") {
+		t.Errorf("got %v, want a Refusal that says what to do", err)
 	}
 }
 

@@ -25,8 +25,8 @@
 // # What is served
 //
 // Paths of Defender begin with /api or /api/v1.0, and their fixed segments are matched
-// whatever their case. Every error answer has the documented envelope with a
-// fresh target. A call passes, in this order: the token, the quota of its
+// whatever their case. An error answer has the documented envelope with a fresh
+// target, unless a fault is about its lack (Bare500, HTML502). A call passes, in this order: the token, the quota of its
 // endpoint family (see [DefaultQuotas]), the faults, and then the tenant.
 //
 //	GET    machines                                    $top, $skip, $filter, $orderby, $select, $count, paged; as the other lists

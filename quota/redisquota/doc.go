@@ -21,20 +21,20 @@
 // At most N calls in any interval of length W, as the service counts them, over all processes, while
 //
 //   - each call arrives within MaxTransit of its sending, as in package quota;
-//   - no process is suspended between Enter and sending for more than 30 s (a stopped container, a
-//     machine that sleeps), and one that can't reach Redis sends what it was granted within 5 s, or
+//   - no process is suspended between Enter and sending for more than 5 s, when it is thought dead (a
+//     stopped container, a machine that sleeps), and one that can't reach Redis sends what it was granted within 5 s, or
 //     within MaxTransit + 3 s if that is longer. Nobody can call such a request back; it may be one too
 //     many for each place that was granted and not sent;
 //   - all processes give the same Windows, Reserve and MaxTransit for a Key.
 //
-// Messages that are lost, repeated, late or out of order change nothing, nor do clocks of processes
+// Messages that are lost, repeated, late or out of order do not change that, nor do clocks of processes
 // that are wrong or set. Redis' own may be set, by more than 0.1 s and four round trips: a shorter step
 // forward is not always seen, and where it is not, calls may go earlier by as much.
 //
 // # Redis loses its state
 //
 // A flush, a restart without a log, a failover to a replica that lacks the last second, the eviction of
-// a key, a clock that was set: each is noticed. Then nobody goes for 2.5 s, in which every process
+// a key, a clock that was set: each is noticed, a failover by INFO. Then nobody goes for 2.5 s, in which every process
 // tells what it has sent, and what it has last heard of all. The promise holds if each process that has
 // calls in a window reaches Redis within that time, or is dead and was heard of by one that lives. A
 // failover is noticed where the user may run INFO; where not, calls may be too many that were granted

@@ -94,6 +94,9 @@ const (
 
 // Enter implements steadyhttp.Gate.
 func (q *Quota) Enter(ctx context.Context, a steadyhttp.Attempt) (steadyhttp.Pass, error) {
+	if q == nil {
+		return nil, errNil
+	}
 	if err := q.begin(); err != nil {
 		return nil, err
 	}
@@ -121,6 +124,10 @@ func (q *Quota) begin() error {
 
 var errClosed = &steadyhttp.Refusal{Err: errors.New("redisquota: the Quota is closed; close it after the last call")}
 
+// errNil is for a nil *Quota among the Gates, which is no nil Gate: that one would be skipped.
+var errNil = &steadyhttp.Refusal{Err: errors.New("redisquota: the *Quota in Transport.Gates is nil; " +
+	"leave it out, or set its Client, Key and Windows")}
+
 func newEngine(q *Quota) *engine {
 	return &engine{conf: q, tune: usualTuning(), backend: newScripted(q.Client, q.Key)}
 }
@@ -134,7 +141,7 @@ func (q *Quota) check() error {
 	refuse := func(format string, args ...any) error {
 		return &steadyhttp.Refusal{Err: fmt.Errorf("redisquota: "+format, args...)}
 	}
-	if q.Client == nil {
+	if missing(q.Client) {
 		return refuse("Quota.Client is nil; set it to a *redis.Client")
 	}
 	if q.Key == "" {
@@ -153,6 +160,22 @@ func (q *Quota) check() error {
 		return refuse("Quota.WhenAway is %d; use Known, Share, Closed or Open", q.WhenAway)
 	}
 	return nil
+}
+
+// missing reports whether there is no client: a nil one of go-redis' own types would panic in a goroutine
+// that the caller can't recover.
+func missing(client redis.UniversalClient) bool {
+	switch c := client.(type) {
+	case nil:
+		return true
+	case *redis.Client:
+		return c == nil
+	case *redis.ClusterClient:
+		return c == nil
+	case *redis.Ring:
+		return c == nil
+	}
+	return false
 }
 
 // State returns the present state: Used, Free and Limit are of all processes, as far as the last word

@@ -510,6 +510,10 @@ func TestRefusesFieldsThatMakeNoSense(t *testing.T) {
 	ok := []quota.Window{{N: 1, Per: time.Second}}
 	for text, q := range map[string]*redisquota.Quota{
 		"Quota.Client is nil":                          {Key: "k", Windows: ok},
+		"Client is nil; set it to a *redis.Client":     {Client: (*redis.Client)(nil), Key: "k", Windows: ok},
+		"is nil; set it to a *redis.Client":            {Client: (*redis.ClusterClient)(nil), Key: "k", Windows: ok},
+		"nil; set it to a *redis.Client":               {Client: (*redis.Ring)(nil), Key: "k", Windows: ok},
+		"use a duration with its unit":                 {Client: client, Key: "k", Windows: []quota.Window{{N: 1, Per: 60}}},
 		"Quota.Key is empty":                           {Client: client, Windows: ok},
 		"Quota.Windows is empty":                       {Client: client, Key: "k"},
 		"Quota.Windows[0].N is 100001; use at most":    {Client: client, Key: "k", Windows: []quota.Window{{N: 100_001, Per: time.Hour}}},
@@ -530,6 +534,43 @@ func TestRefusesFieldsThatMakeNoSense(t *testing.T) {
 		if err := q.Close(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// Nothing stays in Redis for ever: every key that a quota makes, with calls in line, in a reserve and after a 429, expires by
+// the longest window and a minute and a half.
+func TestEveryKeyExpires(t *testing.T) {
+	inBubble(t, func(t *testing.T, mini *miniredis.Miniredis, newClient func() redis.UniversalClient) {
+		const longest = time.Hour
+		q := shared(newClient(), quota.Window{N: 4, Per: time.Minute}, quota.Window{N: 100, Per: longest})
+		q.Reserve = 0.5
+		defer closeAll(t, q)
+		pass(t.Context(), t, q)
+		pass(quota.WithPriority(t.Context(), quota.High), t, q)
+		p, err := q.Enter(t.Context(), steadyhttp.Attempt{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Leave(answered(http.StatusTooManyRequests, "", time.Second))
+		time.Sleep(3 * time.Second) // a heartbeat tells of the pause
+		keys := mini.Keys()
+		if len(keys) < 2 {
+			t.Fatalf("the keys are %v, want the log's and those beside it", keys)
+		}
+		for _, key := range keys {
+			if left := mini.TTL(key); left <= 0 || left > longest+100*time.Second {
+				t.Errorf("%s lives for %v, want up to about a minute and a half more than %v", key, left, longest)
+			}
+		}
+	})
+}
+
+// A nil *Quota is a Gate that is not nil: an error, and no panic.
+func TestNilQuotaIsRefused(t *testing.T) {
+	var q *redisquota.Quota
+	_, err := q.Enter(t.Context(), steadyhttp.Attempt{})
+	if _, ok := errors.AsType[*steadyhttp.Refusal](err); !ok || !contains(err.Error(), "leave it out") {
+		t.Errorf("got %v, want a Refusal that says what to do", err)
 	}
 }
 

@@ -84,7 +84,7 @@ func (p *page) head(rounds int, each time.Duration) {
 <!-- Written by the command below: edit that. -->
 
 steadyhttp beside a bare `+"`http.Client`"+`, forty lines of one's own (a loop with back-off, jitter and Retry-After),
-and the libraries that do the same work. One command measures all of it, without a network, and writes this page:
+and libraries that retry too. One command measures what is below, without a network, and writes this page:
 
 `+"```sh\ncd internal/bench/sidebyside && GOWORK=off go test -run TestSideBySide -write -timeout 60m\n```"+`
 
@@ -234,8 +234,8 @@ func (p *page) batch(results [][]batchResult) {
 %d calls by 32 workers against 100 a minute and 1,500 an hour, in virtual time. The server counts over sliding windows, from
 full minutes and hours on, or by token buckets, and names the time in Retry-After, or does not. Each call may be made 20
 times, with a back-off from 1 s to a minute, and waits as long as the server asks. steadyhttp has a `+"`quota.Quota`"+` with the
-two windows; no other client has a quota, and what they show is what retrying alone comes to. No client can be faster than
-%v against the sliding windows.
+two windows; the others are given none, and show what retrying alone comes to. A client that loses no call can't be faster
+than %v against the sliding windows.
 
 ![calls lost and 429s of the batch](batch.svg)
 
@@ -251,9 +251,8 @@ Calls lost, 429s, and the time it took:
 		return fmt.Sprintf("%d, %d, %s", r.lost, r.refused, spell(r.took.Round(time.Minute)))
 	})
 	p.printf(`
-A token bucket lets more through than its window's name says, up to twice as much in one window. Whoever goes against it
-until it gives way is done sooner there, after thousands of 429s and, but for one, with calls lost; a quota keeps to the
-windows.
+A token bucket lets more through than its window's name says, up to twice as much in one window. Who goes against it until
+it gives way may be done sooner there, after thousands of 429s, mostly with calls lost; a quota keeps to the windows.
 `)
 }
 
