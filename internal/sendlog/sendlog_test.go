@@ -283,7 +283,17 @@ func TestReplayByNetHTTP(t *testing.T) {
 		if refused == nil {
 			a.seen.want(t, "sent", "replay", "sent")
 		} else {
+			// net/http may take a connection at the same moment, and tells of fields that it can't
+			// write: one place too many is charged then, and never one too few.
+			a.seen.mu.Lock()
+			if n := len(a.seen.told); n == 3 && a.seen.told[2] == "sent" {
+				a.seen.told = a.seen.told[:2]
+			}
+			a.seen.mu.Unlock()
 			a.seen.want(t, "sent", "replay")
+			if n := requests.Load(); n != 2 {
+				t.Errorf("%d requests, want 2: the replay was refused", n)
+			}
 		}
 		if (err == nil) != (refused == nil) || !slices.Equal(gates, []int{3, -3}) {
 			t.Errorf("%v; watched %v", err, gates)
