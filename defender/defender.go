@@ -74,7 +74,8 @@
 //   - A $batch is one call to the quotas, and up to 20 to the service. It is a POST whose items are
 //     not looked at: if its answer is lost, it is not retried. Its 429s are in its items.
 //
-// The page docs/defender.md has all hosts, scopes and limits with the pages that say so.
+// The page docs/defender.md has all hosts and scopes, and leads to all limits and methods, with the
+// pages that say so.
 package defender
 
 import (
