@@ -215,7 +215,7 @@ func (c *call) refused(err error) error {
 	}
 	c.why = StopRefused
 	if _, ours := err.(*Refusal); !ours { // whose methods take a nil one
-		err = solid("Gate.Enter", err)
+		err = neterr.Solid("Gate.Enter", err)
 	}
 	if !neterr.Is[*Refusal](err) {
 		return &Refusal{Err: err}
@@ -415,13 +415,13 @@ func (c *call) callPrepare(prev *Attempt) error {
 	}
 	if authorize := c.transport.Authorize; authorize != nil {
 		if err := authorize(c.out, prev); err != nil {
-			return solid("Transport.Authorize", err)
+			return neterr.Solid("Transport.Authorize", err)
 		}
 	}
 	if c.transport.Prepare == nil {
 		return nil
 	}
-	return solid("Transport.Prepare", c.transport.Prepare(c.out, prev))
+	return neterr.Solid("Transport.Prepare", c.transport.Prepare(c.out, prev))
 }
 
 // giveBack leaves the gates of an attempt that was not made, and closes its body.

@@ -186,7 +186,7 @@ func byRules(classify func(Attempt) Verdict) bool {
 
 // kindOf says whether an error would come again.
 func kindOf(err error) neterr.Kind {
-	if neterr.Is[*Refusal](err) || errors.Is(err, errBase) || errors.Is(err, errHollow) || neterr.Is[*bodyError](err) || neterr.Final(err) {
+	if neterr.Is[*Refusal](err) || errors.Is(err, errBase) || neterr.Is[*bodyError](err) || neterr.Final(err) {
 		return neterr.Lasting
 	}
 	if status := statusOf(err); status != 0 {
@@ -387,7 +387,7 @@ func (c *call) peek(resp *http.Response) {
 			err = nil // MaxElapsed has: the rest is for the caller to wait for
 		}
 		if err != nil {
-			c.attempt.Response, c.attempt.Err = nil, solid("Response.Body", err)
+			c.attempt.Response, c.attempt.Err = nil, neterr.Solid("Response.Body", err)
 		} else if c.standIn.whole() {
 			c.attempt.Body = c.standIn.ahead.Bytes() // GraphQL throttles with a 200
 		}

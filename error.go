@@ -32,18 +32,6 @@ var ErrNotSent = errors.New("nothing was sent")
 // errBase is matched by what a base transport does that no RoundTripper may.
 var errBase = errors.New("a RoundTripper must return either a response or an error")
 
-// errHollow is matched by an error that stands for a nil pointer.
-var errHollow = errors.New("a nil pointer is no error; return a literal nil where there is none")
-
-// solid returns err, or another one in its place where it is a nil pointer in an error's clothes:
-// asking that for what it wraps would panic.
-func solid(from string, err error) error {
-	if err == nil || !neterr.Hollow(err) {
-		return err
-	}
-	return fmt.Errorf("steadyhttp: %s returned a nil %T: %w", from, err, errHollow)
-}
-
 // errPanicked is what gates are told became of an attempt during which a hook or the base transport
 // panicked.
 var errPanicked = errors.New("steadyhttp: panic during the attempt")

@@ -36,7 +36,7 @@ func (c *call) prepare() error {
 	body, changed, err := c.body.next(c.context)
 	if err != nil {
 		c.why = StopBodyNotReplayable
-		return &bodyError{solid("Request.GetBody", err)}
+		return &bodyError{neterr.Solid("Request.GetBody", err)}
 	}
 	c.fresh = changed
 	c.out = c.original
@@ -219,7 +219,7 @@ func (c *call) send() {
 			resp, err = nil, closing(resp, expired)
 		}
 	}
-	err = solid("Transport.Base", err)
+	err = neterr.Solid("Transport.Base", err)
 	switch {
 	case resp != nil && err != nil:
 		err = closing(resp, err)
@@ -227,7 +227,7 @@ func (c *call) send() {
 	case resp == nil && err == nil:
 		err = baseError(c.base())
 	case resp == nil && c.body.failure() != nil && !c.over():
-		err = &bodyError{solid("Request.Body", c.body.failure())} // net/http does not say whose error it was
+		err = &bodyError{neterr.Solid("Request.Body", c.body.failure())} // net/http does not say whose error it was
 	case resp != nil && resp.Body == nil:
 		whole := *resp
 		whole.Body = http.NoBody

@@ -10,6 +10,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"net"
@@ -49,11 +50,11 @@ func OfStatus(status int) Kind {
 	return Lasting
 }
 
-// Final reports whether err says by its type that it would come again: trust, alerts, and what is
-// marked so.
+// Final reports whether err says by its type that it would come again: trust, alerts, what is marked
+// so, and what Solid has made.
 func Final(err error) bool {
 	if Distrust(err) || Is[tls.AlertError](err) || Is[*net.AddrError](err) || Is[*backoff.PermanentError](err) ||
-		Is[nonRetriable](err) {
+		Is[nonRetriable](err) || errors.Is(err, errHollow) {
 		return true
 	}
 	op, ok := errors.AsType[*net.OpError](err)
@@ -262,11 +263,17 @@ func Refused(err error, req *http.Request) bool {
 		"net/http: invalid method ", "http: no Host in request URL", "unsupported protocol scheme ")
 }
 
-// Hollow reports whether err is a nil pointer, which a function returns as an error that has declared
-// a variable of its own type for it: hardly any method of it can be called.
-func Hollow(err error) bool {
-	v := reflect.ValueOf(err)
-	return v.Kind() == reflect.Pointer && v.IsNil()
+// errHollow is matched by an error that stands for a nil pointer.
+var errHollow = errors.New("a nil pointer is no error; return a literal nil where there is none")
+
+// Solid returns err, or another one in its place where it is a nil pointer, which a function returns
+// as an error that has declared a variable of its own type for it: to ask that for what it wraps would
+// panic. from names the function.
+func Solid(from string, err error) error {
+	if v := reflect.ValueOf(err); v.Kind() != reflect.Pointer || !v.IsNil() {
+		return err
+	}
+	return fmt.Errorf("steadyhttp: %s returned a nil %T: %w", from, err, errHollow)
 }
 
 // Unsendable reports whether net/http would refuse to send req, which it says by text only.
