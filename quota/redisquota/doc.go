@@ -29,7 +29,8 @@
 //
 // Messages that are lost, repeated, late or out of order do not change that, nor do clocks of processes
 // that are wrong or set. Redis' own may be set, by more than 0.1 s and four round trips: a shorter step
-// forward is not always seen, and where it is not, calls may go earlier by as much.
+// forward is not always seen, and where it is not, calls may go earlier by as much. If it is set forward
+// again within 4 s, the time is cut short in which all tell what they have sent: some may not be in it.
 //
 // # Redis loses its state
 //

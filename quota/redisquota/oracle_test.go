@@ -241,7 +241,8 @@ func (h history) trouble(w *world, links []*link, stops []context.CancelFunc) {
 	w.mu.Unlock()
 	crashed := 0
 	// What a process has been granted and nobody else has seen is lost if it dies and Redis forgets.
-	var crash, loss time.Time
+	// Nor is anybody bound to tell in time what he knows if Redis' clock is set while he has the time for it.
+	var crash, loss, step time.Time
 	apart := func(from time.Time) bool { return time.Since(from) > 4*time.Second }
 	for end := time.Now().Add(h.length); time.Now().Before(end); {
 		time.Sleep(upTo(r, 900*time.Millisecond))
@@ -272,15 +273,15 @@ func (h history) trouble(w *world, links []*link, stops []context.CancelFunc) {
 				clear(w.model.log)
 			}
 		case 3, 4:
-			if h.faults.steps && apart(crash) {
-				loss = time.Now()
-				step := upTo(r, 20*time.Second) - 10*time.Second
-				if step.Abs() < 2*hidden { // which may not be seen
-					step -= 2 * hidden
+			if h.faults.steps && apart(crash) && apart(step) {
+				loss, step = time.Now(), time.Now()
+				by := upTo(r, 20*time.Second) - 10*time.Second
+				if by.Abs() < 2*hidden { // which may not be seen
+					by -= 2 * hidden
 				}
-				w.say("clock is set by %v", step)
-				w.offset += step
-				w.back += max(0, -step)
+				w.say("clock is set by %v", by)
+				w.offset += by
+				w.back += max(0, -by)
 			}
 		case 5:
 			if h.faults.crashes && crashed+1 < len(links) && apart(loss) {
