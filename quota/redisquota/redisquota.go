@@ -259,9 +259,7 @@ func (q *Quota) Close() error {
 	done := e.closed
 	if !e.closing {
 		e.closing = true
-		if e.epoch == "" && !e.running {
-			e.bye = true // there is nothing to tell
-		} else {
+		if e.epoch != "" || e.running {
 			done = make(chan struct{})
 			e.closed = done
 			e.start()
@@ -274,7 +272,7 @@ func (q *Quota) Close() error {
 	}
 	e.host.Lock()
 	defer e.host.Unlock()
-	if !e.bye {
+	if !e.bye && e.seq > 0 { // else there is nothing to tell
 		return errors.Join(errors.New("redisquota: Redis was not told"), e.lastError)
 	}
 	return nil
