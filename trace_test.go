@@ -558,3 +558,33 @@ func TestLogWithNilLogger(t *testing.T) {
 }
 
 type newContextKey struct{}
+
+// A hook may go on reading the request that it was shown, beside the attempt.
+func TestHookMayGoOnReadingTheRequest(t *testing.T) {
+	type key struct{}
+	var readers sync.WaitGroup
+	transport := &steadyhttp.Transport{
+		Base: roundTripper(func(req *http.Request) (*http.Response, error) {
+			if req.Context().Value(key{}) == nil {
+				t.Error("the attempt has not the hook's context")
+			}
+			return &http.Response{StatusCode: http.StatusOK, Body: http.NoBody, Request: req}, nil
+		}),
+		Trace: &steadyhttp.Trace{AttemptStart: func(ctx context.Context, a steadyhttp.Attempt) context.Context {
+			readers.Go(func() {
+				if a.Request.Method != http.MethodGet || a.Request.URL.Host == "" || a.Request.Context() == nil {
+					t.Error("the request has changed")
+				}
+			})
+			return context.WithValue(ctx, key{}, a.N)
+		}},
+	}
+	for range 100 {
+		resp, err := transport.RoundTrip(newRequest(t, http.MethodGet, ""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+	}
+	readers.Wait()
+}

@@ -24,9 +24,9 @@
 // # The contract of net/http
 //
 // When attempts end with a response, it is returned with a nil error, be it a 503, its body readable
-// to the byte; Check turns it into an error. Without one there is an *Error. The caller's request is never changed, and its body is closed
-// on every path. Bodies stream: but for Policy.MaxRead, only the first 64 KiB of an error answer
-// are read ahead. What an answer has that was retried, a Set-Cookie for one, belongs to that
+// to the byte; Check turns it into an error. Without one there is an *Error. The caller's request is
+// never changed, and its body is closed on every path. Bodies stream: but for Policy.MaxRead, only
+// the first 64 KiB of an error answer are read ahead. What an answer has that was retried, a Set-Cookie for one, belongs to that
 // attempt: a Jar sees the header of the last answer alone.
 //
 // # Layers

@@ -67,7 +67,8 @@ func (c *call) prepare() error {
 	if c.trace != nil && c.trace.AttemptStart != nil {
 		if ctx := c.trace.AttemptStart(c.context, c.attempt); ctx != nil && !same(ctx, c.context) {
 			c.context = ctx
-			*c.out = *c.out.WithContext(ctx) // in place of it: no allocation
+			c.out = c.out.WithContext(ctx) // a copy: the hook may still be reading the first
+			c.attempt.Request = c.out
 		}
 	}
 	if c.given != nil && c.touches() && bodies.Replaced(c.out.Body, c.given) {

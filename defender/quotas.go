@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/steadyhttp/steadyhttp"
+	"github.com/steadyhttp/steadyhttp/internal/durations"
 	"github.com/steadyhttp/steadyhttp/quota"
 )
 
@@ -89,12 +90,6 @@ func Quotas(t *steadyhttp.Transport) iter.Seq2[string, quota.State] {
 	}
 }
 
-// The shortest and the longest window that a quota.Quota takes.
-const (
-	minPer = time.Millisecond
-	maxPer = 10 * 365 * 24 * time.Hour
-)
-
 // quotas returns the gates that keep each family, and what it has of further limits, within its
 // quota; nil if there is none to keep. A misspelt name is an error, even with NoQuotas: the
 // documented limit would stay in force without a word.
@@ -113,7 +108,7 @@ func (c *Config) quotas(known hosts) ([]steadyhttp.Gate, error) {
 				name, other)
 		}
 		for i, w := range c.Quotas[name] {
-			if w.N < 1 || w.Per < minPer || w.Per > maxPer {
+			if w.N < 1 || w.Per < durations.MinWindow || w.Per > durations.MaxWindow {
 				return nil, fmt.Errorf("defender: Config.Quotas[%q][%d] is %d per %v; "+
 					"use at least 1, in a millisecond to 10 years, and no window at all to lift the limit",
 					name, i, w.N, w.Per)

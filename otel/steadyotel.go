@@ -29,8 +29,9 @@
 // A call's span also has steadyhttp.attempts, and steadyhttp.stop: why there was no further
 // attempt, a Stop. An attempt's has steadyhttp.sends where it is 2 or more: net/http has replayed
 // the request on its own. server.address and server.port are those of the Host header. url.full
-// has the path, and of a query what is no secret by name or looks: see Config.RedactQuery. steadyhttp.warning is on an attempt where Classify has a
-// Message for a success, as package defender has for a 206.
+// has the path, and of a query what is no secret by name or looks: see Config.RedactQuery.
+// steadyhttp.warning is on an attempt where Classify has a Message for a success, as package
+// defender has for a 206.
 //
 // # Events
 //

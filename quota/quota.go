@@ -180,12 +180,8 @@ const (
 	forever = instant(1 << 62)
 )
 
-// Both are far from where sums of times, or of calls and weights, would wrap around.
-const (
-	maxPer = 10 * 365 * 24 * time.Hour
-	minPer = time.Millisecond // a shorter one is a number whose unit was forgotten
-	maxN   = min(1e15, math.MaxInt/2+1)
-)
+// maxN is far from where sums of calls and weights would wrap around.
+const maxN = min(1e15, math.MaxInt/2+1)
 
 func (i instant) add(d time.Duration) instant { return i + instant(d) }
 
@@ -336,10 +332,10 @@ func (q *Quota) check() error {
 		if w.Per <= 0 {
 			return refuse("Quota.Windows[%d].Per is %v; use a positive duration", i, w.Per)
 		}
-		if w.Per < minPer {
+		if w.Per < durations.MinWindow {
 			return refuse("Quota.Windows[%d].Per is %v; use a duration with its unit, as in 60 * time.Second", i, w.Per)
 		}
-		if w.Per > maxPer {
+		if w.Per > durations.MaxWindow {
 			return refuse("Quota.Windows[%d].Per is %v; use at most 10 years", i, w.Per)
 		}
 	}

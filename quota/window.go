@@ -4,6 +4,8 @@ import (
 	"math"
 	"slices"
 	"time"
+
+	"github.com/steadyhttp/steadyhttp/internal/durations"
 )
 
 // class is a priority as an index. classes is how many there are, and stands for all of them.
@@ -257,7 +259,7 @@ func (c *history) merge(windows []window) {
 
 // shortestCounting returns the length of the shortest window that still counts a run.
 func shortestCounting(windows []window, heads []int, number int) time.Duration {
-	shortest := maxPer
+	shortest := durations.MaxWindow
 	for i := range windows {
 		if heads[i] <= number {
 			shortest = min(shortest, windows[i].per)

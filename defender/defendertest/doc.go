@@ -26,8 +26,8 @@
 //
 // Paths of Defender begin with /api or /api/v1.0, and their fixed segments are matched
 // whatever their case. An error answer has the documented envelope with a fresh
-// target, unless a fault is about its lack (Bare500, HTML502). A call passes, in this order: the token, the quota of its
-// endpoint family (see [DefaultQuotas]), the faults, and then the tenant.
+// target, unless a fault is about its lack (Bare500, HTML502). A call passes, in
+// this order: the token, the quota of its endpoint family (see [DefaultQuotas]), the faults, and then the tenant.
 //
 //	GET    machines                                    $top, $skip, $filter, $orderby, $select, $count, paged; as the other lists
 //	GET    machines/{id}                               by its name too

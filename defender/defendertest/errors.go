@@ -26,7 +26,7 @@ type problem struct {
 // indicator that failed.
 func (p problem) Error() string { return bounded(p.message) }
 
-// maxMessage bounds, in bytes, what an answer says. Most messages repeat what the caller wrote,
+// maxMessage bounds, in bytes, what an answer says. Most messages quote what the caller wrote,
 // which may be the whole of a body.
 const maxMessage = 1024
 

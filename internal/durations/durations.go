@@ -28,6 +28,13 @@ const (
 	Patience = 5 * time.Second
 )
 
+// What a window of a quota may be. A shorter one is a number whose unit was forgotten; the longest is far
+// from where sums of times would wrap around.
+const (
+	MinWindow time.Duration = time.Millisecond
+	MaxWindow time.Duration = 10 * 365 * 24 * time.Hour
+)
+
 // Round returns d as it reads best in a message: seconds from ten seconds on, milliseconds below.
 func Round(d time.Duration) time.Duration {
 	if d >= 10*time.Second {

@@ -51,8 +51,8 @@ func Text(s string, max int) string {
 func unprintable(r rune) bool { return r == utf8.RuneError || !unicode.IsPrint(r) }
 
 // Error returns err's text, on one bounded line, without the secrets of the URLs that it
-// wraps or prints. A base transport that is a client of its own puts the whole URL into its *url.Error, and
-// API keys live in queries (CVE-2024-6104). "" for nil.
+// wraps or prints. A base transport that is a client of its own puts the whole URL into its
+// *url.Error, and API keys live in queries (CVE-2024-6104). "" for nil.
 func Error(err error) string {
 	if err == nil {
 		return ""
@@ -85,8 +85,12 @@ func ofNil(err error) (text string) {
 	return Text(err.Error(), MaxError)
 }
 
-// urlsInText redacts the URLs that stand in a text: many errors print one and wrap none.
+// urlsInText redacts the URLs that stand in a text: many errors print one and wrap none. A server
+// may have written the text, without end: no byte belongs to two URLs, and is looked at twice.
 func urlsInText(text string) string {
+	if !strings.Contains(text, "://") {
+		return text
+	}
 	var b strings.Builder
 	for {
 		at := strings.Index(text, "://")
@@ -99,7 +103,7 @@ func urlsInText(text string) string {
 			begin--
 		}
 		end := at + len("://")
-		end += lengthOfURL(text[end:], begin > 0 && text[begin-1] == '"')
+		end += lengthOfURL(text[end:], strings.HasSuffix(text[:begin], `"`) && !strings.HasSuffix(text[:begin], `\"`))
 		b.WriteString(text[:begin])
 		b.WriteString(inText(text[begin:end]))
 		text = text[end:]
@@ -110,15 +114,17 @@ func isAlphanumeric(c byte) bool {
 	return '0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'z'
 }
 
-// lengthOfURL returns where a URL ends in the text that it begins: at its closing quote, or else
-// before white space and the punctuation of a sentence.
+// lengthOfURL returns where a URL ends in the text that it begins: at its closing quote, wherever
+// that is, or else before white space and the punctuation of a sentence.
 func lengthOfURL(text string, quoted bool) int {
-	for i := 0; quoted && i < len(text); i++ {
-		switch text[i] {
-		case '\\':
-			i++
-		case '"':
+	for i := 0; quoted; i++ {
+		switch {
+		case i >= len(text):
+			return len(text)
+		case text[i] == '"':
 			return i
+		case text[i] == '\\':
+			i++
 		}
 	}
 	end := strings.IndexFunc(text, func(r rune) bool { return unicode.IsSpace(r) || strings.ContainsRune("\"'`<>", r) })
@@ -150,6 +156,9 @@ func withoutProxy(text string) string {
 // password for a port.
 func withoutPorts(text string) string {
 	const before, after = `invalid port ":`, `" after host`
+	if !strings.Contains(text, before) {
+		return text
+	}
 	var b strings.Builder
 	for {
 		at := strings.Index(text, before)

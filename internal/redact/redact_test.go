@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 	"unicode"
 	"unicode/utf8"
 )
@@ -210,6 +211,20 @@ func TestRedactErrorsOfUnreadableURLs(t *testing.T) {
 					t.Errorf("%v\n%s", err, got)
 				}
 			}
+		}
+	}
+}
+
+// What a server sends may be quoted in an error, megabytes of it: each byte is looked at a few times,
+// and not as often as there are URLs.
+func TestRedactErrorOfManyURLs(t *testing.T) {
+	for _, piece := range []string{
+		`\"a:// `, `"a:// `, `"a://\" `, "a://", "a:// ", `://`, `"://"`, `invalid port ":`, `\`, `"a://\\" `,
+	} {
+		began := time.Now()
+		Error(errors.New("malformed HTTP response " + strings.Repeat(piece, 1<<17)))
+		if took := time.Since(began); took > 10*time.Second { // a product of both takes minutes
+			t.Errorf("%q: %v", piece, took)
 		}
 	}
 }

@@ -183,8 +183,8 @@ func (e *engine) checkClock(got result, a *reply) (stepped, doubtful bool) {
 	return false, is.most-was.least > hidden+4*(was.most-was.least)
 }
 
-// hidden is how far Redis' clock may be set without being noticed, at least: what takes longer to answer
-// than that is seldom.
+// hidden is the step of Redis' clock that an answer may hide and be relied on all the same: few take so
+// much longer than the others, and one that does would cost its grants.
 const hidden = 100 * time.Millisecond
 
 // changed begins anew with another epoch of the ledger, which knows nothing: everything is uploaded.

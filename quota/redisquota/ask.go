@@ -84,7 +84,7 @@ func (e *engine) lack(c ledger.Class) (places, first int, waiting bool) {
 	places, first, waiting = e.host.Demand(c)
 	hand := len(e.hand[c])
 	if c == ledger.High {
-		hand += max(0, len(e.hand[ledger.Normal]))
+		hand += len(e.hand[ledger.Normal])
 	}
 	return max(0, places-hand), max(1, first-hand), waiting
 }

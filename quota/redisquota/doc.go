@@ -27,7 +27,7 @@
 //     many for each place that was granted and not sent;
 //   - all processes give the same Windows, Reserve and MaxTransit for a Key.
 //
-// Messages that are lost, repeated, late or out of order do not change that, nor do clocks of processes
+// Messages that are lost, delivered twice, late or out of order do not change that, nor do clocks of processes
 // that are wrong or set. Redis' own may be set, by more than 0.1 s and four round trips: a shorter step
 // forward is not always seen, and where it is not, calls may go earlier by as much. If it is set forward
 // again within 4 s, the time is cut short in which all tell what they have sent: some may not be in it.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/steadyhttp/steadyhttp/internal/durations"
 	"github.com/steadyhttp/steadyhttp/internal/ledger"
 )
 
@@ -282,7 +283,7 @@ func parse(answer []string, windows int) (r reply, err error) {
 		n[i] = v
 	}
 	us := func(v int64) time.Duration {
-		return time.Duration(max(-1, min(v, int64(maxPer/time.Microsecond)))) * time.Microsecond
+		return time.Duration(max(-1, min(v, int64(durations.MaxWindow/time.Microsecond)))) * time.Microsecond
 	}
 	r = reply{
 		status: answer[0], epoch: answer[1], raw: n[2], skew: n[3],
@@ -312,7 +313,6 @@ const (
 	maxAmong = 1 << 20
 	maxLow   = 4096
 	maxConf  = 200
-	maxPer   = 10 * 365 * 24 * time.Hour
 )
 
 // What was learned of the limits travels as text, window by window: named lowered until shared share
