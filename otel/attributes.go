@@ -321,5 +321,8 @@ func text(s string) string {
 			s = s[:len(s)-1]
 		}
 	}
+	if utf8.ValidString(s) {
+		return s // as nearly all is: this looks at eight bytes at a time
+	}
 	return strings.ToValidUTF8(s, "?")
 }

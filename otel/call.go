@@ -39,6 +39,7 @@ type call struct {
 	running context.Context // of the running attempt, or the last
 	sent    time.Time       // when it began; zero: there is none, or nobody measures
 	labels  requestLabels   // for its duration
+	address string          // of the call, once an attempt has gone to its host; "": none has
 	last    failure         // of the last answer; zero: it was none, or said nothing
 	said    failure         // the last that has said anything
 

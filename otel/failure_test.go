@@ -1,6 +1,7 @@
 package steadyotel_test
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -13,12 +14,13 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/steadyhttp/steadyhttp"
-	"github.com/steadyhttp/steadyhttp/otel"
+	steadyotel "github.com/steadyhttp/steadyhttp/otel"
 )
 
 // The code and the tracking ID on the span around a call's attempts are of one failure, and it says
@@ -265,4 +267,36 @@ func TestASuccessThatNobodyClosesIsTold(t *testing.T) {
 		t.Errorf("the outcomes are %q", outcomes)
 	}
 	assertText(t, "an outcome", strings.Split(s.outcomes(), "; ")[0], "call GET: unset")
+}
+
+// A call is told with its caller's host, wherever its attempts have gone.
+func TestACallHasTheHostOfItsCaller(t *testing.T) {
+	for name, hosts := range map[string][2]string{
+		"all at home": {"", ""}, "the first elsewhere": {"other.example", ""},
+		"the last elsewhere": {"", "other.example"}, "both elsewhere": {"other.example", "third.example"},
+	} {
+		for _, fails := range []bool{false, true} { // the second attempt, before it begins
+			synctest.Test(t, func(t *testing.T) {
+				s, n := newSDK(t), 0
+				rt := &steadyhttp.Transport{
+					Base: script(answers(503, ""), answers(200, "")), Trace: s.trace(steadyotel.Config{}),
+					Prepare: func(req *http.Request, _ *steadyhttp.Attempt) error {
+						if host := hosts[min(n, 1)]; host != "" {
+							req.URL.Host, req.Host = host, host
+						}
+						if n++; fails && n > 1 {
+							return errors.New("no token")
+						}
+						return nil
+					},
+				}
+				resp, err := rt.RoundTrip(newRequest(t, t.Context(), "GET", "https://API.example/"))
+				if err == nil {
+					resp.Body.Close()
+				}
+				labels := s.collect(t)["steadyhttp.call.duration"].Data.(metricdata.Histogram[float64]).DataPoints[0].Attributes
+				assertText(t, name, pick(labels.ToSlice(), "server.address"), "server.address=api.example")
+			})
+		}
+	}
 }

@@ -303,6 +303,9 @@ func (t *telemetry) attemptStart(ctx context.Context, a steadyhttp.Attempt) cont
 	}
 	c.labels = requestLabels{method: method(a.Request.Method)}
 	c.labels.address, c.labels.port = server(a.Request)
+	if a.Request.Host == c.request.Host && a.Request.URL.Host == c.request.URL.Host {
+		c.address = c.labels.address
+	}
 	if t.metrics.times(ctx) {
 		c.sent = time.Now()
 	}
@@ -377,7 +380,9 @@ func (t *telemetry) done(ctx context.Context, a steadyhttp.Attempt) {
 		method: method(a.Request.Method), template: t.attributes.template(c.request),
 		outcome: outcomeSuccess, errorType: errorType,
 	}
-	labels.address, _ = server(c.request)
+	if labels.address = c.address; labels.address == "" {
+		labels.address, _ = server(c.request)
+	}
 	switch {
 	case cancelled:
 		labels.outcome = outcomeCancelled
