@@ -5,5 +5,6 @@
 //
 // A case is a service's answers or faults, a request, and what is right. None of them names a
 // client, and each client is set up as its documentation does, with the same number of attempts.
-// The table in docs/reliability.md is written with -write and held by the test without it.
+// The tables in docs/reliability.md and docs/field-*.md are written with -write and held by the
+// test without it.
 package field

@@ -5,18 +5,50 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
 
+// The pages with the results, each with the kinds that stand there; "" is the sums of all.
+var pages = []struct {
+	file  string
+	kinds []string
+}{
+	{"reliability.md", []string{""}},
+	{"field-retries.md", []string{"what is retried", "the request's body", "time and deadlines"}},
+	{"field-waits.md", []string{"how long it waits"}},
+	{"field-faults.md", []string{"faults on the wire", "the contract of net/http", "errors and secrets"}},
+}
+
 const (
-	page  = "../../../docs/reliability.md"
 	begin = "<!-- field: begin; go test -run Field . -write -->\n"
 	end   = "<!-- field: end -->\n"
 )
 
-// inDocs holds the table of docs/reliability.md, or writes it.
+// inDocs holds the tables of the pages, or writes them.
 func inDocs(t *testing.T, list []field, all []client, results [][]string) {
+	shown := make(map[string]bool)
+	for _, page := range pages {
+		var tables []string
+		for _, kind := range page.kinds {
+			shown[kind] = true
+			if kind == "" {
+				tables = append(tables, sums(list, all, results))
+			} else {
+				tables = append(tables, casesOf(kind, list, all, results))
+			}
+		}
+		onPage(t, root+"docs/"+page.file, strings.Join(tables, "\n"))
+	}
+	for _, kind := range kindsOf(list) {
+		if !shown[kind] {
+			t.Errorf("no page has the cases of %q", kind)
+		}
+	}
+}
+
+func onPage(t *testing.T, page, is string) {
 	b, err := os.ReadFile(page)
 	if err != nil {
 		t.Fatal(err)
@@ -26,7 +58,6 @@ func inDocs(t *testing.T, list []field, all []client, results [][]string) {
 	if !found || !closed {
 		t.Fatalf("%s has no place for the table", page)
 	}
-	is := markdown(list, all, results)
 	if *write {
 		if err := os.WriteFile(page, []byte(before+begin+is+end+after), 0o644); err != nil {
 			t.Fatal(err)
@@ -52,57 +83,57 @@ func different(was, is string) string {
 	return b.String()
 }
 
-func markdown(list []field, all []client, results [][]string) string {
-	var b strings.Builder
-	row := func(cells ...string) {
-		for i := range cells {
-			cells[i] = strings.ReplaceAll(cells[i], "|", "\\|")
-		}
-		fmt.Fprintf(&b, "| %s |\n", strings.Join(cells, " | "))
-	}
-	head := []string{fmt.Sprintf("%d cases", len(list))}
-	for _, c := range all {
-		head = append(head, c.name)
-	}
-	row(head...)
-	fmt.Fprintf(&b, "|---|%s\n", strings.Repeat("---:|", len(all)))
-	kinds := []string{""}
+func kindsOf(list []field) (kinds []string) {
 	for _, f := range list {
-		if kinds[len(kinds)-1] != f.kind {
+		if !slices.Contains(kinds, f.kind) {
 			kinds = append(kinds, f.kind)
 		}
 	}
-	for _, kind := range kinds {
-		name := kind
-		if kind == "" {
-			name = "all"
-		}
-		row(append([]string{name}, shares(list, results, kind)...)...)
+	return kinds
+}
+
+func markdownRow(b *strings.Builder, cells ...string) {
+	for i := range cells {
+		cells[i] = strings.ReplaceAll(cells[i], "|", "\\|")
 	}
-	kind := ""
-	for i, f := range list {
-		if f.kind != kind {
-			kind = f.kind
-			fmt.Fprintf(&b, "\n### %s\n\n", strings.ToUpper(kind[:1])+kind[1:])
-			head := []string{"Case", "Right is", "Source"}
-			for _, c := range all {
-				head = append(head, c.name)
-			}
-			row(head...)
-			fmt.Fprintf(&b, "|---|---|---|%s\n", strings.Repeat("---|", len(all)))
-		}
-		row(append([]string{f.name, f.rule, "`" + f.source + "`"}, results[i]...)...)
+	fmt.Fprintf(b, "| %s |\n", strings.Join(cells, " | "))
+}
+
+// head begins a table that has a column for each client behind those named.
+func head(b *strings.Builder, all []client, align string, columns ...string) {
+	rule := strings.Repeat("---|", len(columns)) + strings.Repeat(align+"|", len(all))
+	for _, c := range all {
+		columns = append(columns, c.name)
+	}
+	markdownRow(b, columns...)
+	fmt.Fprintf(b, "|%s\n", rule)
+}
+
+func sums(list []field, all []client, results [][]string) string {
+	var b strings.Builder
+	head(&b, all, "---:", fmt.Sprintf("%d cases", len(list)))
+	markdownRow(&b, append([]string{"all"}, shares(list, results, "")...)...)
+	for _, kind := range kindsOf(list) {
+		markdownRow(&b, append([]string{kind}, shares(list, results, kind)...)...)
 	}
 	return b.String()
 }
 
-// TestPageNamesTestsThatExist keeps docs/reliability.md from naming a test that is gone, and from
-// leaving a line of the acceptance list out.
-func TestPageNamesTestsThatExist(t *testing.T) {
-	b, err := os.ReadFile(page)
-	if err != nil {
-		t.Fatal(err)
+func casesOf(kind string, list []field, all []client, results [][]string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "## %s\n\n", strings.ToUpper(kind[:1])+kind[1:])
+	head(&b, all, "---", "Case", "Right is", "Source")
+	for i, f := range list {
+		if f.kind == kind {
+			markdownRow(&b, append([]string{f.name, f.rule, "`" + f.source + "`"}, results[i]...)...)
+		}
 	}
+	return b.String()
+}
+
+// TestPagesNameTestsThatExist keeps the fault table and the acceptance list from naming a test that
+// is gone, and from leaving a line of the list out.
+func TestPagesNameTestsThatExist(t *testing.T) {
 	named := regexp.MustCompile("(?:([a-z]+(?:/[a-z]+)*) )?`((?:Test|Fuzz|Benchmark)\\w+)`")
 	n, known := 0, make(map[string]map[string]bool)
 	has := func(dir, name string) bool {
@@ -111,7 +142,15 @@ func TestPageNamesTestsThatExist(t *testing.T) {
 		}
 		return known[dir][name]
 	}
-	for line := range strings.Lines(string(b)) {
+	var both string
+	for _, page := range []string{"reliability.md", "acceptance.md"} {
+		b, err := os.ReadFile(root + "docs/" + page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		both += string(b)
+	}
+	for line := range strings.Lines(both) {
 		in := "" // the root, until the line names a package
 		for _, found := range named.FindAllStringSubmatch(line, -1) {
 			if dir, err := os.Stat(root + found[1]); err == nil && found[1] != "" && dir.IsDir() {
@@ -129,7 +168,7 @@ func TestPageNamesTestsThatExist(t *testing.T) {
 	lines := map[string]int{"C": 20, "D": 8, "L": 8, "E": 12, "Q": 12, "V": 10, "G": 6}
 	for letter, last := range lines {
 		for i := 1; i <= last; i++ {
-			if row := fmt.Sprintf("\n| %s%02d | ", letter, i); !strings.Contains(string(b), row) {
+			if row := fmt.Sprintf("\n| %s%02d | ", letter, i); !strings.Contains(both, row) {
 				t.Errorf("no row %q", row)
 			}
 		}

@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-var write = flag.Bool("write", false, "write the table into docs/reliability.md")
+var write = flag.Bool("write", false, "write the tables into the pages of docs")
 
 // field is one case.
 type field struct {
