@@ -453,6 +453,17 @@ func (b *responseBody) tellNow(trace *Trace, ctx context.Context) {
 	told = true
 }
 
+// release closes what the base has, of a body that is all in memory, and returns a copy of its
+// response for the time until the retry. What net/http gave leads to its connection's buffers, and
+// to TLS's: with more calls waiting than it keeps connections, most of them would hold one that is
+// closed.
+func (b *responseBody) release(resp *http.Response) *http.Response {
+	bodySource{b}.Close()
+	*b.room = *resp
+	b.rc, b.room.Body, b.attempt.Response = bodies.Released{}, bodies.Released{}, b.room
+	return b.room
+}
+
 // discard reads what is left of a response, within bounds, so that its connection can be used
 // again, and closes it. The bound counts decoded bytes: a gzip bomb is cut off with the rest
 // (CVE-2026-21441). What was peeked in vain is not worth a second look.
@@ -484,13 +495,4 @@ type loss struct {
 func (l *loss) tell() {
 	defer func() { recover() }() // there is no caller any more who could
 	l.trace.Done(l.ctx, l.attempt)
-}
-
-func successful(resp *http.Response) bool { return 200 <= resp.StatusCode && resp.StatusCode <= 299 }
-
-// expectsReader reports whether the caller is to be expected to read an answer to its end and to
-// close it. Many a program returns at once where the status is not a success: what waits for such a
-// body's end may wait for ever.
-func expectsReader(resp *http.Response, stop Stop) bool {
-	return stop == StopDone && (successful(resp) || resp.StatusCode == http.StatusSwitchingProtocols)
 }

@@ -20,6 +20,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/cenkalti/backoff/v4"
+
 	"github.com/steadyhttp/steadyhttp"
 )
 
@@ -512,6 +514,68 @@ func TestHookThatKeepsTheResponse(t *testing.T) {
 				<-done
 			})
 		}
+	}
+}
+
+// Also one that it is shown while the call waits, which becomes the call's answer if there is no retry.
+func TestHookThatKeepsTheResponseOfAWait(t *testing.T) {
+	for _, body := range []string{"", notFound, strings.Repeat("x", 100<<10)} {
+		t.Run(fmt.Sprint(len(body), " bytes"), func(t *testing.T) {
+			server, base := newWireTLS(t, "http/1.1", func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("X-Try", "1")
+				w.WriteHeader(503)
+				io.WriteString(w, body)
+			})
+			kept := make(chan *http.Response, 2)
+			read := make(chan struct{})
+			go func() {
+				defer close(read)
+				for range cap(kept) {
+					resp := <-kept
+					for range 1000 {
+						_, _ = resp.Request, resp.Body
+					}
+					if resp.StatusCode != 503 || resp.Header.Get("X-Try") != "1" {
+						t.Errorf("the hook has %+v", resp)
+					}
+					if body != "" {
+						if b, err := io.ReadAll(resp.Body); len(b) != 0 || err == nil {
+							t.Errorf("the hook reads %q, %v: the body is the caller's", b, err)
+						}
+					}
+				}
+			}()
+			tr := &steadyhttp.Transport{
+				Base: base, Policy: atOnce(),
+				Trace: &steadyhttp.Trace{Waiting: func(_ context.Context, a steadyhttp.Attempt, w steadyhttp.Wait) {
+					if w.Cause == steadyhttp.WaitBackOff {
+						kept <- a.Response
+					}
+				}},
+				Prepare: func(_ *http.Request, prev *steadyhttp.Attempt) error {
+					if prev == nil {
+						return nil
+					}
+					kept <- prev.Response
+					return &steadyhttp.Error{Stop: steadyhttp.StopPermanent, Err: errors.New("no more")}
+				},
+			}
+			tr.Policy.NewBackOff = func() backoff.BackOff { return backoff.NewConstantBackOff(5 * time.Millisecond) }
+			resp, err := tr.RoundTrip(wireRequest(t, "GET", server.URL, ""))
+			if len(body) > 64<<10 {
+				if err == nil {
+					t.Errorf("an answer that was let go has come back: %v", resp.Status)
+				}
+			} else if err != nil {
+				t.Error(err)
+			} else {
+				if b, err := io.ReadAll(resp.Body); string(b) != body || err != nil {
+					t.Errorf("%q, %v", b, err)
+				}
+				resp.StatusCode, resp.Request, resp.Body = 0, nil, nil
+			}
+			<-read
+		})
 	}
 }
 

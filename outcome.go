@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/steadyhttp/steadyhttp/internal/bodies"
 	"github.com/steadyhttp/steadyhttp/internal/neterr"
 )
 
@@ -17,8 +18,9 @@ import (
 // is free.
 func (c *call) keepOrDrop() {
 	if inner := standInOf(c.response); c.standIn == nil && inner != nil && inner.whole() {
-		c.standIn = c.newStandIn() // an inner Transport has it in memory
-		c.standIn.ahead, c.standIn.attempt = inner.ahead, c.attempt
+		c.standIn = c.newStandIn()                           // an inner Transport has it in memory
+		c.standIn.ahead = inner.ahead.Into(c.standIn.reader) // its own leads to all that the inner one has
+		c.standIn.attempt = c.attempt
 	}
 	switch {
 	case c.attempt.Err != nil:
@@ -26,11 +28,17 @@ func (c *call) keepOrDrop() {
 		c.kept = kept{c.response, c.standIn}
 		return
 	case c.standIn != nil && c.standIn.whole():
-		bodySource{c.standIn}.Close()
+		c.response = c.standIn.release(c.response)
 		c.kept = kept{c.response, c.standIn}
+		c.last.Response, c.attempt.Response = c.response, c.response
 		return
 	}
 	c.drop()
+	if c.attempt.Response != nil {
+		shown := *c.attempt.Response
+		shown.Body = bodies.Released{}
+		c.last.Response, c.attempt.Response = &shown, &shown
+	}
 }
 
 func (c *call) drop() {
@@ -119,6 +127,10 @@ func (c *call) deliver() (*http.Response, error) {
 	b := c.standIn
 	b.attempt.N += c.below
 	resp := b.room
+	if c.response == resp {
+		resp = new(http.Response) // it was kept, and hooks have seen it
+		b.room = resp
+	}
 	*resp = *c.response
 	resp.Request = c.original
 	b.given = c.response
@@ -140,6 +152,15 @@ func (c *call) deliver() (*http.Response, error) {
 	}
 	resp.Body = b.standIn()
 	return resp, nil
+}
+
+func successful(resp *http.Response) bool { return 200 <= resp.StatusCode && resp.StatusCode <= 299 }
+
+// expectsReader reports whether the caller is to be expected to read an answer to its end and to
+// close it. Many a program returns at once where the status is not a success: what waits for such a
+// body's end may wait for ever.
+func expectsReader(resp *http.Response, stop Stop) bool {
+	return stop == StopDone && (successful(resp) || resp.StatusCode == http.StatusSwitchingProtocols)
 }
 
 // answering makes resp the answer to the caller's own request, and not to a clone of it

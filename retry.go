@@ -159,6 +159,9 @@ func (c *call) wait() error {
 	if c.response != nil {
 		c.keepOrDrop()
 	}
+	if c.nest != nil {
+		c.nest.ended.Store(nil) // it has been heard, and has the answer of the base below
+	}
 	c.endAttempt()
 	cause := WaitBackOff
 	if c.last.ServerAsked {

@@ -56,3 +56,9 @@ func Again(body io.ReadCloser) func() (io.ReadCloser, error) {
 func SameFunc(a, b func() (io.ReadCloser, error)) bool {
 	return reflect.ValueOf(a).Pointer() == reflect.ValueOf(b).Pointer()
 }
+
+// Released stands for a response's body that has been let go.
+type Released struct{}
+
+func (Released) Read([]byte) (int, error) { return 0, http.ErrBodyReadAfterClose }
+func (Released) Close() error             { return nil }

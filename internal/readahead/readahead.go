@@ -121,6 +121,7 @@ func (r *Reader) read() {
 		r.panicked = recover() // for whoever waits: a panic here could be caught by nobody
 		r.mu.Lock()
 		r.over = true
+		r.rc = nil // it leads to a connection, and what was read may be kept for long
 		r.mu.Unlock()
 		defer r.tellEnd()
 		if rc := r.TakeBack(); rc != nil {
@@ -143,6 +144,13 @@ func (r *Reader) read() {
 			return
 		}
 	}
+}
+
+// Into has to read in to what r has read, whose goroutine has ended, and returns it.
+func (r *Reader) Into(to *Reader) *Reader {
+	to.limit, to.buffer, to.err, to.over = r.limit, r.buffer, r.err, true
+	to.ended.Store(true)
+	return to
 }
 
 // HandOver leaves it to the goroutine to close a body. It reports false if that has ended.

@@ -2,8 +2,6 @@ package sendlog
 
 import (
 	"context"
-	"crypto/tls"
-	"net"
 	"net/http"
 	"net/url"
 	"runtime"
@@ -29,14 +27,16 @@ type resend struct {
 	timeout time.Duration
 
 	// Guarded by Log.mu:
-	conn    net.Conn    // the last that was taken
-	direct  bool        // a connection to the request's own address has been asked for: there is no proxy
-	other   bool        // the present connection is for a request of somebody else
-	unsure  bool        // it may be
-	conns   int         // that were somebody else's
-	notes   int         // of sendings that were
-	untold  []time.Time // sendings of which that is not known, and the observers have not been told
-	refused bool        // nothing more may be sent
+	taken      bool        // a connection was; what follows is of the last. Itself it is not kept: a wait may be long
+	tls        bool        // it speaks TLS
+	negotiated bool        // and, by what was agreed on there, HTTP/2
+	direct     bool        // a connection to the request's own address has been asked for: there is no proxy
+	other      bool        // the present connection is for a request of somebody else
+	unsure     bool        // it may be
+	conns      int         // that were somebody else's
+	notes      int         // of sendings that were
+	untold     []time.Time // sendings of which that is not known, and the observers have not been told
+	refused    bool        // nothing more may be sent
 }
 
 // Watch is told that an observer of a gate is about to be asked for a replay. It returns the context
@@ -128,7 +128,7 @@ func Unproxied(t *http.Transport, req *http.Request, err error) bool {
 // not to be seen: x/net's http2.Transport may be the base, inside of it, or registered with net/http's.
 // A base that tells of no connection at all is not one of those.
 func (r *resend) mayBlock() bool {
-	return !r.http2() && (r.native == nil && r.conn == nil || askedByTransport())
+	return !r.http2() && (r.native == nil && !r.taken || askedByTransport())
 }
 
 // askedByTransport looks at who calls the hook. Under another name, nobody would be held up.
@@ -147,8 +147,8 @@ func askedByTransport() bool {
 }
 
 func (r *resend) http2() bool {
-	if c, ok := r.conn.(interface{ ConnectionState() tls.ConnectionState }); ok {
-		return c.ConnectionState().NegotiatedProtocol == "h2"
+	if r.tls {
+		return r.negotiated
 	}
 	if r.native == nil || r.native.Protocols == nil {
 		return false

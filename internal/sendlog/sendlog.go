@@ -127,7 +127,7 @@ func (l *Log) gotConn(info httptrace.GotConnInfo) {
 		r.conns++
 		return
 	}
-	r.conn = info.Conn
+	r.taken, r.tls, r.negotiated = info.Conn != nil, ok, http2
 	if r.refused && !r.http2() {
 		stop(info.Conn) // net/http may take one although the context has ended, and then sends
 	}

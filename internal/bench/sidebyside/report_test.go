@@ -144,8 +144,9 @@ func (p *page) speed(measured []row, figures [][]figure) {
 
 func (p *page) rest(held, rates, told []figure) {
 	p.printf(`
-What a call holds while it waits for its retry after a 503 with an envelope, its goroutine's stack included (net/http: for
-its answer), and how many GETs 8 callers get over the loopback in a second of %s, the server's included:
+What a call holds while it waits for its retry after a 503 with an envelope that came over a connection of its own, its
+goroutine's stack included, and how many GETs 8 callers get over the loopback in a second of %s, the
+server's included:
 
 `, clock)
 	columns := []string{"held by a waiting call", "GETs a second, answered 200", "answered 404 with an envelope, and its code told"}
@@ -153,6 +154,9 @@ its answer), and how many GETs 8 callers get over the loopback in a second of %s
 		rate := rates
 		switch j {
 		case 0:
+			if held[i].why != "" {
+				return "–"
+			}
 			return fmt.Sprintf("%.1f KiB", held[i].value/1024)
 		case 2:
 			rate = told
@@ -183,8 +187,7 @@ func (p *page) ahead(measured []row, figures [][]figure, held, rates, told []fig
 		add(r.name, r.unlike, figures[i], less)
 	}
 	more := func(theirs, ours float64) bool { return theirs > 1.03*ours }
-	add("held by a waiting call", "steadyhttp's goroutine has a stack of 8 KiB by then, most of theirs 4: of those 3.1 KiB are "+
-		"free to use, and http.Client and http.Transport alone take 2.8, over a connection 3.2", held, less)
+	add("held by a waiting call", "It keeps nothing of the answer, and waits outside of http.Client", held, less)
 	add("GETs a second, answered 200", "", rates, more)
 	add("GETs a second, answered 404 with an envelope, and its code told", "They read the body with no bound on the time, "+
 		"on the caller's goroutine", told, more)
