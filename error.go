@@ -267,8 +267,8 @@ func plural(n int, noun string) string {
 // *url.Error, and API keys live in queries (CVE-2024-6104). "" for nil.
 func RedactError(err error) string { return redact.Error(err) }
 
-// RedactURL returns u for people to read: REDACTED stands for its userinfo and for the values of
-// its query, and its fragment is left out. It is all of a URL that ever enters a log line, an error
+// RedactURL returns u for people to read: REDACTED stands for its userinfo and for the values of its
+// query and of its path's parameters (";jsessionid=…"), and its fragment is left out. It is all of a URL that ever enters a log line, an error
 // or a span of ours. "" for nil.
 func RedactURL(u *url.URL) string { return redact.URL(u) }
 

@@ -49,8 +49,8 @@ func FuzzEnvelope(f *testing.F) {
 	})
 }
 
-// FuzzRedactURL: nothing of a secret in the userinfo or in a query's value survives, whether anybody has escaped it or
-// not, in the URL alone or in an error around it. The canary stands at both ends of the secret, so that half of one
+// FuzzRedactURL: nothing of a secret in the userinfo or in a query's value survives, nor in a path's parameter, whether anybody has escaped it
+// or not, in the URL alone or in an error around it. The canary stands at both ends of the secret, so that half of one
 // shows, too.
 func FuzzRedactURL(f *testing.F) {
 	for _, s := range []string{"", "x", "a:b", "a@b", "a/b", "a?b", "a#b", "a%b", "a%zz", "a b", "a[b", "a]b", `a\b`, `a"b`, "a\x00b", "a\nb", "a\x7fb", "é", "\xff", "a=b", "a;b", "a&b", "a+b", "//", "://"} {
@@ -67,6 +67,8 @@ func FuzzRedactURL(f *testing.F) {
 			"https://user:" + secret + "@api.example/x",
 			"https://user:" + secret + "@api.example/x?a=b",
 			"https://api.example/%zz?key=" + url.QueryEscape(secret),
+			"https://api.example/x;jsessionid=" + url.PathEscape(secret) + "/y;v=1?a=b",
+			"https://api.example/x;jsessionid=" + url.PathEscape(secret) + "/%zz",
 			"https://user:" + url.QueryEscape(secret) + "@api.example:port/x",
 		}
 		if !strings.Contains(s, "&") { // which would end the value

@@ -12,18 +12,30 @@ import (
 // shownQuery returns the query of the url.full that both spans of a call have.
 func shownQuery(t *testing.T, c steadyotel.Config, query string) string {
 	t.Helper()
+	u, err := url.Parse("https://api.example/api/alerts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.RawQuery = query
+	full := shownURL(t, c, u)
+	shown, ok := strings.CutPrefix(full, "https://api.example/api/alerts?")
+	if !ok {
+		t.Fatalf("url.full is %q", full)
+	}
+	return shown
+}
+
+// shownURL returns the url.full that both spans of a call have.
+func shownURL(t *testing.T, c steadyotel.Config, u *url.URL) string {
+	t.Helper()
 	s := newSDK(t)
-	req := newRequest(t, t.Context(), "GET", "https://api.example/api/alerts")
-	req.URL.RawQuery = query
+	req := newRequest(t, t.Context(), "GET", "https://api.example/")
+	req.URL = u
 	finish((&steadyhttp.Transport{Base: answers(200, ""), Trace: s.trace(c)}).RoundTrip(req))
 	full, _ := value(s.attempts()[0].Attributes(), "url.full")
 	call, _ := value(s.parent(t).Attributes(), "url.full")
 	assertText(t, "the call's", call.AsString(), full.AsString())
-	shown, ok := strings.CutPrefix(full.AsString(), "https://api.example/api/alerts?")
-	if !ok {
-		t.Fatalf("url.full is %q", full.AsString())
-	}
-	return shown
+	return full.AsString()
 }
 
 // What lets somebody in is never in url.full: by its name, however that is spelt, by its looks, or
@@ -67,6 +79,26 @@ func TestSecretsAreNotInURLs(t *testing.T) {
 		"a=1&canary&b=2": "a=1&REDACTED&b=2",
 	} {
 		assertText(t, query, shownQuery(t, steadyotel.Config{}, query), want)
+	}
+}
+
+// A path has secrets in its parameters (RFC 3986 section 3.3): Java's servers put a session's ID there.
+func TestSecretsAreNotInPaths(t *testing.T) {
+	for _, all := range []bool{false, true} {
+		for path, want := range map[string]string{
+			"/a;jsessionid=canary":              "/a;jsessionid=REDACTED",
+			"/a;v=1;jsessionid=can%2Fary/b?c=1": "/a;v=REDACTED;jsessionid=REDACTED/b?c=1",
+			"/a;b/c":                            "/a;b/c",
+		} {
+			if all {
+				want = strings.ReplaceAll(want, "c=1", "c=REDACTED")
+			}
+			u, err := url.Parse("https://api.example" + path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			assertText(t, path, shownURL(t, steadyotel.Config{RedactQuery: all}, u), "https://api.example"+want)
+		}
 	}
 }
 

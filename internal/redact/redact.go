@@ -136,7 +136,7 @@ func lengthOfURL(text string, quoted bool) int {
 
 // inText is String for a URL out of a text, which stays as it is written where it has no secret.
 func inText(s string) string {
-	if _, err := url.Parse(s); err == nil && !strings.ContainsAny(s, "?#@") {
+	if _, err := url.Parse(s); err == nil && !strings.ContainsAny(s, "?#@;") {
 		return s
 	}
 	return String(s)
@@ -211,8 +211,8 @@ func String(s string) string {
 }
 
 // redactUnparsable keeps what can't be a secret however s is read: nothing from a query on, and
-// nothing before an "@". With an "@" behind the first "?" or "#", nobody knows whether that is a
-// query or a password.
+// nothing before an "@". With an "@" behind the first "?" or "#", or the ";" of a path, nobody knows
+// whether that is a password.
 func redactUnparsable(s string) string {
 	head := s
 	if end := strings.IndexAny(s, "?#"); end >= 0 {
@@ -221,10 +221,16 @@ func redactUnparsable(s string) string {
 		}
 		head = s[:end]
 	}
+	if at := strings.IndexByte(head, ';'); at >= 0 && strings.Contains(head[at:], "@") && strings.Count(head[:at], "/") > 2 {
+		return "REDACTED" // a path's parameter, or a password
+	}
 	if at := strings.LastIndexByte(head, '@'); at >= 0 {
 		head = "REDACTED" + head[at:]
 	} else {
 		head = withoutPassword(head)
+	}
+	if at := strings.IndexByte(head, ';'); at >= 0 {
+		head = head[:at] + ";REDACTED"
 	}
 	return Text(head, MaxMessage)
 }
@@ -247,14 +253,18 @@ func withoutPassword(head string) string {
 	return head[:begin+colon+1] + "REDACTED" + head[end:]
 }
 
-// URL returns u for people to read: REDACTED stands for its userinfo and for the values of
-// its query, and its fragment is left out. It is all of a URL that ever enters a log line, an error
+// URL returns u for people to read: REDACTED stands for its userinfo and for the values of its query
+// and of its path's parameters (";jsessionid=…"), and its fragment is left out. It is all of a URL that ever enters a log line, an error
 // or a span of ours. "" for nil.
 func URL(u *url.URL) string {
 	if u == nil {
 		return ""
 	}
 	shown := url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path, RawPath: u.RawPath}
+	if strings.Contains(u.Path, ";") {
+		shown.RawPath = withoutParameters(u.EscapedPath())
+		shown.Path, _ = url.PathUnescape(shown.RawPath) // what EscapedPath returns can be unescaped
+	}
 	if u.User != nil {
 		// OpenTelemetry's form, so that a span's url.full and a log line have the same text.
 		shown.User = url.UserPassword("REDACTED", "REDACTED")
@@ -283,4 +293,29 @@ func URL(u *url.URL) string {
 		b.WriteString("REDACTED")
 	}
 	return Text(b.String(), MaxMessage)
+}
+
+// withoutParameters takes the values of a path's parameters out (RFC 3986 section 3.3): Java's servers
+// have a session's ID there for clients without cookies.
+func withoutParameters(path string) string {
+	var b strings.Builder
+	for rest := path; ; {
+		end := strings.IndexByte(rest, ';')
+		if end < 0 {
+			b.WriteString(rest)
+			return b.String()
+		}
+		b.WriteString(rest[:end+1])
+		rest = rest[end+1:]
+		end = strings.IndexAny(rest, ";/")
+		if end < 0 {
+			end = len(rest)
+		}
+		name, _, valued := strings.Cut(rest[:end], "=")
+		b.WriteString(name)
+		if valued {
+			b.WriteString("=REDACTED")
+		}
+		rest = rest[end:]
+	}
 }

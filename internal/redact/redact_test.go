@@ -92,6 +92,12 @@ func TestRedactString(t *testing.T) {
 		{"https://api.example/x?a=1;key=secret", "https://api.example/x?a=REDACTED"},
 		{"https://api.example/x#access_token=secret", "https://api.example/x"},
 		{"https://api.example/x?k=v#secret", "https://api.example/x?k=REDACTED"},
+		{"https://api.example/x;jsessionid=secret", "https://api.example/x;jsessionid=REDACTED"},
+		{"https://api.example/x;jsessionid=secret/y%2Fz;v=secret?a=b", "https://api.example/x;jsessionid=REDACTED/y%2Fz;v=REDACTED?a=REDACTED"},
+		{"https://api.example/x;a=sec%3Bret;b=sec=ret;c/;d=secret", "https://api.example/x;a=REDACTED;b=REDACTED;c/;d=REDACTED"},
+		{"https://api.example/1;2;3", "https://api.example/1;2;3"},
+		{"https://api.example/x%3Ba=b", "https://api.example/x%3Ba=b"},
+		{"https://api.example/;", "https://api.example/;"},
 		{"mailto:secret@api.example", "mailto:REDACTED"},
 		{"", ""},
 		// What does not parse is cut before any secret.
@@ -99,6 +105,7 @@ func TestRedactString(t *testing.T) {
 		{"https://user:sec ret@api.example/%zz", "REDACTED@api.example/%zz"},
 		{"https://api.example/%zz?key=secret", "https://api.example/%zz"},
 		{"https://api.example/%zz#secret", "https://api.example/%zz"},
+		{"https://api.example/%zz;jsessionid=secret/x", "https://api.example/%zz;REDACTED"},
 		{"https://api.example/x\n", `https://api.example/x\n`},
 	}
 	for _, tt := range tests {
@@ -172,6 +179,7 @@ func TestRedactURLsInTexts(t *testing.T) {
 		"(https://api.example/x?sig=canary).":                        "(https://api.example/x?sig=REDACTED).",
 		"http://a/?k=canary, then wss://canary@b/c#canary":           "http://a/?k=REDACTED, then wss://REDACTED:REDACTED@b/c",
 		"dial socks5h://u:canary@proxy:1080: refused":                "dial socks5h://REDACTED:REDACTED@proxy:1080: refused",
+		"GET https://api.example/x;sid=canary/y failed":              "GET https://api.example/x;sid=REDACTED/y failed",
 		"git+ssh://canary@h/x":                                       "git+ssh://REDACTED:REDACTED@h/x",
 		"https://api.example/machines/1: no such machine":            "https://api.example/machines/1: no such machine",
 		"https://api.example:8443/a%2Fb, https://[::1]:80/c":         "https://api.example:8443/a%2Fb, https://[::1]:80/c",
