@@ -2,6 +2,7 @@ package steadyhttp
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"runtime"
@@ -203,21 +204,31 @@ func (c *call) enter(gate Gate, index int) error {
 	return err
 }
 
-// refused tells a gate's no from the end of the call while it waited there.
+// refused tells a gate's no from the end of the call while it waited there, of which the gate may know
+// why it came to that.
 func (c *call) refused(err error) error {
-	switch {
-	case c.over():
-		c.why = StopCancelled
-		return cancelCause(c.ctx)
-	case c.bound().Err() != nil:
-		c.why = StopElapsed
-		return &timeoutError{"Policy.MaxElapsed", c.policy.MaxElapsed}
-	}
-	c.why = StopRefused
 	if _, ours := err.(*Refusal); !ours { // whose methods take a nil one
 		err = neterr.Solid("Gate.Enter", err)
 	}
-	if !neterr.Is[*Refusal](err) {
+	refusal, is := errors.AsType[*Refusal](err)
+	switch {
+	case c.over():
+		c.why = StopCancelled
+		ended := cancelCause(c.ctx)
+		if refusal != nil {
+			ended.last = refusal
+		}
+		return ended
+	case c.bound().Err() != nil:
+		c.why = StopElapsed
+		elapsed := &timeoutError{"Policy.MaxElapsed", c.policy.MaxElapsed}
+		if refusal != nil {
+			return &lateError{elapsed, refusal}
+		}
+		return elapsed
+	}
+	c.why = StopRefused
+	if !is {
 		return &Refusal{Err: err}
 	}
 	return err

@@ -209,7 +209,7 @@ func (e *lateError) Unwrap() []error { return []error{e.err, e.last} }
 // cancelCause tells why ctx ended. A context that has not ended stands for a Request.Cancel that
 // was closed. http.Client closes that at its Timeout, and sets the context a deadline for the same
 // instant, which may come a little later.
-func cancelCause(ctx context.Context) error {
+func cancelCause(ctx context.Context) *cancelled {
 	switch {
 	case ctx.Err() != nil:
 		return &cancelled{cause: context.Cause(ctx), ctx: ctx.Err()}

@@ -20,8 +20,9 @@ import (
 type Gate interface {
 	// Enter blocks until the attempt may be sent, or refuses with an error, preferably a *Refusal;
 	// that is final for the call. ctx ends when the call must: at its deadline or
-	// Policy.MaxElapsed. A gate that is about to block says so with Attempt.Waits. A nil Pass lets
-	// the attempt go and wants to be told nothing.
+	// Policy.MaxElapsed. A *Refusal in the error after that says why the attempt could not go in
+	// time, and is in the call's error beside the end. A gate that is about to block says so with
+	// Attempt.Waits. A nil Pass lets the attempt go and wants to be told nothing.
 	Enter(ctx context.Context, a Attempt) (Pass, error)
 }
 

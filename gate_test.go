@@ -853,3 +853,67 @@ type saying struct {
 func (s saying) Enter(context.Context, steadyhttp.Attempt) (steadyhttp.Pass, error) {
 	return s.pass, s.err
 }
+
+// A call that its deadline, its caller or MaxElapsed ends at a gate tells what the gate knows of why it waited, beside the end
+// itself and what the attempt before failed of. A gate that says nothing adds nothing.
+func TestWhyACallWaitedAtItsGate(t *testing.T) {
+	away := errors.New("no answer from the ledger")
+	for _, test := range []struct {
+		name string
+		gate func(ended error) error
+		told bool
+	}{
+		{"a Refusal alone", func(error) error { return &steadyhttp.Refusal{Err: away} }, true},
+		{"a Refusal beside the end", func(ended error) error { return errors.Join(ended, &steadyhttp.Refusal{Err: away}) }, true},
+		{"the end alone", func(ended error) error { return ended }, false},
+		{"a nil Refusal", func(error) error { return (*steadyhttp.Refusal)(nil) }, false},
+	} {
+		for _, end := range []string{"deadline", "cancelled", "MaxElapsed"} {
+			for lost, before := range []step{nil, failsWith(trReset), answers(503, "")} {
+				synctest.Test(t, func(t *testing.T) {
+					gate := enterFunc(func(ctx context.Context, a steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
+						if before != nil && a.N == 1 {
+							return nil, nil
+						}
+						<-ctx.Done()
+						return nil, test.gate(ctx.Err())
+					})
+					ctx, cancel := context.WithCancel(t.Context())
+					stop, want, not := steadyhttp.StopCancelled, context.Canceled, context.DeadlineExceeded
+					rt := &steadyhttp.Transport{Base: newScript(before), Gates: []steadyhttp.Gate{gate}, Policy: atOnce()}
+					switch end {
+					case "deadline":
+						ctx, cancel = context.WithTimeout(t.Context(), time.Second)
+						want, not = context.DeadlineExceeded, context.Canceled
+					case "MaxElapsed":
+						rt.Policy.MaxElapsed = time.Second
+						stop, want, not = steadyhttp.StopElapsed, context.DeadlineExceeded, context.Canceled
+					default:
+						time.AfterFunc(time.Second, cancel)
+					}
+					defer cancel()
+					resp, err := rt.RoundTrip(newRequest(t, "GET", "").WithContext(ctx))
+					if resp != nil && end == "MaxElapsed" { // the answer before is the call's
+						a, _ := steadyhttp.AttemptOf(resp)
+						resp.Body.Close()
+						err = &steadyhttp.Error{Stop: a.Stop, Err: a.Err}
+					}
+					e, ok := errors.AsType[*steadyhttp.Error](err)
+					if !ok || e.Stop != stop || !errors.Is(err, want) || errors.Is(err, not) {
+						t.Fatalf("%s, %s: %v, want %s", test.name, end, err, stop)
+					}
+					refusal, _ := errors.AsType[*steadyhttp.Refusal](err)
+					if told := refusal != nil && strings.Contains(err.Error(), away.Error()); told != test.told {
+						t.Errorf("%s, %s: %v", test.name, end, err)
+					}
+					if lost == 1 && !strings.Contains(err.Error(), "reset") {
+						t.Errorf("%s, %s: %v hides what the attempt failed of", test.name, end, err)
+					}
+					if n := strings.Count(err.Error(), away.Error()); n > 1 {
+						t.Errorf("%s, %s: told %d times: %v", test.name, end, n, err)
+					}
+				})
+			}
+		}
+	}
+}

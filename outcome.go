@@ -187,7 +187,11 @@ func (c *call) abandon(err error) (*http.Response, error) {
 		before = c.unready
 	}
 	ended, isEnd := err.(*cancelled)
-	if isEnd {
+	switch {
+	case !isEnd || before == nil:
+	case ended.last != nil:
+		ended.last = &lateError{ended.last, before}
+	default:
 		ended.last = before // before a gate gets to see it
 	}
 	c.giveBack(err)
@@ -250,7 +254,7 @@ func (c *call) failure() error {
 	a := &c.attempt
 	err := a.Err
 	if a.Stop == StopCancelled && c.over() {
-		ended := cancelCause(c.ctx).(*cancelled)
+		ended := cancelCause(c.ctx)
 		if a.N != 1 || !errors.Is(err, ended.cause) || !errors.Is(err, ended.ctx) {
 			ended.last = flat(err)
 			err = ended

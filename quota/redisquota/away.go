@@ -1,8 +1,10 @@
 package redisquota
 
 import (
+	"errors"
 	"time"
 
+	"github.com/steadyhttp/steadyhttp"
 	"github.com/steadyhttp/steadyhttp/internal/ledger"
 )
 
@@ -17,6 +19,36 @@ func (e *engine) goAway(now time.Duration) {
 	for c := range e.line {
 		e.line[c] = standing{}
 	}
+}
+
+// waitedError is the end of a caller's context, and why he still stood in line.
+type waitedError struct {
+	ended error
+	why   *steadyhttp.Refusal
+}
+
+func (e *waitedError) Error() string   { return e.ended.Error() + "; " + e.why.Error() }
+func (e *waitedError) Unwrap() []error { return []error{e.ended, e.why} }
+
+// whyWaited adds to the end of a caller's context that Redis is to blame, where it is: of a context
+// that has ended alone, nobody would look for it there.
+func (e *engine) whyWaited(ended error) error {
+	if e.host == nil {
+		return ended
+	}
+	e.host.Lock()
+	away, last := e.away, e.lastError
+	e.host.Unlock()
+	switch {
+	case last != nil:
+		// Its text alone: a timeout of Redis is none of the caller's.
+		return &waitedError{ended, &steadyhttp.Refusal{
+			Err: errors.New("redisquota: no answer from Redis: " + steadyhttp.RedactError(last)),
+		}}
+	case away:
+		return &waitedError{ended, &steadyhttp.Refusal{Err: errors.New("redisquota: no answer from Redis")}}
+	}
+	return ended
 }
 
 // mayAlone says whether a call may go without a grant.

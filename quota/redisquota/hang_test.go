@@ -3,6 +3,9 @@ package redisquota
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -174,6 +177,65 @@ func enterAndLeave(t *testing.T, q *Quota) {
 		return
 	}
 	p.Leave(wentWell())
+}
+
+// Who gives up while Redis is away is told that it is Redis that he has waited for, whatever ends his
+// context, and Redis' own timeouts are not taken for his.
+func TestWhoGivesUpIsToldOfRedis(t *testing.T) {
+	for _, away := range []string{"refuses", "hangs"} {
+		for _, end := range []error{context.Canceled, context.DeadlineExceeded} {
+			t.Run(away+", "+end.Error(), func(t *testing.T) {
+				together(t, func(t *testing.T, w *world, process func(func(*Quota)) (*Quota, *link)) {
+					q, l := process(func(q *Quota) { q.Windows, q.WhenAway = []quota.Window{{N: 5, Per: time.Minute}}, Closed })
+					said := "no answer from Redis"
+					if away == "hangs" {
+						s := &stubborn{backend: l}
+						q.engine.backend = s
+						s.hang(10*time.Minute, false)
+					} else {
+						said += ": dial tcp: refused"
+						q.engine.backend = refusing{fmt.Errorf("dial tcp: refused (%w, %w)", context.Canceled, context.DeadlineExceeded)}
+					}
+					rt := &steadyhttp.Transport{Gates: []steadyhttp.Gate{q}}
+					ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+					if end == context.Canceled {
+						ctx, cancel = context.WithCancel(t.Context())
+						time.AfterFunc(5*time.Second, cancel)
+					}
+					defer cancel()
+					entered := make(chan error, 1)
+					go func() {
+						_, err := q.Enter(ctx, steadyhttp.Attempt{})
+						entered <- err
+					}()
+					req, err := http.NewRequestWithContext(ctx, "GET", "http://api.example/", nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					_, called := rt.RoundTrip(req)
+					for _, err := range []error{<-entered, called} {
+						if !strings.Contains(err.Error(), said) {
+							t.Errorf("%v: it does not say %q", err, said)
+						}
+						if !errors.Is(err, end) {
+							t.Errorf("%v: not %v", err, end)
+						}
+						if other := context.Canceled; end != other && errors.Is(err, other) {
+							t.Errorf("%v is %v", err, other)
+						}
+					}
+					time.Sleep(11 * time.Minute)
+				})
+			})
+		}
+	}
+}
+
+// refusing fails at once.
+type refusing struct{ err error }
+
+func (r refusing) exchange(context.Context, *request, *tuning, time.Duration) (reply, error) {
+	return reply{}, r.err
 }
 
 // Whose client's commands hang is without Redis, and WhenAway decides: also if each question so far was

@@ -103,7 +103,11 @@ func (q *Quota) Enter(ctx context.Context, a steadyhttp.Attempt) (steadyhttp.Pas
 	if q.closed.Load() {
 		return nil, errClosed
 	}
-	return q.inner.Enter(ctx, a)
+	pass, err := q.inner.Enter(ctx, a)
+	if err != nil && ctx.Err() != nil {
+		err = q.engine.whyWaited(err)
+	}
+	return pass, err
 }
 
 func (q *Quota) begin() error {
