@@ -96,14 +96,14 @@ type Attempt struct {
 	Stop Stop
 
 	asked   time.Duration       // when to try again, of what ended the call after it
-	kept    bool                // Err is why there is no answer to a retry
-	renewed bool                // the one retry after a 401 was made before it
 	log     *sendlog.Log        // nil where nobody looks
 	waits   func(time.Duration) // tells of a wait at a gate; nil where nobody wants to know
-	late    bool                // Stop was set after AttemptDone had been told of a retry, which then could not be made
-	gate    int                 // that it enters
-	foreign bool                // of a redirect's hop to another origin: no gate may learn from its answer
 	whole   *Attempt            // of a foreign attempt on leaving a gate: all of it, for PerKey
+	gate    int32               // the index of the one that it enters
+	kept    bool                // Err is why there is no answer to a retry
+	renewed bool                // the one retry after a 401 was made before it
+	late    bool                // Stop was set after AttemptDone had been told of a retry, which then could not be made
+	foreign bool                // of a redirect's hop to another origin: no gate may learn from its answer
 }
 
 // Stop is the reason why a call went no further, "" if it goes on. Its constants are also labels,
@@ -166,7 +166,7 @@ func (a Attempt) Observe(o Observer) bool {
 	if a.log == nil {
 		return false
 	}
-	a.log.Add(o, a.foreign, a.gate)
+	a.log.Add(o, a.foreign, int(a.gate))
 	return true
 }
 

@@ -181,22 +181,22 @@ type responseBody struct {
 	attempt Attempt
 	idle    time.Duration           // bounds each Read; 0: none
 	cancel  context.CancelCauseFunc // ends the attempt; may be nil
-	native  bool                    // net/http's own: it may be closed during a Read
 	told    *Trace                  // whose Done is called once at the end; nil: nobody's
 	ctx     context.Context         // for it
 	loss    runtime.Cleanup         // calls it should the body be lost; zero: nothing to call
+	native  bool                    // net/http's own: it may be closed during a Read
 	ended   atomic.Bool
 	closed  atomic.Bool
+	shutRC  atomic.Bool // rc has been closed
+	expired atomic.Bool // the IdleTimeout has
 
-	rc      io.ReadCloser
-	shutRC  atomic.Bool       // rc has been closed
-	room    *http.Response    // for the copy that it is handed out with
-	given   *http.Response    // what that is a copy of; nil: it is not handed out
-	ahead   *readahead.Reader // what was read before the caller came; nil: nothing
-	reader  *readahead.Reader // room for it
-	offset  int               // how much of it the caller has had
-	reads   atomic.Int64      // begun and ended under an IdleTimeout: odd while one is under way
-	expired atomic.Bool
+	rc     io.ReadCloser
+	room   *http.Response    // for the copy that it is handed out with
+	given  *http.Response    // what that is a copy of; nil: it is not handed out
+	ahead  *readahead.Reader // what was read before the caller came; nil: nothing
+	reader *readahead.Reader // room for it
+	offset int               // how much of it the caller has had
+	reads  atomic.Int64      // begun and ended under an IdleTimeout: odd while one is under way
 }
 
 // newResponseBody returns a stand-in for resp's body; see responseBody for the rest.

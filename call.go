@@ -192,7 +192,7 @@ func (c *call) enterGates() error {
 
 func (c *call) enter(gate Gate, index int) error {
 	a := c.attempt
-	a.gate = index
+	a.gate = int32(index)
 	if watch := c.watch(WaitGate, index); watch != nil {
 		a.waits = watch.begin
 		defer watch.end() // a hook may panic: by then the pass is kept

@@ -105,7 +105,7 @@ func (r *Rules) classify(a *Attempt) Verdict {
 		v.Class = class
 		return v
 	}
-	wait, source := retryafter.Read(a.Response.Header, time.Now())
+	wait, source := retryafter.Read(a.Response.Header, time.Time{})
 	if mayThrottle(status) && !named {
 		// GitHub and Binance throttle so. What says neither when to come back nor that nothing is
 		// left is a plain no.
@@ -223,7 +223,7 @@ func (r *Rules) parseEnvelope(a *Attempt, body []byte) Verdict {
 	e := envelope.Read(&answer, r.ByCode)
 	v := cleaned(Verdict{Code: e.Code, Message: e.Message, TrackingID: e.ID})
 	if wait := e.Wait + e.WaitMs; wait != "" { // never both
-		v.RetryAfter = retryafter.Value(wait, e.WaitMs != "", answer.Header, time.Now())
+		v.RetryAfter = retryafter.Value(wait, e.WaitMs != "", answer.Header, time.Time{})
 	}
 	return v
 }
@@ -236,7 +236,7 @@ func pushback(resp *http.Response, class Class) time.Duration {
 	if class != Transient && class != Throttled || len(resp.Header) == 0 {
 		return 0
 	}
-	wait, _ := retryafter.Read(resp.Header, time.Now())
+	wait, _ := retryafter.Read(resp.Header, time.Time{})
 	return wait
 }
 

@@ -100,7 +100,11 @@ func (c *call) deliver() (*http.Response, error) {
 		return answering(c.response, c.original, c.attempt.Request), nil
 	}
 	plain = plain && c.response.Body == http.NoBody // nobody else brings the trailers over
-	inner, nested := AttemptOf(c.response)
+	var inner Attempt
+	nested := false
+	if standInOf(c.response) != nil {
+		inner, nested = AttemptOf(c.response) // which copies it, also if there is none
+	}
 	// Of an answer that the inner one did not retry, the attempts are ours.
 	nested = nested && (c.final != "" || c.response.StatusCode < 400)
 	if c.standIn == nil && (plain || nested && !told && c.cancel == nil) {

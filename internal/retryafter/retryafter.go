@@ -35,7 +35,8 @@ const (
 
 // Read returns the longest wait that the fields of an answer name, 0 if they name none. Fields that
 // tell of this client (Retry-After) come before those that tell of a window (RateLimit,
-// X-RateLimit-Reset), as draft-ietf-httpapi-ratelimit-headers has it. h is in its canonical form.
+// X-RateLimit-Reset), as draft-ietf-httpapi-ratelimit-headers has it. h is in its canonical form. now
+// may be zero for the clock's, which is read where it is needed.
 func Read(h http.Header, now time.Time) (wait time.Duration, source Source) {
 	if len(h) == 0 {
 		return 0, None
@@ -71,7 +72,7 @@ func Read(h http.Header, now time.Time) (wait time.Duration, source Source) {
 }
 
 // Value reads a value that stands elsewhere than in a field of its own, as in a body: a number of
-// seconds (or of milliseconds, if its name said so), a duration or a time.
+// seconds (or of milliseconds, if its name said so), a duration or a time. now is as in Read.
 func Value(value string, milliseconds bool, h http.Header, now time.Time) time.Duration {
 	c := clock{header: h, local: now}
 	return c.wait(unquoted(trim(value)), milliseconds)
