@@ -161,13 +161,13 @@ func (c *call) answered(attributes *attributes, a *steadyhttp.Attempt) {
 
 // bodyEnded ends the span of the last attempt. Its body may have failed after good headers.
 func (c *call) bodyEnded(errorType string, a *steadyhttp.Attempt, at time.Time) {
+	defer c.endAttempt(at) // also if the text of a.Err panics
 	if a.Err != nil && errorType != "" {
 		c.labels.errorType = errorType
 		if c.attempt != nil && c.attempt.IsRecording() {
 			fail(c.attempt, errorType, a.Err)
 		}
 	}
-	c.endAttempt(at)
 }
 
 // endAttempt ends the attempt's span and its duration once: at its retry, at the end of its answer,
@@ -177,9 +177,9 @@ func (c *call) endAttempt(at time.Time) {
 		c.telemetry.metrics.attempt(c.running, c.labels, between(c.sent, at))
 		c.sent = time.Time{}
 	}
-	if c.attempt != nil {
-		end(c.attempt, at)
+	if span := c.attempt; span != nil {
 		c.attempt = nil
+		end(span, at)
 	}
 }
 
@@ -197,6 +197,7 @@ func (c *call) end(attributes *attributes, errorType string, a *steadyhttp.Attem
 		c.giveUp(attributes, errorType, a)
 		return
 	}
+	defer end(c.parent, at)
 	if c.parent.IsRecording() {
 		// Only the end counts here, not the failures that a retry made good
 		// (docs/general/recording-errors.md).
@@ -209,7 +210,6 @@ func (c *call) end(attributes *attributes, errorType string, a *steadyhttp.Attem
 			fail(c.parent, errorType, a.Err)
 		}
 	}
-	end(c.parent, at)
 }
 
 // giveUp puts on the caller's span what the service has said, and the event of a failed call. It is

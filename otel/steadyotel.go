@@ -372,14 +372,7 @@ func (t *telemetry) done(ctx context.Context, a steadyhttp.Attempt) {
 		a.Err, at = nil, a.Answered
 	}
 	errorType, cancelled := outcomeOf(ctx, &t.attributes, &a)
-	c.bodyEnded(errorType, &a, at)
-	c.end(&t.attributes, errorType, &a, at)
-
-	t.metrics.active.Add(-1)
-	labels := callLabels{
-		method: method(a.Request.Method), template: t.attributes.template(c.request),
-		outcome: outcomeSuccess, errorType: errorType,
-	}
+	labels := callLabels{method: method(a.Request.Method), outcome: outcomeSuccess, errorType: errorType}
 	if labels.address = c.address; labels.address == "" {
 		labels.address, _ = server(c.request)
 	}
@@ -389,11 +382,19 @@ func (t *telemetry) done(ctx context.Context, a steadyhttp.Attempt) {
 	case errorType != "":
 		labels.outcome = outcomeFailure
 	}
-	duration := time.Duration(-1)
-	if !a.Began.IsZero() {
-		duration = between(a.Began, at)
-	}
-	t.metrics.done(ctx, labels, a.N, duration)
+	// Deferred, each of them: a panic in a span's processor, a Route or the text of an error costs
+	// none of the others.
+	defer func() {
+		t.metrics.active.Add(-1)
+		duration := time.Duration(-1)
+		if !a.Began.IsZero() {
+			duration = between(a.Began, at)
+		}
+		t.metrics.done(ctx, labels, a.N, duration)
+	}()
+	defer func() { labels.template = t.attributes.template(c.request) }()
+	defer c.end(&t.attributes, errorType, &a, at)
+	c.bodyEnded(errorType, &a, at)
 }
 
 // between returns how long it was from one time to another; zero stands for now.
