@@ -3,6 +3,7 @@ package steadyotel
 import (
 	"context"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -21,19 +22,20 @@ type call struct {
 
 	telemetry *telemetry
 	request   *http.Request
-	caller    trace.Span // as Start found it; it may record nothing
-	parent    trace.Span // the call's own, or the caller's
-	own       bool       // parent is the call's own, and must be ended
-	joined    bool       // another telemetry has the same call
-	attempt   trace.Span // of the running attempt; nil between two, or where otelhttp makes it
-	hops      int        // redirects before this call
-	began     int        // number of the last attempt that began
-	answers   int        // number of the last attempt that was done
-	waits     int        // that were told to begin, by any of the hooks
-	waited    int        // that were told to be over
-	hooks     int        // how often it has these hooks: the Transport's and the context's
-	gaveUp    bool       // the caller's span has the event
-	shown     bool       // the caller's span has the failure
+	caller    trace.Span  // as Start found it; it may record nothing
+	parent    trace.Span  // the call's own, or the caller's
+	own       bool        // parent is the call's own, and must be ended
+	joined    bool        // another telemetry has the same call
+	lent      atomic.Bool // a call within this one has had its span, or its attempt's
+	attempt   trace.Span  // of the running attempt; nil between two, or where otelhttp makes it
+	hops      int         // redirects before this call
+	began     int         // number of the last attempt that began
+	answers   int         // number of the last attempt that was done
+	waits     int         // that were told to begin, by any of the hooks
+	waited    int         // that were told to be over
+	hooks     int         // how often it has these hooks: the Transport's and the context's
+	gaveUp    bool        // the caller's span has the event
+	shown     bool        // the caller's span has the failure
 	over      bool
 
 	running context.Context // of the running attempt, or the last
@@ -153,7 +155,7 @@ func (c *call) answered(attributes *attributes, a *steadyhttp.Attempt) {
 		}
 		span.SetAttributes(attributes.ofResponse(attrs, a)...)
 	}
-	attributes.setVerdict(span, a.Verdict)
+	attributes.setVerdict(span, a.Verdict, c.lent.Load())
 	if errorType != "" {
 		fail(span, errorType, a.Err)
 	}
@@ -201,7 +203,7 @@ func (c *call) end(attributes *attributes, errorType string, a *steadyhttp.Attem
 	if c.parent.IsRecording() {
 		// Only the end counts here, not the failures that a retry made good
 		// (docs/general/recording-errors.md).
-		attributes.setFailure(c.parent, c.failure(errorType != ""), false)
+		attributes.setFailure(c.parent, c.failure(errorType != ""), c.lent.Load())
 		c.parent.SetAttributes(attempts(a.N))
 		if a.Stop != "" { // a panic leaves it empty
 			c.parent.SetAttributes(stop(a.Stop))
@@ -220,7 +222,7 @@ func (c *call) giveUp(attributes *attributes, errorType string, a *steadyhttp.At
 	}
 	if !c.shown {
 		c.shown = true
-		attributes.setFailure(c.parent, c.failure(errorType != ""), true)
+		attributes.setCallersFailure(c.parent, c.failure(errorType != ""))
 	}
 	if !c.gaveUp && errorType != "" {
 		c.gaveUp = true

@@ -193,6 +193,7 @@ func newTelemetry(c Config) *telemetry {
 		internal: trace.WithSpanKind(trace.SpanKindInternal),
 		client:   trace.WithSpanKind(trace.SpanKindClient),
 	}
+	t.attributes.failures = &t.metrics.failures
 	t.none = reflect.TypeOf(trace.SpanFromContext(context.Background()))
 	_, alone := c.Propagator.(propagation.TraceContext)
 	t.baggage = !alone
@@ -230,6 +231,8 @@ func (t *telemetry) start(ctx context.Context, req *http.Request) context.Contex
 	if first, ok := ctx.Value(callKey{}).(*call); ok && first.request == req {
 		// Joined: the span that is there is the other one's, of the same call.
 		first.joined, c.joined, c.caller = true, true, first.caller
+	} else if ok {
+		first.lent.Store(true)
 	}
 	c.parent = c.caller
 	within := t.startSpan(c, req)
