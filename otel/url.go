@@ -21,7 +21,7 @@ func fullURL(u *url.URL, all bool) string {
 	if all || u.RawQuery == "" || u.Opaque != "" {
 		return steadyhttp.RedactURL(u)
 	}
-	if u.User == nil && !strings.Contains(u.Path, ";") && harmless(u.RawQuery) {
+	if u.User == nil && !strings.Contains(u.Host, "@") && !strings.Contains(u.Path, ";") && harmless(u.RawQuery) {
 		shown := url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path, RawPath: u.RawPath, RawQuery: u.RawQuery}
 		if whole := shown.String(); printable(whole) {
 			return whole // as nearly all are

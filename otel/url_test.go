@@ -89,6 +89,9 @@ func TestSecretsAreNotInPaths(t *testing.T) {
 			"/a;jsessionid=canary":              "/a;jsessionid=REDACTED",
 			"/a;v=1;jsessionid=can%2Fary/b?c=1": "/a;v=REDACTED;jsessionid=REDACTED/b?c=1",
 			"/a;b/c":                            "/a;b/c",
+			"/a;Y2FuYXJ5==/b?c=1":               "/a;REDACTED/b?c=1",
+			"/a;sid,canary;sid%3Dcanary":        "/a;sid=REDACTED;sid=REDACTED",
+			"/a;canarycanarycanary?c=1":         "/a;REDACTED?c=1",
 		} {
 			if all {
 				want = strings.ReplaceAll(want, "c=1", "c=REDACTED")
@@ -98,6 +101,18 @@ func TestSecretsAreNotInPaths(t *testing.T) {
 				t.Fatal(err)
 			}
 			assertText(t, path, shownURL(t, steadyotel.Config{RedactQuery: all}, u), "https://api.example"+want)
+		}
+	}
+}
+
+// A program that builds a URL of its parts may put a userinfo into the host.
+func TestUserinfoInHost(t *testing.T) {
+	for _, all := range []bool{false, true} {
+		for _, query := range []string{"", "c=1"} {
+			u := &url.URL{Scheme: "https", Host: "user:canary@api.example", Path: "/a", RawQuery: query}
+			if got := shownURL(t, steadyotel.Config{RedactQuery: all}, u); strings.Contains(got, "canary") {
+				t.Error(got)
+			}
 		}
 	}
 }
