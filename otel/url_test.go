@@ -47,7 +47,8 @@ func TestSecretsAreNotInURLs(t *testing.T) {
 		key api_key apikey api-key APIKey subscription-key Ocp-Apim-Subscription-Key sharedAccessKey x-functions-key
 		secret client_secret password passwd pwd user_password passphrase pass auth authorization oauth_verifier
 		code sas sid session sessionid PHPSESSIONID jwt bearer assertion client_assertion SAMLRequest hmac mac ticket nonce state
-		otp pin csrf_token xsrf cookie credential credentials cert private %73ig %2573ig %74oken s%69g tok%65n`)
+		otp pin csrf_token xsrf cookie credential credentials cert private %73ig %2573ig %74oken s%69g tok%65n
+		PHPSESSID sessid sign api_sign digest requestSig dbPass userpass passcode creds totp mfa psk magic userPin smsOtp`)
 	values := []string{"x", "canary", "a%20b", "1"}
 	for _, name := range names {
 		for _, value := range values {
