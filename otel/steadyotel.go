@@ -19,7 +19,9 @@
 // An attempt's span has the service's tracking ID and code, as steadyhttp.error.target and
 // steadyhttp.error.code. The call's span has those of one failure, and in steadyhttp.error.attempt
 // which attempt's they are: of the last answer if the call failed, as steadyhttp.Error has, else
-// those of the last failure that had any. So has the caller's span, of the last such call.
+// those of the last failure that had any. So has the caller's span, of the last such call: a code
+// alone does not replace an ID. To a call that Prepare, a gate or the base makes in the context that
+// it is given, the span there is its caller's.
 //
 // A failed attempt's span has the status error, also if a retry made it good. The call's has it
 // only if the call failed. A call that its caller cancelled is no error; a deadline that passed is
@@ -29,7 +31,8 @@
 // A call's span also has steadyhttp.attempts, and steadyhttp.stop: why there was no further
 // attempt, a Stop. An attempt's has steadyhttp.sends where it is 2 or more: net/http has replayed
 // the request on its own. server.address and server.port are those of the Host header. url.full
-// has the path, and of a query what is no secret by name or looks: see Config.RedactQuery.
+// has the path without the values of its parameters, and of a query what is no secret by name or
+// looks: see Config.RedactQuery.
 // steadyhttp.warning is on an attempt where Classify has a Message for a success, as package
 // defender has for a 206.
 //
@@ -48,9 +51,9 @@
 //
 // # Metrics
 //
-// The labels are closed sets, or bounded: the first ten hosts, and so many sets for all News of a
-// MeterProvider as Config.MaxSeries says. Neither a server nor a caller can make any number of
-// series.
+// The labels are closed sets, or bounded: the first ten hosts, and as many sets as Config.MaxSeries
+// says, for all News of a MeterProvider that say the same. Neither a server nor a request can make
+// any number of series; of the quotas' gauges there are as many as ObserveQuotas is given.
 //
 //	steadyhttp.call.duration      s          of a call to its end, waits included; by
 //	                                         http.request.method, server.address, steadyhttp.outcome,

@@ -70,7 +70,7 @@ func Error(err error) string {
 		text = strings.ReplaceAll(text, quoteInner(secret), safe)
 		text = strings.ReplaceAll(text, secret, safe)
 	}
-	text = withoutPorts(urlsInText(withoutProxy(text)))
+	text = withoutPorts(urlsInText(withoutField(withoutProxy(text))))
 	// Some of net/http's errors quote what the server sent.
 	return Text(text, MaxError)
 }
@@ -160,6 +160,21 @@ func withoutProxy(text string) string {
 		return text[:at] + before + "REDACTED"
 	}
 	return text
+}
+
+// withoutField cuts net/textproto's error about a line of a header that it can't read: the line may
+// be a cookie's.
+func withoutField(text string) string {
+	const before = "malformed MIME header"
+	at := strings.Index(text, before)
+	if at < 0 {
+		return text
+	}
+	quote := strings.IndexByte(text[at:], '"')
+	if quote < 0 {
+		return text
+	}
+	return text[:at+quote] + "REDACTED"
 }
 
 // withoutPorts takes out what net/url quotes of an authority that it can't read: it may have taken a
