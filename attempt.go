@@ -50,7 +50,8 @@ type Attempt struct {
 	// no retry, or what became of its body.
 	Err error
 
-	// Body is what was peeked of an error answer, at most 64 KiB.
+	// Body is what was peeked of an error answer, at most 64 KiB, or a success's whole body where
+	// Policy.MaxRead has had it read.
 	Body []byte
 
 	// Verdict is what Classify made of the answer.

@@ -296,3 +296,37 @@ func TestLogOfOtherWaits(t *testing.T) {
 		}))
 	}
 }
+
+// A call that comes to a panic is told by the log as it is by spans and metrics: whoever recovers it
+// may be far away.
+func TestLogOfPanics(t *testing.T) {
+	boom := func(*http.Request) (*http.Response, error) { panic(errTrial) }
+	body := answers(200, "")
+	for name, tr := range map[string]*steadyhttp.Transport{
+		"base":    {Base: newScript(boom)},
+		"retry":   {Base: newScript(answers(503, ""), boom)},
+		"Prepare": {Base: newScript(body), Prepare: func(*http.Request, *steadyhttp.Attempt) error { panic(errTrial) }},
+		"gate": {Base: newScript(body), Gates: []steadyhttp.Gate{gateFunc(func(context.Context, steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
+			panic(errTrial)
+		})}},
+		"Classify": {Base: newScript(body), Classify: func(steadyhttp.Attempt) steadyhttp.Verdict { panic(errTrial) }},
+	} {
+		t.Run(name, inBubble(func(t *testing.T) {
+			var out strings.Builder
+			tr.Trace = steadyhttp.Log(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelWarn})))
+			func() {
+				defer func() {
+					if recover() != errTrial {
+						t.Error("the panic did not go on")
+					}
+				}()
+				if resp, err := tr.RoundTrip(newRequest(t, "GET", "")); err == nil {
+					io.ReadAll(resp.Body)
+				}
+			}()
+			if n := strings.Count(out.String(), `level=WARN msg="giving up"`); n != 1 || strings.Contains(out.String(), "stop=") {
+				t.Errorf("%q", out.String())
+			}
+		}))
+	}
+}

@@ -262,14 +262,16 @@ func plural(n int, noun string) string {
 	return fmt.Sprintf("%d %ss", n, noun)
 }
 
-// RedactError returns err's text, on one bounded line, without the secrets of the URLs that it
-// wraps or prints. A base transport that is a client of its own puts the whole URL into its
-// *url.Error, and API keys live in queries (CVE-2024-6104). "" for nil.
+// RedactError returns err's text, on one bounded line, without the secrets of the URLs that it wraps,
+// or prints with their scheme, and of a header's line that net/http could not read. A base transport
+// that is a client of its own puts the whole URL into its *url.Error, and API keys live in queries
+// (CVE-2024-6104). "" for nil.
 func RedactError(err error) string { return redact.Error(err) }
 
 // RedactURL returns u for people to read: REDACTED stands for its userinfo and for the values of its
-// query and of its path's parameters (";jsessionid=…"), and its fragment is left out. It is all of a URL that ever enters a log line, an error
-// or a span of ours. "" for nil.
+// query and of its path's parameters (";jsessionid=…"), and its fragment is left out. It is all of a
+// URL that ever enters a log line or an error of ours; a span shows some values of a query more, see
+// steadyotel.Config.RedactQuery. "" for nil.
 func RedactURL(u *url.URL) string { return redact.URL(u) }
 
 // What ErrorType calls a failure for which there is no status. The list is closed: it ends up on

@@ -16,11 +16,12 @@ import (
 const longWait = 10 * time.Second
 
 // Log returns a Trace that logs each retry, and each wait longer than 100 ms for a gate, the budget
-// or Prepare, at Debug; a wait of 10 s and more at Info, as it begins, with its length; and at Warn
-// each call that ends without success, and each body that was never closed. nil stands for
-// slog.Default, looked up at each record. URLs are those of RedactURL; headers and bodies are not
-// logged. A wait is in seconds. Package steadyotel has the same words and fields on its spans and
-// events; docs/telemetry.md says which of them is which attribute.
+// or Prepare, and each call that its caller cancelled before its answer, at Debug; a wait of 10 s and
+// more at Info, as it begins, with its length; and at Warn each other call that ends without success,
+// be it by a panic, and each success that was never closed. nil stands for slog.Default, looked up at
+// each record. URLs are those of RedactURL; headers and bodies are not logged. A wait is in seconds.
+// Package steadyotel has the same words and fields on its spans and events; docs/telemetry.md says
+// which of them is which attribute.
 func Log(logger *slog.Logger) *Trace {
 	return &Trace{
 		Waiting: func(ctx context.Context, a Attempt, w Wait) {
@@ -44,6 +45,8 @@ func Log(logger *slog.Logger) *Trace {
 				log(ctx, logger, slog.LevelWarn, "body not closed", a)
 			case a.Stop == StopDone && a.Err != nil && !cancelledBy(ctx, a.Request):
 				log(ctx, logger, slog.LevelWarn, "giving up", a, stopAttr(a)) // its body has failed
+			case a.Stop == "" && a.Err != nil:
+				log(ctx, logger, slog.LevelWarn, "giving up", a) // it has come to a panic
 			}
 		},
 	}

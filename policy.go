@@ -66,10 +66,10 @@ type Policy struct {
 	// strings.Reader in an io.NopCloser is sent. Negative: none.
 	MaxBuffer int64
 
-	// MaxRead is the size in bytes up to which the body of a 2xx is read before it is returned; if
-	// it breaks off, the request is retried as after a lost connection. A longer one is returned as
-	// it streams, and so is one that takes longer than MaxElapsed; IdleTimeout bounds each Read. 0
-	// or negative: never.
+	// MaxRead is the size in bytes up to which the body of a 2xx to an idempotent request is read
+	// before it is returned; if it breaks off, the request is retried as after a lost connection. A
+	// longer one is returned as it streams, and so is one that takes longer than MaxElapsed, or the
+	// answer to any other request; IdleTimeout bounds each Read. 0 or negative: never.
 	MaxRead int64
 
 	// Budget pays for retries; share one between Transports that call the same service. One that is

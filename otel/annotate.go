@@ -44,7 +44,7 @@ type sendingKey struct{}
 // wait for the body's end: a server that trickles, or an answer of more than 64 KiB.
 func (s *sending) answered(attributes *attributes, v steadyhttp.Verdict) {
 	if b := s.body.Load(); b != nil && b.told.CompareAndSwap(false, true) && b.span.IsRecording() {
-		attributes.setVerdict(b.span, v)
+		attributes.setVerdict(b.span, v, true)
 	}
 }
 
@@ -115,7 +115,7 @@ func (b *annotatedBody) tell() {
 		attributes := &b.annotator.attributes
 		attributes.setVerdict(b.span, attributes.rules.Classify(steadyhttp.Attempt{
 			Request: b.request, Response: &b.resp, Body: b.seen,
-		}))
+		}), true)
 	}
 	b.seen = nil
 }

@@ -18,9 +18,11 @@ import (
 )
 
 // otelhttp stands for an otelhttp.Transport: its span ends when the body does, or as it is closed.
-func (s *sdk) otelhttp(base http.RoundTripper) roundTripper {
+func (s *sdk) otelhttp(base http.RoundTripper) roundTripper { return otelhttp(s.tracers, base) }
+
+func otelhttp(tracers trace.TracerProvider, base http.RoundTripper) roundTripper {
 	return func(req *http.Request) (*http.Response, error) {
-		ctx, span := s.tracers.Tracer("otelhttp").Start(req.Context(), "HTTP "+req.Method, trace.WithSpanKind(trace.SpanKindClient))
+		ctx, span := tracers.Tracer("otelhttp").Start(req.Context(), "HTTP "+req.Method, trace.WithSpanKind(trace.SpanKindClient))
 		resp, err := base.RoundTrip(req.WithContext(ctx))
 		if err != nil || resp.Body == nil {
 			span.End()

@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -24,11 +25,13 @@ type attributes struct {
 	rules        *steadyhttp.Rules
 	redactQuery  bool
 	target, code attribute.Key
+	failures     *sync.Mutex // held while a span that several calls share gets one's failure
 }
 
 func newAttributes(c Config) attributes {
 	a := attributes{
 		route: c.Route, rules: c.Rules, redactQuery: c.RedactQuery, target: c.TargetKey, code: c.CodeKey,
+		failures: new(sync.Mutex),
 	}
 	if a.rules == nil {
 		a.rules = &steadyhttp.Rules{}
@@ -132,36 +135,68 @@ func (a *attributes) ofEnd(errorType string, attempt *steadyhttp.Attempt) []attr
 // told reports whether the service has said what went wrong.
 func told(v steadyhttp.Verdict) bool { return v.Code != "" || v.TrackingID != "" }
 
-// setVerdict puts the service's code and tracking ID on a span. Its message stays away: that may
-// name a machine or a user.
-func (a *attributes) setVerdict(span trace.Span, v steadyhttp.Verdict) {
+// setVerdict puts the service's code and tracking ID on an attempt's span. Its message stays away:
+// that may name a machine or a user.
+func (a *attributes) setVerdict(span trace.Span, v steadyhttp.Verdict, lent bool) {
 	if told(v) {
-		span.SetAttributes(a.appendVerdict(nil, v)...)
+		a.replace(span, a.appendVerdict(nil, v), v, lent)
 	}
 }
 
 // setFailure puts the code and the tracking ID of one failure on the span around a call's attempts,
-// and which attempt's they are. The span may be the caller's, and have an earlier call's: the code
-// of one failure must never stand beside the ID of another.
-func (a *attributes) setFailure(span trace.Span, f failure, callers bool) {
-	if !told(f.verdict) || !span.IsRecording() {
+// and which attempt's they are.
+func (a *attributes) setFailure(span trace.Span, f failure, lent bool) {
+	if told(f.verdict) || lent && f.attempt != 0 {
+		attrs := a.appendVerdict(make([]attribute.KeyValue, 0, 4), f.verdict)
+		a.replace(span, append(attrs, attribute.Int("steadyhttp.error.attempt", f.attempt)), f.verdict, lent)
+	}
+}
+
+// setCallersFailure does so on the caller's span, which may have an earlier call's.
+func (a *attributes) setCallersFailure(span trace.Span, f failure) {
+	if !told(f.verdict) {
 		return
 	}
-	attrs := a.appendVerdict(make([]attribute.KeyValue, 0, 3), f.verdict)
-	if callers && (f.verdict.Code == "" || f.verdict.TrackingID == "") {
-		shown, known := a.shownBy(span)
-		if shown.TrackingID != "" && f.verdict.TrackingID == "" {
+	a.failures.Lock()
+	defer a.failures.Unlock()
+	if f.verdict.TrackingID == "" {
+		if shown, _ := a.shownBy(span); shown.TrackingID != "" {
 			return // an ID is worth more than a code, which the event has
 		}
-		// An attribute can't be taken back, only be emptied.
-		if f.verdict.Code == "" && (shown.Code != "" || !known) {
-			attrs = append(attrs, a.code.String(""))
-		}
-		if f.verdict.TrackingID == "" && !known {
-			attrs = append(attrs, a.target.String(""))
+	}
+	attrs := a.appendVerdict(make([]attribute.KeyValue, 0, 4), f.verdict)
+	attrs = append(attrs, attribute.Int("steadyhttp.error.attempt", f.attempt))
+	span.SetAttributes(a.emptied(span, attrs, f.verdict)...)
+}
+
+// replace sets attrs, which have v. A span that was lent to a call within this one, Prepare's for a
+// token for example, may have that one's failure.
+func (a *attributes) replace(span trace.Span, attrs []attribute.KeyValue, v steadyhttp.Verdict, lent bool) {
+	if lent {
+		a.failures.Lock()
+		defer a.failures.Unlock()
+		n := len(attrs)
+		if attrs = a.emptied(span, attrs, v); len(attrs) == n && !told(v) {
+			return
 		}
 	}
-	span.SetAttributes(append(attrs, attribute.Int("steadyhttp.error.attempt", f.attempt))...)
+	span.SetAttributes(attrs...)
+}
+
+// emptied appends what takes back that of another failure which v does not replace: the code of one
+// failure must never stand beside the ID of another. An attribute can only be emptied.
+func (a *attributes) emptied(span trace.Span, attrs []attribute.KeyValue, v steadyhttp.Verdict) []attribute.KeyValue {
+	if v.Code != "" && v.TrackingID != "" {
+		return attrs
+	}
+	shown, known := a.shownBy(span)
+	if v.Code == "" && (shown.Code != "" || !known) {
+		attrs = append(attrs, a.code.String(""))
+	}
+	if v.TrackingID == "" && (shown.TrackingID != "" || !known) {
+		attrs = append(attrs, a.target.String(""))
+	}
+	return attrs
 }
 
 // shownBy returns what a span has of an earlier call. Only the SDK's spans can be asked; of any

@@ -3,6 +3,7 @@ package steadyotel
 import (
 	"context"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -21,19 +22,20 @@ type call struct {
 
 	telemetry *telemetry
 	request   *http.Request
-	caller    trace.Span // as Start found it; it may record nothing
-	parent    trace.Span // the call's own, or the caller's
-	own       bool       // parent is the call's own, and must be ended
-	joined    bool       // another telemetry has the same call
-	attempt   trace.Span // of the running attempt; nil between two, or where otelhttp makes it
-	hops      int        // redirects before this call
-	began     int        // number of the last attempt that began
-	answers   int        // number of the last attempt that was done
-	waits     int        // that were told to begin, by any of the hooks
-	waited    int        // that were told to be over
-	hooks     int        // how often it has these hooks: the Transport's and the context's
-	gaveUp    bool       // the caller's span has the event
-	shown     bool       // the caller's span has the failure
+	caller    trace.Span  // as Start found it; it may record nothing
+	parent    trace.Span  // the call's own, or the caller's
+	own       bool        // parent is the call's own, and must be ended
+	joined    bool        // another telemetry has the same call
+	lent      atomic.Bool // a call within this one has had its span, or its attempt's
+	attempt   trace.Span  // of the running attempt; nil between two, or where otelhttp makes it
+	hops      int         // redirects before this call
+	began     int         // number of the last attempt that began
+	answers   int         // number of the last attempt that was done
+	waits     int         // that were told to begin, by any of the hooks
+	waited    int         // that were told to be over
+	hooks     int         // how often it has these hooks: the Transport's and the context's
+	gaveUp    bool        // the caller's span has the event
+	shown     bool        // the caller's span has the failure
 	over      bool
 
 	running context.Context // of the running attempt, or the last
@@ -153,7 +155,7 @@ func (c *call) answered(attributes *attributes, a *steadyhttp.Attempt) {
 		}
 		span.SetAttributes(attributes.ofResponse(attrs, a)...)
 	}
-	attributes.setVerdict(span, a.Verdict)
+	attributes.setVerdict(span, a.Verdict, c.lent.Load())
 	if errorType != "" {
 		fail(span, errorType, a.Err)
 	}
@@ -161,13 +163,13 @@ func (c *call) answered(attributes *attributes, a *steadyhttp.Attempt) {
 
 // bodyEnded ends the span of the last attempt. Its body may have failed after good headers.
 func (c *call) bodyEnded(errorType string, a *steadyhttp.Attempt, at time.Time) {
+	defer c.endAttempt(at) // also if the text of a.Err panics
 	if a.Err != nil && errorType != "" {
 		c.labels.errorType = errorType
 		if c.attempt != nil && c.attempt.IsRecording() {
 			fail(c.attempt, errorType, a.Err)
 		}
 	}
-	c.endAttempt(at)
 }
 
 // endAttempt ends the attempt's span and its duration once: at its retry, at the end of its answer,
@@ -177,9 +179,9 @@ func (c *call) endAttempt(at time.Time) {
 		c.telemetry.metrics.attempt(c.running, c.labels, between(c.sent, at))
 		c.sent = time.Time{}
 	}
-	if c.attempt != nil {
-		end(c.attempt, at)
+	if span := c.attempt; span != nil {
 		c.attempt = nil
+		end(span, at)
 	}
 }
 
@@ -197,10 +199,11 @@ func (c *call) end(attributes *attributes, errorType string, a *steadyhttp.Attem
 		c.giveUp(attributes, errorType, a)
 		return
 	}
+	defer end(c.parent, at)
 	if c.parent.IsRecording() {
 		// Only the end counts here, not the failures that a retry made good
 		// (docs/general/recording-errors.md).
-		attributes.setFailure(c.parent, c.failure(errorType != ""), false)
+		attributes.setFailure(c.parent, c.failure(errorType != ""), c.lent.Load())
 		c.parent.SetAttributes(attempts(a.N))
 		if a.Stop != "" { // a panic leaves it empty
 			c.parent.SetAttributes(stop(a.Stop))
@@ -209,7 +212,6 @@ func (c *call) end(attributes *attributes, errorType string, a *steadyhttp.Attem
 			fail(c.parent, errorType, a.Err)
 		}
 	}
-	end(c.parent, at)
 }
 
 // giveUp puts on the caller's span what the service has said, and the event of a failed call. It is
@@ -220,7 +222,7 @@ func (c *call) giveUp(attributes *attributes, errorType string, a *steadyhttp.At
 	}
 	if !c.shown {
 		c.shown = true
-		attributes.setFailure(c.parent, c.failure(errorType != ""), true)
+		attributes.setCallersFailure(c.parent, c.failure(errorType != ""))
 	}
 	if !c.gaveUp && errorType != "" {
 		c.gaveUp = true

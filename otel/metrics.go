@@ -38,6 +38,7 @@ type metrics struct {
 type series struct {
 	exists    atomic.Bool // budget.refusals has its first point
 	observed  sync.Once   // the gauges are
+	failures  sync.Mutex  // of attributes: a span has the failures of all their calls
 	active    atomic.Int64
 	waiting   [len(causes)]atomic.Int64
 	hosts     few

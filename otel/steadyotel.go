@@ -19,7 +19,9 @@
 // An attempt's span has the service's tracking ID and code, as steadyhttp.error.target and
 // steadyhttp.error.code. The call's span has those of one failure, and in steadyhttp.error.attempt
 // which attempt's they are: of the last answer if the call failed, as steadyhttp.Error has, else
-// those of the last failure that had any. So has the caller's span, of the last such call.
+// those of the last failure that had any. So has the caller's span, of the last such call: a code
+// alone does not replace an ID. To a call that Prepare, a gate or the base makes in the context that
+// it is given, the span there is its caller's.
 //
 // A failed attempt's span has the status error, also if a retry made it good. The call's has it
 // only if the call failed. A call that its caller cancelled is no error; a deadline that passed is
@@ -29,7 +31,8 @@
 // A call's span also has steadyhttp.attempts, and steadyhttp.stop: why there was no further
 // attempt, a Stop. An attempt's has steadyhttp.sends where it is 2 or more: net/http has replayed
 // the request on its own. server.address and server.port are those of the Host header. url.full
-// has the path, and of a query what is no secret by name or looks: see Config.RedactQuery.
+// has the path without the values of its parameters, and of a query what is no secret by name or
+// looks: see Config.RedactQuery.
 // steadyhttp.warning is on an attempt where Classify has a Message for a success, as package
 // defender has for a 206.
 //
@@ -48,9 +51,9 @@
 //
 // # Metrics
 //
-// The labels are closed sets, or bounded: the first ten hosts, and so many sets for all News of a
-// MeterProvider as Config.MaxSeries says. Neither a server nor a caller can make any number of
-// series.
+// The labels are closed sets, or bounded: the first ten hosts, and as many sets as Config.MaxSeries
+// says, for all News of a MeterProvider that say the same. Neither a server nor a request can make
+// any number of series; of the quotas' gauges there are as many as ObserveQuotas is given.
 //
 //	steadyhttp.call.duration      s          of a call to its end, waits included; by
 //	                                         http.request.method, server.address, steadyhttp.outcome,
@@ -193,6 +196,7 @@ func newTelemetry(c Config) *telemetry {
 		internal: trace.WithSpanKind(trace.SpanKindInternal),
 		client:   trace.WithSpanKind(trace.SpanKindClient),
 	}
+	t.attributes.failures = &t.metrics.failures
 	t.none = reflect.TypeOf(trace.SpanFromContext(context.Background()))
 	_, alone := c.Propagator.(propagation.TraceContext)
 	t.baggage = !alone
@@ -230,6 +234,8 @@ func (t *telemetry) start(ctx context.Context, req *http.Request) context.Contex
 	if first, ok := ctx.Value(callKey{}).(*call); ok && first.request == req {
 		// Joined: the span that is there is the other one's, of the same call.
 		first.joined, c.joined, c.caller = true, true, first.caller
+	} else if ok {
+		first.lent.Store(true)
 	}
 	c.parent = c.caller
 	within := t.startSpan(c, req)
@@ -372,14 +378,7 @@ func (t *telemetry) done(ctx context.Context, a steadyhttp.Attempt) {
 		a.Err, at = nil, a.Answered
 	}
 	errorType, cancelled := outcomeOf(ctx, &t.attributes, &a)
-	c.bodyEnded(errorType, &a, at)
-	c.end(&t.attributes, errorType, &a, at)
-
-	t.metrics.active.Add(-1)
-	labels := callLabels{
-		method: method(a.Request.Method), template: t.attributes.template(c.request),
-		outcome: outcomeSuccess, errorType: errorType,
-	}
+	labels := callLabels{method: method(a.Request.Method), outcome: outcomeSuccess, errorType: errorType}
 	if labels.address = c.address; labels.address == "" {
 		labels.address, _ = server(c.request)
 	}
@@ -389,11 +388,19 @@ func (t *telemetry) done(ctx context.Context, a steadyhttp.Attempt) {
 	case errorType != "":
 		labels.outcome = outcomeFailure
 	}
-	duration := time.Duration(-1)
-	if !a.Began.IsZero() {
-		duration = between(a.Began, at)
-	}
-	t.metrics.done(ctx, labels, a.N, duration)
+	// Deferred, each of them: a panic in a span's processor, a Route or the text of an error costs
+	// none of the others.
+	defer func() {
+		t.metrics.active.Add(-1)
+		duration := time.Duration(-1)
+		if !a.Began.IsZero() {
+			duration = between(a.Began, at)
+		}
+		t.metrics.done(ctx, labels, a.N, duration)
+	}()
+	defer func() { labels.template = t.attributes.template(c.request) }()
+	defer c.end(&t.attributes, errorType, &a, at)
+	c.bodyEnded(errorType, &a, at)
 }
 
 // between returns how long it was from one time to another; zero stands for now.

@@ -21,7 +21,7 @@ func fullURL(u *url.URL, all bool) string {
 	if all || u.RawQuery == "" || u.Opaque != "" {
 		return steadyhttp.RedactURL(u)
 	}
-	if u.User == nil && !strings.Contains(u.Path, ";") && harmless(u.RawQuery) {
+	if u.User == nil && !strings.Contains(u.Host, "@") && !strings.Contains(u.Path, ";") && harmless(u.RawQuery) {
 		shown := url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path, RawPath: u.RawPath, RawQuery: u.RawQuery}
 		if whole := shown.String(); printable(whole) {
 			return whole // as nearly all are
@@ -108,9 +108,14 @@ func secretName(name string) bool {
 	case "$top", "$filter", "$skip", "$select", "$orderby", "$expand", "$count", "$search", "api-version":
 		return false // in nearly every query of OData
 	}
+	for _, last := range [...]string{"Sig", "Sign", "Pin", "Otp", "Pw"} {
+		if strings.HasSuffix(name, last) { // requestSig, of which the lower case says less
+			return true
+		}
+	}
 	name = strings.ToLower(name)
 	for _, part := range [...]string{
-		"token", "key", "secret", "passw", "passphrase", "pwd", "signature", "credential", "auth", "cookie", "session",
+		"token", "key", "secret", "pass", "pwd", "signature", "cred", "auth", "cookie", "session", "sessid",
 		"jwt", "bearer", "assertion", "hmac", "ticket", "nonce", "saml", "csrf", "xsrf", "cert", "private", "security",
 	} {
 		if strings.Contains(name, part) {
@@ -121,7 +126,8 @@ func secretName(name string) bool {
 	// within "assignedTo". Azure Functions and OAuth have a code.
 	for word := range strings.FieldsFuncSeq(name, func(r rune) bool { return !letter(r) }) {
 		switch word {
-		case "sig", "sas", "code", "pass", "pin", "otp", "sid", "mac", "state", "hash", "pat", "access", "login", "user", "pw":
+		case "sig", "sign", "digest", "sas", "code", "pin", "otp", "totp", "mfa", "sid", "mac", "state", "hash", "pat",
+			"psk", "pem", "salt", "magic", "access", "login", "user", "pw":
 			return true
 		}
 	}

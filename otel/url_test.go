@@ -47,7 +47,8 @@ func TestSecretsAreNotInURLs(t *testing.T) {
 		key api_key apikey api-key APIKey subscription-key Ocp-Apim-Subscription-Key sharedAccessKey x-functions-key
 		secret client_secret password passwd pwd user_password passphrase pass auth authorization oauth_verifier
 		code sas sid session sessionid PHPSESSIONID jwt bearer assertion client_assertion SAMLRequest hmac mac ticket nonce state
-		otp pin csrf_token xsrf cookie credential credentials cert private %73ig %2573ig %74oken s%69g tok%65n`)
+		otp pin csrf_token xsrf cookie credential credentials cert private %73ig %2573ig %74oken s%69g tok%65n
+		PHPSESSID sessid sign api_sign digest requestSig dbPass userpass passcode creds totp mfa psk magic userPin smsOtp`)
 	values := []string{"x", "canary", "a%20b", "1"}
 	for _, name := range names {
 		for _, value := range values {
@@ -89,6 +90,9 @@ func TestSecretsAreNotInPaths(t *testing.T) {
 			"/a;jsessionid=canary":              "/a;jsessionid=REDACTED",
 			"/a;v=1;jsessionid=can%2Fary/b?c=1": "/a;v=REDACTED;jsessionid=REDACTED/b?c=1",
 			"/a;b/c":                            "/a;b/c",
+			"/a;Y2FuYXJ5==/b?c=1":               "/a;REDACTED/b?c=1",
+			"/a;sid,canary;sid%3Dcanary":        "/a;sid=REDACTED;sid=REDACTED",
+			"/a;canarycanarycanary?c=1":         "/a;REDACTED?c=1",
 		} {
 			if all {
 				want = strings.ReplaceAll(want, "c=1", "c=REDACTED")
@@ -98,6 +102,18 @@ func TestSecretsAreNotInPaths(t *testing.T) {
 				t.Fatal(err)
 			}
 			assertText(t, path, shownURL(t, steadyotel.Config{RedactQuery: all}, u), "https://api.example"+want)
+		}
+	}
+}
+
+// A program that builds a URL of its parts may put a userinfo into the host.
+func TestUserinfoInHost(t *testing.T) {
+	for _, all := range []bool{false, true} {
+		for _, query := range []string{"", "c=1"} {
+			u := &url.URL{Scheme: "https", Host: "user:canary@api.example", Path: "/a", RawQuery: query}
+			if got := shownURL(t, steadyotel.Config{RedactQuery: all}, u); strings.Contains(got, "canary") {
+				t.Error(got)
+			}
 		}
 	}
 }

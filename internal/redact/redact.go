@@ -70,7 +70,7 @@ func Error(err error) string {
 		text = strings.ReplaceAll(text, quoteInner(secret), safe)
 		text = strings.ReplaceAll(text, secret, safe)
 	}
-	text = withoutPorts(urlsInText(withoutProxy(text)))
+	text = withoutPorts(urlsInText(withoutField(withoutProxy(text))))
 	// Some of net/http's errors quote what the server sent.
 	return Text(text, MaxError)
 }
@@ -103,7 +103,7 @@ func urlsInText(text string) string {
 			begin--
 		}
 		end := at + len("://")
-		end += lengthOfURL(text[end:], strings.HasSuffix(text[:begin], `"`) && !strings.HasSuffix(text[:begin], `\"`))
+		end += lengthOfURL(text[end:], text[:begin])
 		b.WriteString(text[:begin])
 		b.WriteString(inText(text[begin:end]))
 		text = text[end:]
@@ -115,23 +115,33 @@ func isAlphanumeric(c byte) bool {
 }
 
 // lengthOfURL returns where a URL ends in the text that it begins: at its closing quote, wherever
-// that is, or else before white space and the punctuation of a sentence.
-func lengthOfURL(text string, quoted bool) int {
-	for i := 0; quoted; i++ {
-		switch {
-		case i >= len(text):
-			return len(text)
-		case text[i] == '"':
-			return i
-		case text[i] == '\\':
-			i++
+// that is, or else before white space and the punctuation of a sentence. A quote or a bracket ends
+// only what has no secret before it: behind a "?" it may be a part of one, as in OData's filters.
+func lengthOfURL(text, before string) int {
+	switch {
+	case strings.HasSuffix(before, `\"`):
+		if end := strings.Index(text, `\"`); end >= 0 {
+			text = text[:end]
 		}
+	case strings.HasSuffix(before, `"`):
+		for i := 0; i < len(text); i++ {
+			switch text[i] {
+			case '"':
+				return i
+			case '\\':
+				i++
+			}
+		}
+		return len(text)
 	}
-	end := strings.IndexFunc(text, func(r rune) bool { return unicode.IsSpace(r) || strings.ContainsRune("\"'`<>", r) })
-	if end < 0 {
-		end = len(text)
+	if end := strings.IndexAny(text, " \t\r\n\v\f"); end >= 0 {
+		text = text[:end]
 	}
-	return len(strings.TrimRight(text[:end], ":,.;)]}"))
+	if quote := strings.IndexAny(text, "\"'`<>"); quote >= 0 &&
+		!strings.ContainsAny(text[:quote], "?#;") && !strings.Contains(text[quote:], "@") {
+		text = text[:quote]
+	}
+	return len(strings.TrimRight(text, ":,.;)]}\"'`>"))
 }
 
 // inText is String for a URL out of a text, which stays as it is written where it has no secret.
@@ -150,6 +160,21 @@ func withoutProxy(text string) string {
 		return text[:at] + before + "REDACTED"
 	}
 	return text
+}
+
+// withoutField cuts net/textproto's error about a line of a header that it can't read: the line may
+// be a cookie's.
+func withoutField(text string) string {
+	const before = "malformed MIME header"
+	at := strings.Index(text, before)
+	if at < 0 {
+		return text
+	}
+	quote := strings.IndexByte(text[at:], '"')
+	if quote < 0 {
+		return text
+	}
+	return text[:at+quote] + "REDACTED"
 }
 
 // withoutPorts takes out what net/url quotes of an authority that it can't read: it may have taken a
@@ -254,8 +279,8 @@ func withoutPassword(head string) string {
 }
 
 // URL returns u for people to read: REDACTED stands for its userinfo and for the values of its query
-// and of its path's parameters (";jsessionid=…"), and its fragment is left out. It is all of a URL that ever enters a log line, an error
-// or a span of ours. "" for nil.
+// and of its path's parameters (";jsessionid=…"), and its fragment is left out. It is all of a URL
+// that ever enters a log line or an error of ours. "" for nil.
 func URL(u *url.URL) string {
 	if u == nil {
 		return ""
@@ -265,7 +290,10 @@ func URL(u *url.URL) string {
 		shown.RawPath = withoutParameters(u.EscapedPath())
 		shown.Path, _ = url.PathUnescape(shown.RawPath) // what EscapedPath returns can be unescaped
 	}
-	if u.User != nil {
+	if at := strings.LastIndexByte(u.Host, '@'); at >= 0 { // set by hand
+		shown.Host = u.Host[at+1:]
+	}
+	if u.User != nil || shown.Host != u.Host {
 		// OpenTelemetry's form, so that a span's url.full and a log line have the same text.
 		shown.User = url.UserPassword("REDACTED", "REDACTED")
 	}
@@ -311,11 +339,27 @@ func withoutParameters(path string) string {
 		if end < 0 {
 			end = len(rest)
 		}
-		name, _, valued := strings.Cut(rest[:end], "=")
-		b.WriteString(name)
-		if valued {
-			b.WriteString("=REDACTED")
-		}
+		b.WriteString(parameter(rest[:end]))
 		rest = rest[end:]
 	}
+}
+
+// longestWord is how long a parameter without a value may be: what is longer may be a bare token.
+const longestWord = 12
+
+// parameter takes the value out of one parameter. It begins where the name has ended: not all write
+// "=", the RFC itself has a comma too.
+func parameter(s string) string {
+	end := strings.IndexFunc(s, func(r rune) bool { return !isNameOf(r) })
+	switch {
+	case end < 0 && len(s) <= longestWord:
+		return s
+	case end <= 0, strings.Trim(s[end:], "=") == "": // a token, padded or not
+		return "REDACTED"
+	}
+	return s[:end] + "=REDACTED"
+}
+
+func isNameOf(r rune) bool {
+	return r < utf8.RuneSelf && (isAlphanumeric(byte(r)) || strings.ContainsRune("-_.~", r))
 }

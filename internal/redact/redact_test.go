@@ -98,6 +98,14 @@ func TestRedactString(t *testing.T) {
 		{"https://api.example/1;2;3", "https://api.example/1;2;3"},
 		{"https://api.example/x%3Ba=b", "https://api.example/x%3Ba=b"},
 		{"https://api.example/;", "https://api.example/;"},
+		// Not all write "=", and a parameter without a value may be a token, padded or not.
+		{"https://api.example/x;c2VjcmV0==", "https://api.example/x;REDACTED"},
+		{"https://api.example/x;c2VjcmV0c2VjcmV0/y", "https://api.example/x;REDACTED/y"},
+		{"https://api.example/x;sid%3Dsecret", "https://api.example/x;sid=REDACTED"},
+		{"https://api.example/x;sid,secret;a:secret", "https://api.example/x;sid=REDACTED;a=REDACTED"},
+		{"https://api.example/x;$sid$secret", "https://api.example/x;REDACTED"},
+		{"https://api.example/x;=secret", "https://api.example/x;REDACTED"},
+		{"https://api.example/x;%3D%3Dsecret", "https://api.example/x;REDACTED"},
 		{"mailto:secret@api.example", "mailto:REDACTED"},
 		{"", ""},
 		// What does not parse is cut before any secret.
@@ -121,6 +129,16 @@ func TestRedactUnescapedPassword(t *testing.T) {
 		in := fmt.Sprintf("https://user:canary1%ccanary2@api.example/x", c)
 		if got := String(in); strings.Contains(got, "canary1") || strings.Contains(got, "canary2") {
 			t.Errorf("%q: %q", in, got)
+		}
+	}
+}
+
+// A program that builds a URL of its parts may put a userinfo into the host.
+func TestRedactUserinfoInHost(t *testing.T) {
+	for _, host := range []string{"user:canary@api.example", "canary@api.example", "user:c@nary:canary@api.example"} {
+		u := &url.URL{Scheme: "https", Host: host, Path: "/x"}
+		if got, want := URL(u), "https://REDACTED:REDACTED@api.example/x"; got != want {
+			t.Errorf("%s: %s, want %s", host, got, want)
 		}
 	}
 }
@@ -173,16 +191,32 @@ func TestRedactErrorIsOneBoundedLine(t *testing.T) {
 // SDK that of its request. Its secrets are left out all the same, and the text around it stays.
 func TestRedactURLsInTexts(t *testing.T) {
 	for in, want := range map[string]string{
-		"Get https://user:canary@api.example/x: EOF":                 "Get https://REDACTED:REDACTED@api.example/x: EOF",
-		"GET https://api.example/x?sig=canary failed":                "GET https://api.example/x?sig=REDACTED failed",
-		`see "https://api.example/x?sig=canary": 2 errors`:           `see "https://api.example/x?sig=REDACTED": 2 errors`,
-		"(https://api.example/x?sig=canary).":                        "(https://api.example/x?sig=REDACTED).",
-		"http://a/?k=canary, then wss://canary@b/c#canary":           "http://a/?k=REDACTED, then wss://REDACTED:REDACTED@b/c",
-		"dial socks5h://u:canary@proxy:1080: refused":                "dial socks5h://REDACTED:REDACTED@proxy:1080: refused",
-		"GET https://api.example/x;sid=canary/y failed":              "GET https://api.example/x;sid=REDACTED/y failed",
-		"git+ssh://canary@h/x":                                       "git+ssh://REDACTED:REDACTED@h/x",
-		"https://api.example/machines/1: no such machine":            "https://api.example/machines/1: no such machine",
-		"https://api.example:8443/a%2Fb, https://[::1]:80/c":         "https://api.example:8443/a%2Fb, https://[::1]:80/c",
+		"Get https://user:canary@api.example/x: EOF":                           "Get https://REDACTED:REDACTED@api.example/x: EOF",
+		"GET https://api.example/x?sig=canary failed":                          "GET https://api.example/x?sig=REDACTED failed",
+		`see "https://api.example/x?sig=canary": 2 errors`:                     `see "https://api.example/x?sig=REDACTED": 2 errors`,
+		"(https://api.example/x?sig=canary).":                                  "(https://api.example/x?sig=REDACTED).",
+		"http://a/?k=canary, then wss://canary@b/c#canary":                     "http://a/?k=REDACTED, then wss://REDACTED:REDACTED@b/c",
+		"dial socks5h://u:canary@proxy:1080: refused":                          "dial socks5h://REDACTED:REDACTED@proxy:1080: refused",
+		"GET https://api.example/x;sid=canary/y failed":                        "GET https://api.example/x;sid=REDACTED/y failed",
+		"git+ssh://canary@h/x":                                                 "git+ssh://REDACTED:REDACTED@h/x",
+		"https://api.example/machines/1: no such machine":                      "https://api.example/machines/1: no such machine",
+		"https://api.example:8443/a%2Fb, https://[::1]:80/c":                   "https://api.example:8443/a%2Fb, https://[::1]:80/c",
+		`broken: malformed MIME header: missing colon: "Set-Cookie canary\"x"`: `broken: malformed MIME header: missing colon: REDACTED`,
+		`malformed MIME header line: "Set-Cookie : canary"`:                    `malformed MIME header line: REDACTED`,
+		`malformed MIME header initial line: " canary"`:                        `malformed MIME header initial line: REDACTED`,
+		"malformed MIME header":                                                "malformed MIME header",
+		// A quote or a bracket may be a part of a secret, or end what has none.
+		"GET https://h/x?$filter=mail%20eq%20'canary' failed":        "GET https://h/x?$filter=REDACTED' failed",
+		"GET 'https://h/x?f='canary'' failed":                        "GET 'https://h/x?f=REDACTED'' failed",
+		"GET https://h/x;a='canary' failed":                          "GET https://h/x;a=REDACTED' failed",
+		`GET https://h/x?q="canary" failed`:                          `GET https://h/x?q=REDACTED" failed`,
+		"GET https://h/x?q=<canary> failed":                          "GET https://h/x?q=REDACTED> failed",
+		"GET https://h/x?q=`canary` failed":                          "GET https://h/x?q=REDACTED` failed",
+		"<https://h/x?q=canary>; rel=next":                           "<https://h/x?q=REDACTED>; rel=next",
+		"'https://h/x' and <https://h/y> and https://h/z'>":          "'https://h/x' and <https://h/y> and https://h/z'>",
+		`{\"u\":\"https://h/x?q=canary\",\"m\":\"text\"}`:            `{\"u\":\"https://h/x?q=REDACTED\",\"m\":\"text\"}`,
+		"https://user:can'ary@h/x":                                   "https://REDACTED:REDACTED@h/x",
+		"https://h/x?a=b\u00a0canary":                                "https://h/x?a=REDACTED",
 		"a ratio of 1://2":                                           "a ratio of 1://2",
 		"://":                                                        "://",
 		"https://":                                                   "https://",

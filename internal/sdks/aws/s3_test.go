@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -82,6 +83,66 @@ func TestS3BodyNotReplayable(t *testing.T) {
 			t.Errorf("%d bytes: %q, %v; want %q", size, *stop, err, want)
 		}
 		v.Checked(t)
+	}
+}
+
+// TestS3ErrorAfter200: S3 answers a copy with a 200 before it knows how it ends, and the error may be
+// in the body. The SDK's own retries see it, ours only with the MaxRead and the Classify of
+// docs/sdks.md.
+func TestS3ErrorAfter200(t *testing.T) {
+	bed.Wires(t, func(t *testing.T, h2 bool) {
+		for _, c := range []struct {
+			name     string
+			own      bool
+			edit     func(*steadyhttp.Transport)
+			forever  bool
+			requests int32
+			want     string // the SDK's code; "": success
+		}{
+			{"its own retries", true, func(rt *steadyhttp.Transport) { rt.Policy.MaxAttempts = 1 }, false, 2, ""},
+			{"ours", false, func(*steadyhttp.Transport) {}, false, 1, "InternalError"},
+			{"the recipe", false, errorsAfter200, false, 2, ""},
+			{"the recipe, for ever", false, errorsAfter200, true, bed.Attempts, "InternalError"},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				var tries atomic.Int32
+				server := bed.Start(t, h2, func(w http.ResponseWriter, r *http.Request) {
+					w.Header().Set("Content-Type", "application/xml")
+					if n := tries.Add(1); n == 1 || c.forever {
+						io.WriteString(w, `<?xml version="1.0"?>
+<Error><Code>InternalError</Code><Message>We encountered an internal error.</Message></Error>`)
+						return
+					}
+					io.WriteString(w, `<CopyObjectResult><ETag>"e"</ETag></CopyObjectResult>`)
+				})
+				rt := (&bed.SDK{}).Transport(server.Client().Transport, nil)
+				c.edit(rt)
+				_, err := client(rt, server.URL, c.own).CopyObject(t.Context(), &s3.CopyObjectInput{
+					Bucket: aws.String("bucket"), Key: aws.String("key"), CopySource: aws.String("bucket/other"),
+				})
+				code := ""
+				if api, ok := errors.AsType[smithy.APIError](err); ok {
+					code = api.ErrorCode()
+				} else if err != nil {
+					t.Fatal(err)
+				}
+				if code != c.want || tries.Load() != c.requests {
+					t.Errorf("%d requests, %q; want %d, %q", tries.Load(), code, c.requests, c.want)
+				}
+			})
+		}
+	})
+}
+
+// errorsAfter200 is the recipe of docs/sdks.md.
+func errorsAfter200(rt *steadyhttp.Transport) {
+	rt.Policy.MaxRead = 64 << 10
+	rt.Classify = func(a steadyhttp.Attempt) steadyhttp.Verdict {
+		put := a.Response != nil && a.Response.StatusCode == 200 && a.Request.Method == http.MethodPut
+		if put && bytes.Contains(a.Body, []byte("<Error>")) {
+			return steadyhttp.Verdict{Class: steadyhttp.Transient}
+		}
+		return (&steadyhttp.Rules{}).Classify(a)
 	}
 }
 

@@ -110,6 +110,47 @@ func TestBlobDownloadStreams(t *testing.T) {
 	})
 }
 
+// TestBlobDownloadGoesOn: the SDK asks for the rest of a download that breaks off, and what that GET
+// meets is retried by us. The content is whole, and nothing of it comes twice.
+func TestBlobDownloadGoesOn(t *testing.T) {
+	bed.Wires(t, func(t *testing.T, h2 bool) {
+		content := bed.Random(300 << 10)
+		var tries atomic.Int32
+		server := bed.Start(t, h2, func(w http.ResponseWriter, r *http.Request) {
+			from := 0
+			if _, err := fmt.Sscanf(r.Header.Get("X-Ms-Range"), "bytes=%d-", &from); err != nil && tries.Load() > 0 {
+				t.Errorf("request %d has the range %q", tries.Load()+1, r.Header.Get("X-Ms-Range"))
+			}
+			w.Header().Set("Etag", `"e"`)
+			switch tries.Add(1) {
+			case 1: // broken off after a third
+				w.Header().Set("Content-Length", fmt.Sprint(len(content)))
+				w.Write(content[:100<<10])
+				http.NewResponseController(w).Flush()
+				panic(http.ErrAbortHandler)
+			case 2:
+				serve(w, r, &bed.Failure{Status: 503, Code: string(bloberror.ServerBusy)})
+			default:
+				w.Header().Set("Content-Length", fmt.Sprint(len(content)-from))
+				w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, len(content)-1, len(content)))
+				w.WriteHeader(http.StatusPartialContent)
+				w.Write(content[from:])
+			}
+		})
+		rt := (&bed.SDK{}).Transport(server.Client().Transport, nil)
+		resp, err := client(t, rt, server.URL, false).DownloadStream(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body := resp.NewRetryReader(t.Context(), nil)
+		defer body.Close()
+		got, err := io.ReadAll(body)
+		if err != nil || !bytes.Equal(got, content) || tries.Load() != 3 {
+			t.Errorf("%d of %d bytes after %d requests: %v", len(got), len(content), tries.Load(), err)
+		}
+	})
+}
+
 // TestBlobUploadFromReader: blocks of a stream are sent while its reader has more to come, and each
 // is sent again after a 503.
 func TestBlobUploadFromReader(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/openai/openai-go/v3"
 	"github.com/openai/openai-go/v3/option"
@@ -147,6 +148,37 @@ func TestOpenAIErrorsAndCheck(t *testing.T) {
 	checked, ok := errors.AsType[*steadyhttp.Error](steadyhttp.Check(e.Response))
 	if !ok || checked.Code != "model_not_found" || checked.StatusCode != 404 || checked.TrackingID != "req_1" {
 		t.Errorf("Check: %+v", checked)
+	}
+}
+
+// Of a wait that RequestTimeout leaves no time for, the service's answer comes at once, as the SDK's
+// own error, and not a timeout later: the SDK's bound is over our attempts and their waits.
+func TestOpenAIRequestTimeout(t *testing.T) {
+	for after, want := range map[string]steadyhttp.Stop{"0": steadyhttp.StopDone, "30": steadyhttp.StopDeadline} {
+		n := 0
+		server := bed.Start(t, false, func(w http.ResponseWriter, r *http.Request) {
+			if n++; n > 1 {
+				serve(w, r, nil)
+				return
+			}
+			w.Header().Set("Retry-After", after)
+			serve(w, r, &bed.Failure{Status: http.StatusTooManyRequests, Code: "rate_limit_exceeded", Message: "slow down"})
+		})
+		c := client(&steadyhttp.Transport{}, server.URL, false)
+		ctx, stop := bed.Stopped(t.Context())
+		began := time.Now()
+		_, err := c.Models.Get(ctx, "gpt", option.WithRequestTimeout(20*time.Second))
+		status, code, _ := typed(err)
+		if want == steadyhttp.StopDone {
+			if err != nil || n != 2 {
+				t.Errorf("Retry-After %s: %d requests, %v", after, n, err)
+			}
+		} else if status != 429 || code != "rate_limit_exceeded" || n != 1 || time.Since(began) > 10*time.Second {
+			t.Errorf("Retry-After %s: %d requests, %v after %v", after, n, err, time.Since(began))
+		}
+		if *stop != want {
+			t.Errorf("Retry-After %s: %q, want %q", after, *stop, want)
+		}
 	}
 }
 
