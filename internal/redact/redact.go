@@ -92,21 +92,39 @@ func urlsInText(text string) string {
 		return text
 	}
 	var b strings.Builder
-	for {
-		at := strings.Index(text, "://")
+	var w word
+	for done := 0; ; {
+		at := strings.Index(text[done:], "://")
 		if at < 0 {
-			b.WriteString(text)
+			b.WriteString(text[done:])
 			return b.String()
 		}
-		begin := at
-		for begin > 0 && (isAlphanumeric(text[begin-1]) || strings.IndexByte("+-.", text[begin-1]) >= 0) {
+		begin := done + at
+		for begin > done && (isAlphanumeric(text[begin-1]) || strings.IndexByte("+-.", text[begin-1]) >= 0) {
 			begin--
 		}
-		end := at + len("://")
-		end += lengthOfURL(text[end:], text[:begin])
-		b.WriteString(text[:begin])
+		end := endOfURL(text, done, begin, done+at+len("://"), &w)
+		b.WriteString(text[done:begin])
 		b.WriteString(inText(text[begin:end]))
-		text = text[end:]
+		done = end
+	}
+}
+
+// word is what stands between white space: where it ends, and its last "@", -1 if it has none.
+type word struct{ end, at int }
+
+// around has w be the word that the byte at i belongs to. It is looked for once, however many URLs
+// stand in it.
+func (w *word) around(text string, i int) {
+	if i < w.end {
+		return
+	}
+	w.end = len(text)
+	if n := strings.IndexAny(text[i:], " \t\r\n\v\f"); n >= 0 {
+		w.end = i + n
+	}
+	if w.at = strings.LastIndexByte(text[i:w.end], '@'); w.at >= 0 {
+		w.at += i
 	}
 }
 
@@ -114,17 +132,14 @@ func isAlphanumeric(c byte) bool {
 	return '0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'z'
 }
 
-// lengthOfURL returns where a URL ends in the text that it begins: at its closing quote, wherever
-// that is, or else before white space and the punctuation of a sentence. A quote or a bracket ends
-// only what has no secret before it: behind a "?" it may be a part of one, as in OData's filters.
-func lengthOfURL(text, before string) int {
-	switch {
-	case strings.HasSuffix(before, `\"`):
-		if end := strings.Index(text, `\"`); end >= 0 {
-			text = text[:end]
-		}
-	case strings.HasSuffix(before, `"`):
-		for i := 0; i < len(text); i++ {
+// endOfURL returns where a URL ends that begins at begin, behind its scheme at i: at its closing
+// quote, wherever that is, or else before white space and the punctuation of a sentence. A quote or a
+// bracket ends only what has no secret before it: behind a "?" it may be a part of one, as in OData's
+// filters. done is where the text before has been written already.
+func endOfURL(text string, done, begin, i int, w *word) int {
+	escaped := strings.HasSuffix(text[done:begin], `\"`)
+	if !escaped && strings.HasSuffix(text[done:begin], `"`) {
+		for ; i < len(text); i++ {
 			switch text[i] {
 			case '"':
 				return i
@@ -134,14 +149,18 @@ func lengthOfURL(text, before string) int {
 		}
 		return len(text)
 	}
-	if end := strings.IndexAny(text, " \t\r\n\v\f"); end >= 0 {
-		text = text[:end]
+	w.around(text, i)
+	end := w.end
+	if escaped {
+		if n := strings.Index(text[i:end], `\"`); n >= 0 {
+			end = i + n
+		}
 	}
-	if quote := strings.IndexAny(text, "\"'`<>"); quote >= 0 &&
-		!strings.ContainsAny(text[:quote], "?#;") && !strings.Contains(text[quote:], "@") {
-		text = text[:quote]
+	if n := strings.IndexAny(text[i:end], "\"'`<>"); n >= 0 &&
+		!strings.ContainsAny(text[i:i+n], "?#;") && w.at < i+n {
+		end = i + n
 	}
-	return len(strings.TrimRight(text, ":,.;)]}\"'`>"))
+	return i + len(strings.TrimRight(text[i:end], ":,.;)]}\"'`>"))
 }
 
 // inText is String for a URL out of a text, which stays as it is written where it has no secret.

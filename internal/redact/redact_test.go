@@ -262,6 +262,7 @@ func TestRedactErrorsOfUnreadableURLs(t *testing.T) {
 func TestRedactErrorOfManyURLs(t *testing.T) {
 	for _, piece := range []string{
 		`\"a:// `, `"a:// `, `"a://\" `, "a://", "a:// ", `://`, `"://"`, `invalid port ":`, `\`, `"a://\\" `,
+		"a://b'", "a://<", "a://b'@", "a://;'", `\"a://b'`, "a://'@b;",
 	} {
 		began := time.Now()
 		Error(errors.New("malformed HTTP response " + strings.Repeat(piece, 1<<17)))
