@@ -284,3 +284,48 @@ func TestWhoWaitsForUnsentCallsIsTold(t *testing.T) {
 		}
 	})
 }
+
+// A deadline that is as good as none, as the year 9999 is, cuts no wait short.
+func TestFarDeadlineIsNone(t *testing.T) {
+	full := func(t *testing.T, q *quota.Quota) { fill(t, q, 2) }
+	for name, begin := range map[string]func(t *testing.T, q *quota.Quota){
+		"full":    full,
+		"maxWait": func(t *testing.T, q *quota.Quota) { q.MaxWait = 200 * 365 * 24 * time.Hour; full(t, q) },
+		"paused":  func(t *testing.T, q *quota.Quota) { enter(t, q)(throttled(time.Minute, "")) },
+		"probing": func(t *testing.T, q *quota.Quota) {
+			enter(t, q)(throttled(time.Second, ""))
+			time.Sleep(2 * time.Second)
+			enter(t, q)
+		},
+		"lowered": func(t *testing.T, q *quota.Quota) {
+			enter(t, q)(throttled(time.Second, "Maximum allowed 1 per 00:01:00"))
+		},
+	} {
+		for _, deadline := range []time.Time{
+			time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC), time.Unix(1<<40, 0), time.Unix(1<<62, 0), time.Date(2290, 1, 1, 0, 0, 0, 0, time.UTC),
+			time.Date(2140, 1, 1, 0, 0, 0, 0, time.UTC),
+		} {
+			for _, used := range []time.Duration{0, 10 * time.Second, 1000 * time.Hour} {
+				t.Run(fmt.Sprint(name, deadline.Year(), used), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						q := &quota.Quota{Windows: []quota.Window{{N: 2, Per: time.Minute}}, PauseOnly: true}
+						q.State() // begins it
+						time.Sleep(used)
+						begin(t, q)
+						ctx, cancel := context.WithDeadline(t.Context(), deadline)
+						defer cancel()
+						began := time.Now()
+						pass, err := q.Enter(ctx, steadyhttp.Attempt{})
+						if err != nil {
+							t.Fatal(err)
+						}
+						pass.Leave(answered())
+						if took := time.Since(began); took == 0 || took > 63*time.Second {
+							t.Errorf("it took %v", took)
+						}
+					})
+				})
+			}
+		}
+	}
+}

@@ -111,7 +111,7 @@ func (q *Quota) enqueue(ctx context.Context, t *ticket, now instant) (*caller, e
 			if needs > left {
 				return nil, refuseLate(needs, left)
 			}
-			w.deadline = now.add(left)
+			w.deadline = now.add(min(left, time.Duration(forever)/2)) // the year 9999 is none
 		}
 		if q.MaxWait > 0 {
 			if needs := time.Duration(q.bound(c, ahead, t.weight, now) - now); needs > q.MaxWait {

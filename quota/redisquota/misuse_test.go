@@ -8,6 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+
 	"github.com/steadyhttp/steadyhttp"
 	"github.com/steadyhttp/steadyhttp/quota"
 )
@@ -127,6 +130,53 @@ func TestCopiedAndChangedInUse(t *testing.T) {
 				time.Sleep(5 * time.Minute)
 				enterAndLeave(t, q)
 			})
+		})
+	}
+}
+
+// What a Client can't do for reasons of its own is told with the fix, to those who wait too.
+func TestErrorsOfTheClientNameTheFix(t *testing.T) {
+	mini := miniredis.RunT(t)
+	busy := redis.NewClient(&redis.Options{Addr: mini.Addr(), PoolSize: 1, PoolTimeout: 10 * time.Millisecond, MaxRetries: -1})
+	defer busy.Close()
+	held := busy.Conn()
+	defer held.Close()
+	if err := held.Ping(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	closed := map[string]redis.UniversalClient{
+		"Client":         redis.NewClient(&redis.Options{Addr: mini.Addr()}),
+		"ClusterClient":  redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{mini.Addr()}}),
+		"FailoverClient": redis.NewFailoverClient(&redis.FailoverOptions{MasterName: "m", SentinelAddrs: []string{mini.Addr()}}),
+	}
+	for _, c := range closed {
+		c.Close()
+	}
+	for name, c := range map[string]struct {
+		client redis.UniversalClient
+		fix    string
+		is     error
+	}{
+		"closed Client":         {closed["Client"], "close the Client after the Quota", redis.ErrClosed},
+		"closed ClusterClient":  {closed["ClusterClient"], "close the Client after the Quota", redis.ErrClosed},
+		"closed FailoverClient": {closed["FailoverClient"], "close the Client after the Quota", redis.ErrClosed},
+		"pool of another's use": {busy, "raise the Client's PoolSize", redis.ErrPoolTimeout},
+	} {
+		t.Run(name, func(t *testing.T) {
+			q := &Quota{Client: c.client, Key: "own", Windows: []quota.Window{{N: 5, Per: time.Minute}}, WhenAway: Closed}
+			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+			defer cancel()
+			_, err := q.Enter(ctx, steadyhttp.Attempt{})
+			if err == nil || !strings.Contains(err.Error(), c.fix) || !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("got %v, want an error that says %q", err, c.fix)
+			}
+			if err := q.Shared().Err; !errors.Is(err, c.is) || !strings.Contains(err.Error(), c.fix) {
+				t.Errorf("Shared tells %v", err)
+			}
+			began := time.Now()
+			if err := q.Close(); err == nil || !strings.Contains(err.Error(), c.fix) || time.Since(began) > 5*time.Second {
+				t.Errorf("Close: %v after %v", err, time.Since(began))
+			}
 		})
 	}
 }
