@@ -122,12 +122,13 @@ func (l *limit) pass(ctx context.Context, waits func(time.Duration)) error {
 	return nil
 }
 
-// slowest is the rate at which a token takes a year. A rate.Limiter below it has no more to come, and
-// its Wait is not over when its limit is raised.
+// slowest is the rate at which a token takes a year. A rate.Limiter below it has no more to come,
+// and its Wait is not over when its limit is raised.
 const slowest = rate.Limit(1.0 / (365 * 24 * 3600))
 
 var errStandstill = &Refusal{Err: errors.New("steadyhttp: the rate.Limiter of Limit has no token left, " +
-	"and its limit is 0 or next to it; rate.Limit(10/60) is 0 in Go, use rate.Every(time.Minute / 10)")}
+	"and its limit is 0 or next to it; rate.Limit(10/60) is 0 in Go, " +
+	"use rate.Every(time.Minute / 10)")}
 
 // announce tells of a wait that a rate.Limiter is about to make, and not of one that it will
 // refuse.

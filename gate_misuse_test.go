@@ -18,8 +18,9 @@ import (
 // A rate.Limiter whose limit is 0, as rate.Limit(10/60) is, would have calls wait for ever once its
 // burst is spent: they are refused, with the fix, as soon as they come. Raised again, it lets them go.
 func TestLimiterThatStandsStill(t *testing.T) {
+	perMinute := 10
 	for name, pace := range map[string]*rate.Limiter{
-		"integers divided": rate.NewLimiter(rate.Limit(10/60), 1),
+		"integers divided": rate.NewLimiter(rate.Limit(perMinute/60), 1),
 		"negative":         rate.NewLimiter(-1, 1),
 		"next to 0":        rate.NewLimiter(1e-12, 1),
 		"no burst either":  rate.NewLimiter(0, 0),
@@ -47,7 +48,8 @@ func TestLimiterThatStandsStill(t *testing.T) {
 					began := time.Now()
 					err := call()
 					refusal, ok := errors.AsType[*steadyhttp.Refusal](err)
-					if !ok || refusal.Wait != 0 || !strings.Contains(err.Error(), "rate.Every") || !errors.Is(err, steadyhttp.ErrNotSent) {
+					if !ok || refusal.Wait != 0 || !strings.Contains(err.Error(), "rate.Every") ||
+						!errors.Is(err, steadyhttp.ErrNotSent) {
 						t.Errorf("got %v, want a refusal that names the fix", err)
 					}
 					if took := time.Since(began); took > 0 {
@@ -111,7 +113,8 @@ func TestCopiedPerKeyIsRefused(t *testing.T) {
 	for _, late := range []*steadyhttp.PerKey{duplicate(p), duplicate(early), duplicate(duplicate(p))} {
 		for range 2 {
 			err := enter(late)
-			if refusal := (*steadyhttp.Refusal)(nil); !errors.As(err, &refusal) || !strings.Contains(err.Error(), "*PerKey") {
+			if refusal := (*steadyhttp.Refusal)(nil); !errors.As(err, &refusal) ||
+				!strings.Contains(err.Error(), "*PerKey") {
 				t.Errorf("got %v, want a refusal that says what to do", err)
 			}
 		}
@@ -143,7 +146,8 @@ func TestWhyPrepareWaited(t *testing.T) {
 			}
 			defer cancel()
 			_, err := rt.RoundTrip(newRequest(t, "GET", "").WithContext(ctx))
-			if !errors.Is(err, end) || !errors.Is(err, steadyhttp.ErrNotSent) || strings.Count(err.Error(), why.Error()) != 1 {
+			if !errors.Is(err, end) || !errors.Is(err, steadyhttp.ErrNotSent) ||
+				strings.Count(err.Error(), why.Error()) != 1 {
 				t.Errorf("got %v", err)
 			}
 		})

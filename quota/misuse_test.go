@@ -59,7 +59,8 @@ func TestCopiedQuotaIsRefused(t *testing.T) {
 					other = duplicate(other)
 				}
 				for range 3 {
-					if _, err := other.Enter(t.Context(), steadyhttp.Attempt{}); !isRefusal(err) || !strings.Contains(err.Error(), "*Quota") {
+					if _, err := other.Enter(t.Context(), steadyhttp.Attempt{}); !isRefusal(err) ||
+						!strings.Contains(err.Error(), "*Quota") {
 						t.Errorf("got %v, want a refusal that says what to do", err)
 					}
 				}
@@ -117,7 +118,8 @@ func TestWindowsChangedInUse(t *testing.T) {
 					t.Errorf("got %v, want a refusal: the minute is full", err)
 				}
 				w := q.State().Windows
-				if len(w) != 2 || w[0].Window != (quota.Window{N: 4, Per: time.Minute}) || w[1].N != 7 || w[0].Used != 4 {
+				if len(w) != 2 || w[0].Window != (quota.Window{N: 4, Per: time.Minute}) || w[1].N != 7 ||
+					w[0].Used != 4 {
 					t.Errorf("%+v", w)
 				}
 				if got := q.Estimate(2); got < time.Minute || got > 62*time.Second {
@@ -136,7 +138,8 @@ func TestTransitWithoutAUnit(t *testing.T) {
 	} {
 		q := &quota.Quota{Windows: []quota.Window{{N: 1, Per: time.Second}}, MaxTransit: d}
 		_, err := q.Enter(t.Context(), steadyhttp.Attempt{})
-		if bad != (err != nil) || bad && (!isRefusal(err) || !strings.Contains(err.Error(), "Quota.MaxTransit is "+d.String()+"; use")) {
+		if bad != (err != nil) || bad && (!isRefusal(err) ||
+			!strings.Contains(err.Error(), "Quota.MaxTransit is "+d.String()+"; use")) {
 			t.Errorf("%v: %v", d, err)
 		}
 	}
@@ -263,7 +266,8 @@ func TestWhoWaitsForUnsentCallsIsTold(t *testing.T) {
 						synctest.Wait()
 					}
 					for range callers {
-						if err := <-errs; err == nil || !strings.Contains(err.Error(), "not sent hold") || !errors.Is(err, context.DeadlineExceeded) {
+						if err := <-errs; err == nil || !strings.Contains(err.Error(), "not sent hold") ||
+							!errors.Is(err, context.DeadlineExceeded) {
 							t.Errorf("got %v", err)
 						}
 					}
@@ -278,7 +282,8 @@ func TestWhoWaitsForUnsentCallsIsTold(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(30*time.Second, cancel)
 		for i := range 3 {
-			if err := get(ctx, t, rt, "http://api.example/"); (i == 2) != (err != nil) || err != nil && strings.Contains(err.Error(), "quota") {
+			if err := get(ctx, t, rt, "http://api.example/"); (i == 2) != (err != nil) ||
+				err != nil && strings.Contains(err.Error(), "quota") {
 				t.Errorf("call %d: %v", i, err)
 			}
 		}

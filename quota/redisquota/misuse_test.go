@@ -70,7 +70,8 @@ func TestBoundsTellOfRedis(t *testing.T) {
 						began := time.Now()
 						_, err := q.Enter(t.Context(), steadyhttp.Attempt{})
 						refusal, ok := errors.AsType[*steadyhttp.Refusal](err)
-						if !ok || refusal.Wait < 10*time.Second || !strings.Contains(err.Error(), "Quota.MaxWait is 10s; redisquota: no answer from Redis") {
+						if !ok || refusal.Wait < 10*time.Second ||
+							!strings.Contains(err.Error(), "Quota.MaxWait is 10s; redisquota: no answer from Redis") {
 							t.Errorf("got %v, want a refusal that tells of Redis", err)
 						}
 						if took := time.Since(began); took > 11*time.Second {
@@ -79,7 +80,8 @@ func TestBoundsTellOfRedis(t *testing.T) {
 					})
 				}
 				time.Sleep(5 * time.Second)
-				if _, err := q.Enter(t.Context(), steadyhttp.Attempt{}); err == nil || !strings.Contains(err.Error(), "MaxQueue is 2; redisquota: no answer from Redis") {
+				if _, err := q.Enter(t.Context(), steadyhttp.Attempt{}); err == nil ||
+					!strings.Contains(err.Error(), "MaxQueue is 2; redisquota: no answer from Redis") {
 					t.Errorf("got %v, want a refusal that tells of Redis", err)
 				}
 				if _, err := q.Enter(t.Context(), heavy); err == nil || strings.Contains(err.Error(), "Redis") {
@@ -90,7 +92,8 @@ func TestBoundsTellOfRedis(t *testing.T) {
 				for range 5 {
 					enterAndLeave(t, q)
 				}
-				if _, err := q.Enter(t.Context(), steadyhttp.Attempt{}); err == nil || strings.Contains(err.Error(), "Redis") {
+				if _, err := q.Enter(t.Context(), steadyhttp.Attempt{}); err == nil ||
+					strings.Contains(err.Error(), "Redis") {
 					t.Errorf("got %v, want that the minute is full", err)
 				}
 			})
@@ -111,7 +114,8 @@ func TestCopiedAndChangedInUse(t *testing.T) {
 				q, _ := process(func(q *Quota) { q.Windows = []quota.Window{{N: 5, Per: time.Minute}} })
 				enterAndLeave(t, q)
 				other := duplicate(q)
-				if _, err := other.Enter(t.Context(), steadyhttp.Attempt{}); err == nil || !strings.Contains(err.Error(), "*Quota") {
+				if _, err := other.Enter(t.Context(), steadyhttp.Attempt{}); err == nil ||
+					!strings.Contains(err.Error(), "*Quota") {
 					t.Errorf("a copy: got %v, want a refusal that says what to do", err)
 				}
 				change(q)
@@ -167,14 +171,16 @@ func TestErrorsOfTheClientNameTheFix(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 			defer cancel()
 			_, err := q.Enter(ctx, steadyhttp.Attempt{})
-			if err == nil || !strings.Contains(err.Error(), c.fix) || !errors.Is(err, context.DeadlineExceeded) {
+			if err == nil || !strings.Contains(err.Error(), c.fix) ||
+				!errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("got %v, want an error that says %q", err, c.fix)
 			}
 			if err := q.Shared().Err; !errors.Is(err, c.is) || !strings.Contains(err.Error(), c.fix) {
 				t.Errorf("Shared tells %v", err)
 			}
 			began := time.Now()
-			if err := q.Close(); err == nil || !strings.Contains(err.Error(), c.fix) || time.Since(began) > 5*time.Second {
+			if err := q.Close(); err == nil || !strings.Contains(err.Error(), c.fix) ||
+				time.Since(began) > 5*time.Second {
 				t.Errorf("Close: %v after %v", err, time.Since(began))
 			}
 		})
