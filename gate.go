@@ -122,9 +122,9 @@ func (l *limit) pass(ctx context.Context, waits func(time.Duration)) error {
 	return nil
 }
 
-// slowest is the rate at which a token takes a year. A rate.Limiter below it has no more to come,
-// and its Wait is not over when its limit is raised.
-const slowest = rate.Limit(1.0 / (365 * 24 * 3600))
+// slowest is the rate at which a token takes 300 years, longer than a time.Duration. A rate.Limiter
+// below it has no more to come, and its Wait is not over when its limit is raised.
+const slowest = rate.Limit(1.0 / (300 * 365 * 24 * 3600))
 
 var errStandstill = &Refusal{Err: errors.New("steadyhttp: the rate.Limiter of Limit has no token left, " +
 	"and its limit is 0 or next to it; rate.Limit(10/60) is 0 in Go, " +

@@ -104,6 +104,9 @@ func TestBoundsTellOfRedis(t *testing.T) {
 // A copy of a Quota that is in use is refused, and Windows that are changed while it is change nothing:
 // above all, the goroutine that talks to Redis does not fall over.
 func TestCopiedAndChangedInUse(t *testing.T) {
+	if RaceEnabled {
+		t.Skip("copying and changing it in use are races")
+	}
 	for name, change := range map[string]func(q *Quota){
 		"none":     func(q *Quota) { q.Windows = nil },
 		"nonsense": func(q *Quota) { q.Windows[0] = quota.Window{N: -1} },
