@@ -471,7 +471,13 @@ func (c *call) authorize() error {
 	err := c.callPrepare(prev)
 	switch {
 	case c.over(), c.remaining() == 0:
-		return c.interrupted() // whatever it says: a base would not tell that it has sent nothing
+		ended := c.interrupted() // whatever it says: a base would not tell that it has sent nothing
+		if cancelled, ok := ended.(*cancelled); ok {
+			if refusal, ok := errors.AsType[*Refusal](err); ok { // why a call that Prepare made could not go
+				cancelled.last = refusal
+			}
+		}
+		return ended
 	case err == nil:
 		return nil
 	}

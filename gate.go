@@ -112,12 +112,23 @@ func (l *limit) pass(ctx context.Context, waits func(time.Duration)) error {
 	if l.limiter == nil {
 		return nil
 	}
+	if pace := l.pause.pace; pace != nil && pace.Limit() < slowest && pace.Tokens() < 1 {
+		return errStandstill
+	}
 	l.announce(ctx, waits)
 	if err := l.limiter.Wait(ctx); err != nil {
 		return l.explain(ctx, err)
 	}
 	return nil
 }
+
+// slowest is the rate at which a token takes 300 years, longer than a time.Duration. A rate.Limiter
+// below it has no more to come, and its Wait is not over when its limit is raised.
+const slowest = rate.Limit(1.0 / (300 * 365 * 24 * 3600))
+
+var errStandstill = &Refusal{Err: errors.New("steadyhttp: the rate.Limiter of Limit has no token left, " +
+	"and its limit is 0 or next to it; rate.Limit(10/60) is 0 in Go, " +
+	"use rate.Every(time.Minute / 10)")}
 
 // announce tells of a wait that a rate.Limiter is about to make, and not of one that it will
 // refuse.
@@ -163,6 +174,7 @@ type PerKey struct {
 	// that are in use at once. 0 or less: 1000.
 	Max int
 
+	owner  atomic.Pointer[PerKey]    // this one, from its first use on; in a copy, another
 	latest atomic.Pointer[originKey] // most clients call one origin
 
 	mu    sync.Mutex // guards what follows, and the users and place of each keyed gate
@@ -180,10 +192,19 @@ type keyedGate struct {
 	gate Gate
 }
 
+// errCopied is for a copy, whose gates two locks would guard.
+var errCopied = &Refusal{Err: errors.New("steadyhttp: the PerKey was copied after its first use; " +
+	"share one by its address, a *PerKey")}
+
 // Enter implements Gate.
 func (p *PerKey) Enter(ctx context.Context, a Attempt) (Pass, error) {
 	if p.New == nil {
 		return nil, &Refusal{Err: errors.New("steadyhttp: PerKey.New is nil; set it to a function that makes a key's Gate")}
+	}
+	if owner := p.owner.Load(); owner != p {
+		if owner != nil || !p.owner.CompareAndSwap(nil, p) && p.owner.Load() != p {
+			return nil, errCopied
+		}
 	}
 	key := p.keyOf(a.Request)
 	// A hop that has a gate of its own there is no stranger to it.

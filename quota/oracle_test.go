@@ -290,7 +290,7 @@ func (o *oracle) lower(w, n int) {
 // share returns how much of a shared window is ours now. It grows.
 func (o *oracle) share(w int) float64 {
 	l := &o.limits[w]
-	rounds := max(10, 2000/float64(l.n))
+	rounds := max(10, min(2000/float64(l.n), (24*time.Hour).Seconds()/o.windows[w].Per.Seconds()))
 	grown := float64(max(0, o.now-l.since)) / float64(o.windows[w].Per) / rounds
 	return l.share + grown*float64(l.n)
 }

@@ -90,9 +90,10 @@ func (q *Quota) enqueue(ctx context.Context, t *ticket, now instant) (*caller, e
 	length := q.queues[c].length
 	if limit := q.MaxQueue; limit != 0 && length >= max(0, limit) && t.of == nil {
 		return nil, &steadyhttp.Refusal{
-			Wait: time.Duration(q.atBest(c, q.queues[normal].weight+q.queues[high].weight, t.weight, now) - now),
-			Err: fmt.Errorf("quota: %d callers of its priority wait already; Quota.MaxQueue is %d",
-				length, limit),
+			Wait: time.Duration(max(q.atBest(c, q.queues[normal].weight+q.queues[high].weight, t.weight, now),
+				q.pause.opens()) - now),
+			Err: inLine{fmt.Errorf("quota: %d callers of its priority wait already; Quota.MaxQueue is %d",
+				length, limit)},
 		}
 	}
 	w := &caller{class: c, began: now, ticket: t, deadline: forever}
@@ -110,7 +111,7 @@ func (q *Quota) enqueue(ctx context.Context, t *ticket, now instant) (*caller, e
 			if needs > left {
 				return nil, refuseLate(needs, left)
 			}
-			w.deadline = now.add(left)
+			w.deadline = now.add(min(left, time.Duration(forever)/2)) // the year 9999 is none
 		}
 		if q.MaxWait > 0 {
 			if needs := time.Duration(q.bound(c, ahead, t.weight, now) - now); needs > q.MaxWait {
@@ -166,14 +167,40 @@ func (q *Quota) await(ctx context.Context, w *caller) error {
 			return q.refuseLong(q.MaxWait + needs)
 		}
 	}
+	weight, waited := w.ticket.weight, time.Duration(q.now()-w.began)
 	q.giveUp(w)
-	return &endedError{ctx}
+	return &endedError{ctx, q.heldUp(weight, waited)}
+}
+
+// heldUp says that a call has waited in vain for places of calls that were let go and are not sent,
+// which keep them; nil: it has not, or not for long. Of a context that has ended alone, nobody would
+// see that these wait for one another.
+func (q *Quota) heldUp(weight int, waited time.Duration) *steadyhttp.Refusal {
+	held := int(q.notSent.Load())
+	if held == 0 || waited < patience {
+		return nil
+	}
+	for i := range q.windows {
+		if n := q.windows[i].own; held > n-min(weight, n) {
+			return &steadyhttp.Refusal{Err: fmt.Errorf("quota: calls that were let go and are not sent hold "+
+				"%d places, and Quota.Windows[%d].N is %d; if they wait for this one, since Prepare calls through "+
+				"the Quota, or it is in Transport.Gates twice, or in a Transport below too, take it out there",
+				held, i, n)}
+		}
+	}
+	return nil
 }
 
 func (q *Quota) refuseLong(needs time.Duration) *steadyhttp.Refusal {
-	return &steadyhttp.Refusal{Wait: needs, Err: fmt.Errorf("quota: needs %v of quota, Quota.MaxWait is %v",
-		durations.Round(needs), q.MaxWait)}
+	return &steadyhttp.Refusal{Wait: needs, Err: inLine{fmt.Errorf("quota: needs %v of quota, Quota.MaxWait is %v",
+		durations.Round(needs), q.MaxWait)}}
 }
+
+// inLine marks what refuses a call for the length of its wait, or of the line: package redisquota adds
+// where the wait comes from.
+type inLine struct{ error }
+
+func (inLine) InLine() {}
 
 // expected returns how long w has to wait as things are now; 0: no longer.
 func (q *Quota) expected(w *caller) time.Duration {
@@ -193,10 +220,26 @@ func (q *Quota) expected(w *caller) time.Duration {
 
 // endedError is the end of a caller's context. It looks its cause up when it is asked: context.Cause takes the context's lock,
 // and the callers of one context all end at once.
-type endedError struct{ ctx context.Context }
+type endedError struct {
+	ctx context.Context
+	why *steadyhttp.Refusal // what it waited for in vain; nil: nothing in particular
+}
 
-func (e *endedError) Error() string   { return context.Cause(e.ctx).Error() }
-func (e *endedError) Unwrap() []error { return []error{context.Cause(e.ctx), e.ctx.Err()} }
+func (e *endedError) Error() string {
+	text := context.Cause(e.ctx).Error()
+	if e.why != nil {
+		text += "; " + e.why.Error()
+	}
+	return text
+}
+
+func (e *endedError) Unwrap() []error {
+	errs := []error{context.Cause(e.ctx), e.ctx.Err()}
+	if e.why != nil {
+		errs = append(errs, e.why)
+	}
+	return errs
+}
 
 // giveUp takes a caller out of the line, or makes sure that somebody does. When a hundred thousand give up at once, as when a
 // program ends, each waiting for the lock to leave by itself takes several times as long as the leaving.

@@ -59,7 +59,8 @@
 // hour, and a limit that really is lower costs a few 429s a day.
 //
 // A 429 that our own calls do not explain means that others use the same quota: the Quota then
-// measures what is left to it, paces itself, and tries for more from time to time. Not so with
+// measures what is left to it, paces itself, and tries for more from time to time: within a day, or ten
+// windows if that is longer, for all of the limit. Not so with
 // PauseOnly, where a service limits also what is no rate.
 //
 // # What it does not know
@@ -138,6 +139,8 @@ type Quota struct {
 
 	ledger  ledger.Ledger          // what all processes know; nil: this one is alone
 	leaving atomic.Pointer[caller] // those who have given up, and are still in line
+	owner   atomic.Pointer[Quota]  // this one, from its first use on; in a copy, another
+	notSent atomic.Int64           // places of calls that were let go and have not been sent
 
 	mu       sync.Mutex // guards what follows; see lock
 	begun    bool
@@ -215,11 +218,18 @@ func refuseLate(needs, left time.Duration) *steadyhttp.Refusal {
 var errNil = &steadyhttp.Refusal{Err: errors.New("quota: the *Quota in Transport.Gates is nil; " +
 	"leave it out, or set its Windows")}
 
+// errCopied is for a copy, which would count what it shares with the other on its own.
+var errCopied = &steadyhttp.Refusal{Err: errors.New("quota: the Quota was copied after its first use; " +
+	"share one by its address, a *Quota")}
+
 // Enter implements steadyhttp.Gate. An Attempt is large, and many callers may wait here: it is
 // handed on to nobody below, for the sake of their stacks.
 func (q *Quota) Enter(ctx context.Context, a steadyhttp.Attempt) (steadyhttp.Pass, error) {
 	if q == nil {
 		return nil, errNil
+	}
+	if owner := q.owner.Load(); owner != nil && owner != q {
+		return nil, errCopied // before the lock, which may have been copied as it was held
 	}
 	t := q.newTicket(ctx, a.Began, a.Request)
 	t.told = a.Observe(t)
@@ -252,7 +262,7 @@ func (q *Quota) newTicket(ctx context.Context, began time.Time, req *http.Reques
 // join lets t go, or returns who has to wait for its turn.
 func (q *Quota) join(ctx context.Context, t *ticket) (*caller, error) {
 	if ctx.Err() != nil {
-		return nil, &endedError{ctx}
+		return nil, &endedError{ctx: ctx}
 	}
 	q.lock()
 	defer q.unlock()
@@ -260,9 +270,9 @@ func (q *Quota) join(ctx context.Context, t *ticket) (*caller, error) {
 		return nil, err
 	}
 	if t.weight > 1 {
-		for i, w := range q.Windows {
-			if t.weight > w.N {
-				return nil, tooHeavy(t.weight, i, w.N)
+		for i := range q.windows {
+			if most := q.windows[i].own; t.weight > most {
+				return nil, tooHeavy(t.weight, i, most)
 			}
 		}
 	}
@@ -295,9 +305,13 @@ func (t *ticket) Replay(ctx context.Context) error {
 // begin resolves the fields at the first use. It requires that q.mu is held.
 func (q *Quota) begin() error {
 	if q.begun {
+		if q.owner.Load() != q {
+			return errCopied
+		}
 		return q.invalid
 	}
 	q.begun = true
+	q.owner.Store(q)
 	q.base = time.Now()
 	q.transit = cmp.Or(q.MaxTransit, usualTransit)
 	q.replayed, q.soonest = never, forever
@@ -344,6 +358,9 @@ func (q *Quota) check() error {
 	}
 	if q.MaxTransit < 0 || q.MaxTransit > maxTransit {
 		return refuse("Quota.MaxTransit is %v; use up to %v, or 0 for %v", q.MaxTransit, maxTransit, usualTransit)
+	}
+	if q.MaxTransit > 0 && q.MaxTransit < durations.MinWindow {
+		return refuse("Quota.MaxTransit is %v; use a duration with its unit, as in 30 * time.Second", q.MaxTransit)
 	}
 	if q.MaxWait < 0 {
 		return refuse("Quota.MaxWait is %v; use a positive duration, or 0 for no bound", q.MaxWait)
@@ -442,6 +459,7 @@ func (q *Quota) mayReplay(c class) int {
 func (q *Quota) take(t *ticket, now instant) {
 	t.granted, t.places, t.epoch = now, t.weight, q.pause.epoch
 	q.tellTake(t, now)
+	q.countUnsent(t, t.places)
 	q.calls[t.class].inFlight += t.weight
 	q.calls[t.class].unanswered += t.weight
 	if !t.told {
@@ -481,8 +499,18 @@ func (q *Quota) charge(c class, at instant, n int) instant {
 	return q.calls[c].push(at, n, granularity(q.windows))
 }
 
+// countUnsent keeps count of the places of calls that keep them for as long as they are not sent.
+func (q *Quota) countUnsent(t *ticket, places int) {
+	if t.told {
+		q.notSent.Add(int64(places))
+	}
+}
+
 // settle moves a call in flight, which its list has let go of, into the log.
 func (q *Quota) settle(t *ticket, at instant) {
+	if t.state == waiting {
+		q.countUnsent(t, -t.places)
+	}
 	q.calls[t.class].inFlight -= t.places
 	q.answered(t)
 	t.state, t.at = logged, q.charge(t.class, at, t.places)
@@ -555,6 +583,7 @@ func (q *Quota) ended(t *ticket, now instant) {
 // departed notes when a call's headers went out.
 func (q *Quota) departed(t *ticket, at instant) {
 	t.flight.Remove()
+	q.countUnsent(t, -t.places)
 	t.state, t.sentAt, t.dated = onTheWay, max(at, t.granted), true
 	q.putSent(t)
 }
@@ -578,6 +607,7 @@ func (q *Quota) refund(t *ticket) {
 	switch t.state {
 	case waiting:
 		t.flight.Remove()
+		q.countUnsent(t, -t.places)
 		q.calls[t.class].inFlight -= t.places
 		q.answered(t)
 		t.state = refunded

@@ -34,14 +34,14 @@ func (q *Quota) State() State {
 		Windows:   make([]WindowState, len(q.windows)),
 		Waiting:   q.waitingCallers(),
 		InFlight:  inFlight,
-		PausedFor: max(0, time.Duration(q.pause.until-now)),
+		PausedFor: max(0, time.Duration(q.pause.shut()-now)),
 		Probing:   q.pause.width > 0,
 	}
 	for i := range q.windows {
 		w := &q.windows[i]
 		limit, used := w.limit(now), w.all()+inFlight
 		s.Windows[i] = WindowState{
-			Window: q.Windows[i], Used: used, Limit: limit, Free: max(0, limit-used), Shared: w.shared,
+			Window: Window{w.own, w.per}, Used: used, Limit: limit, Free: max(0, limit-used), Shared: w.shared,
 		}
 	}
 	return s

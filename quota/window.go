@@ -100,8 +100,9 @@ func (w *window) limit(now instant) int {
 		return w.n
 	}
 	// The share grows from nothing to all in 10 windows, or in as many as let 2000 calls pass: each
-	// try for more may cost a 429, and of a small limit that is a large part.
-	full := max(10, 2000/float64(w.n)) * float64(w.per)
+	// try for more may cost a 429, and of a small limit that is a large part. But for one 429 a day
+	// at most, no long window is kept small for months.
+	full := max(10*float64(w.per), min(2000/float64(w.n)*float64(w.per), float64(lowAtMost)))
 	w.share += float64(w.n) * float64(now-w.grownAt) / full
 	w.grownAt = max(w.grownAt, now)
 	if w.share >= float64(w.n) {

@@ -49,13 +49,13 @@ func Read(h http.Header, now time.Time) (wait time.Duration, source Source) {
 			wait = max(wait, c.longest(values, false))
 		case "X-Amz-Retry-After":
 			wait = max(wait, c.longest(values, true))
-		case "Ratelimit":
+		case "Ratelimit", "RateLimit": // as a base writes it that is not net/http's
 			windows = true
 		default:
 			if namesWait(name) {
 				wait = max(wait, c.longest(values, inMilliseconds(name)))
 			} else {
-				windows = windows || resetAt(name) > 0
+				windows = windows || resetAt(name) > 0 || namesNext(name)
 			}
 		}
 	}
@@ -102,8 +102,13 @@ func (c *clock) windows() (time.Duration, Source) {
 	for name, values := range c.header {
 		var end time.Duration
 		told := true
-		if name == "Ratelimit" {
+		if name == "Ratelimit" || name == "RateLimit" {
 			end = c.rateLimit(values)
+		} else if namesNext(name) {
+			left := c.header[name[:len(name)-len(next)]+"Remaining"]
+			if told = len(left) > 0; !told || isSpent(trim(left[0])) {
+				end = c.longest(values, false)
+			}
 		} else if at := resetAt(name); at > 0 {
 			end, told = c.reset(name, at, values)
 		}
@@ -168,6 +173,12 @@ func resetAt(name string) int {
 	}
 	return at
 }
+
+const next = "Next"
+
+// namesNext reports whether a field tells when the next request may be made of a window that is
+// spent, as Akamai's X-RateLimit-Next does.
+func namesNext(name string) bool { return hasSuffix(name, "limit-"+next) }
 
 // namesWait reports whether a field is Retry-After under a name of somebody's own: the words stand
 // at its end, but for a unit. They are "limit-after" where a limiter of Rust's tower or actix answers.

@@ -193,6 +193,60 @@ func TestNamesOfWindows(t *testing.T) {
 	}
 }
 
+// Akamai's X-RateLimit-Next is the time of the next request where nothing is left.
+func TestNextRequest(t *testing.T) {
+	for _, tt := range []struct {
+		header string
+		want   time.Duration
+		source Source
+	}{
+		{"XRL-Limit: 60; XRL-Remaining: 0; XRL-Next: 2026-11-26T12:00:30Z", 30 * time.Second, Spent},
+		{"XRL-Limit: 60; XRL-Remaining: 0; XRL-Next: 2026-11-26T12:00:30.500Z", 30500 * time.Millisecond, Spent},
+		{"X-Rate-Limit-Remaining: 0; X-Rate-Limit-Next: 30", 30 * time.Second, Spent},
+		{"XRL-Remaining: 3; XRL-Next: 2026-11-26T12:00:30Z", none, None},
+		{"XRL-Remaining: 0; XRL-Next: 2026-11-26T11:59:30Z", none, None},
+		{"XRL-Next: 2026-11-26T12:00:30Z", 30 * time.Second, Reset},
+		{"RA: 5; XRL-Remaining: 0; XRL-Next: 2026-11-26T12:00:30Z", 5 * time.Second, Field},
+		{"XRL-Remaining: 0; XRL-Next: 2026-11-26T12:00:30Z; XRL-Reset: 60", time.Minute, Spent},
+		{"X-Next: 30", none, None},
+		{"X-Limit-Next-Page: 30", none, None},
+	} {
+		if got, source := Read(fields(tt.header), tableNow); got != tt.want || source != tt.source {
+			t.Errorf("%q: %v, %v, want %v, %v", tt.header, got, source, tt.want, tt.source)
+		}
+	}
+}
+
+// A base that is not net/http's may write names as its service does.
+func TestNamesAsTheyAreWritten(t *testing.T) {
+	for _, h := range []http.Header{
+		{"retry-after": {"30"}}, {"Retry-after": {"30"}}, {"X-RateLimit-Retry-After": {"30"}}, {"x-ms-retry-after-ms": {"30000"}},
+		{"RateLimit": {`"default";r=0;t=30`}}, {"Ratelimit": {`"default";r=0;t=30`}},
+		{"X-RateLimit-Reset": {"30"}, "X-RateLimit-Remaining": {"0"}}, {"x-ratelimit-reset": {"30"}, "x-ratelimit-remaining": {"0"}},
+		{"X-RateLimit-Next": {"30"}, "X-RateLimit-Remaining": {"0"}},
+	} {
+		if got, source := Read(h, tableNow); got != 30*time.Second || source == None {
+			t.Errorf("%v: %v, %v", h, got, source)
+		}
+	}
+}
+
+// The clock of testing/synctest begins in 2000: a server that is simulated there names times of that
+// year, in each unit.
+func TestUnixTimesOfVirtualClocks(t *testing.T) {
+	began := time.Date(2000, time.January, 1, 0, 0, 0, 0, time.UTC)
+	for _, now := range []time.Time{began, began.Add(time.Hour), began.AddDate(0, 6, 0), began.AddDate(1, 8, 8)} {
+		then := now.Add(30 * time.Second)
+		for _, value := range []int64{then.Unix(), then.UnixMilli(), then.UnixMicro(), then.UnixNano()} {
+			for _, name := range []string{"Retry-After", "X-Ratelimit-Reset"} {
+				if got, _ := Read(http.Header{name: {fmt.Sprint(value)}}, now); got != 30*time.Second {
+					t.Errorf("%s: %d at %v: %v", name, value, now, got)
+				}
+			}
+		}
+	}
+}
+
 // A window that says that nothing is left is why the request was refused; one of which nothing but
 // its end is known is not.
 func TestSpentWindowsComeFirst(t *testing.T) {

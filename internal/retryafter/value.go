@@ -47,11 +47,12 @@ func (c *clock) until(t time.Time) time.Duration {
 }
 
 // The sizes of numbers tell their meanings apart until the year 5138: no wait is as long as the
-// shortest Unix time since 2001, and the units of Unix times are a thousand apart.
+// shortest Unix time since 2000, and the units of Unix times are a thousand apart. The clock of
+// testing/synctest begins in 2000: a server that is simulated there names such times.
 const (
 	mostSeconds = uint64(Max / time.Second)
-	unix        = 1_000_000_000 // 2001-09-09
-	unixEnd     = 100 * unix
+	unix        = 946_684_800 // 2000-01-01
+	unixEnd     = 100_000_000_000
 )
 
 // wait reads one value: 0 if it is none, or names a time that is not to come.

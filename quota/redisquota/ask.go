@@ -56,8 +56,8 @@ func (e *engine) poll() time.Duration {
 }
 
 func (e *engine) shortest() time.Duration {
-	shortest := e.conf.Windows[0].Per
-	for _, w := range e.conf.Windows {
+	shortest := e.windows[0].Per
+	for _, w := range e.windows {
 		shortest = min(shortest, w.Per)
 	}
 	return shortest
@@ -96,7 +96,7 @@ func (e *engine) short() int {
 		return 0
 	}
 	n := e.ahead.rate * 2 * e.ahead.trip.Seconds()
-	for _, w := range e.conf.Windows {
+	for _, w := range e.windows {
 		n = min(n, float64(w.N)/float64(10*e.among))
 	}
 	want, have := int(n), len(e.hand[ledger.Normal])
@@ -241,7 +241,7 @@ func (e *engine) usual() time.Duration {
 
 // scarce says that some window has few places for so many processes.
 func (e *engine) scarce() bool {
-	return slices.ContainsFunc(e.conf.Windows, func(w quota.Window) bool { return w.N < 4*e.among })
+	return slices.ContainsFunc(e.windows, func(w quota.Window) bool { return w.N < 4*e.among })
 }
 
 // fill puts what is to be told into a request, and reports whether more is left of an upload.

@@ -95,7 +95,7 @@ func (e *engine) sentSince(since time.Duration) (n int) {
 // forget drops what no window counts any more: Redis may be away for long.
 func (e *engine) forget(now time.Duration) {
 	longest := time.Duration(0)
-	for _, w := range e.conf.Windows {
+	for _, w := range e.windows {
 		longest = max(longest, w.Per)
 	}
 	before := now - longest - 2*time.Second // a pad is shorter than that, or a thousandth

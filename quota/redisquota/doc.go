@@ -81,7 +81,7 @@
 //
 // # Redis
 //
-// Redis 6.2 or later; tested with 7.0. All keys of a quota are in one slot. What net/http sends twice on
+// Redis 6.2 or later; tested with 7.0 and Valkey 8.0. All keys of a quota are in one slot. What net/http sends twice on
 // its own takes a place of its own over HTTP/1.1; over HTTP/2 it is counted once it is under way, in all
 // processes.
 package redisquota

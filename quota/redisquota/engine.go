@@ -7,6 +7,7 @@ import (
 
 	"github.com/steadyhttp/steadyhttp/internal/ledger"
 	"github.com/steadyhttp/steadyhttp/internal/list"
+	"github.com/steadyhttp/steadyhttp/quota"
 )
 
 // tuning is the times that the protocol lives by.
@@ -53,12 +54,13 @@ type engine struct {
 	backend backend
 	host    ledger.Host
 
-	same       string        // what must be the same in all processes
-	other      string        // what it is in another; "": no other was seen of late
-	otherAt    time.Duration // when that was
-	proc       string        // this process, or this stretch of its life
-	seq, acked uint64        // of the last request, and of the last that was answered
-	epoch      string        // of the ledger; "": none is known
+	windows    []quota.Window // the Quota's, however its fields are changed
+	same       string         // what must be the same in all processes
+	other      string         // what it is in another; "": no other was seen of late
+	otherAt    time.Duration  // when that was
+	proc       string         // this process, or this stretch of its life
+	seq, acked uint64         // of the last request, and of the last that was answered
+	epoch      string         // of the ledger; "": none is known
 	skew       int64
 	base       clockBase
 	among      int
@@ -163,6 +165,7 @@ type result struct {
 func (e *engine) Begin(h ledger.Host) {
 	e.host = h
 	e.tune.fit(h.Transit())
+	e.windows = slices.Clone(e.conf.Windows)
 	e.proc, e.same = newProc(), confText(e.conf, h.Transit())
 	e.among = 1
 	e.failing, e.oldest = -1, -1

@@ -211,9 +211,24 @@ func (e *refusedError) Error() string {
 
 func (e *refusedError) Unwrap() error { return e.err }
 
-// explained says what to do about an error, if Redis has answered it. What a script's command met may
-// be in the midst of the text.
+// ownError is an error of the Client itself, with what to do about it.
+type ownError struct {
+	fix string
+	err error
+}
+
+func (e *ownError) Error() string { return e.err.Error() + "; " + e.fix }
+func (e *ownError) Unwrap() error { return e.err }
+
+// explained says what to do about an error, if Redis has answered it, or the Client itself could do
+// something about it. What a script's command met may be in the midst of the text.
 func explained(err error) error {
+	switch {
+	case errors.Is(err, redis.ErrClosed):
+		return &ownError{"close the Client after the Quota, and that after the last call", err}
+	case errors.Is(err, redis.ErrPoolTimeout), errors.Is(err, redis.ErrPoolExhausted):
+		return &ownError{"raise the Client's PoolSize, or give the Quota a Client of its own", err}
+	}
 	told, ok := errors.AsType[redis.Error](err)
 	if !ok || err == redis.Nil {
 		return err

@@ -15,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/steadyhttp/steadyhttp"
+	"github.com/steadyhttp/steadyhttp/internal/durations"
 	"github.com/steadyhttp/steadyhttp/quota"
 )
 
@@ -36,7 +37,8 @@ type Quota struct {
 	Windows []quota.Window
 
 	// Reserve, MaxQueue, MaxWait, MaxTransit, Weight and PauseOnly are those of quota.Quota. MaxQueue
-	// and MaxWait are about the callers of this process.
+	// and MaxWait are about the callers of this process, each of which waits for Redis at least: a
+	// negative MaxQueue, or a MaxWait below a millisecond, would let nobody go, and is refused.
 	Reserve    float64
 	MaxQueue   int
 	MaxWait    time.Duration
@@ -104,10 +106,19 @@ func (q *Quota) Enter(ctx context.Context, a steadyhttp.Attempt) (steadyhttp.Pas
 		return nil, errClosed
 	}
 	pass, err := q.inner.Enter(ctx, a)
-	if err != nil && ctx.Err() != nil {
+	if err != nil && (ctx.Err() != nil || inLine(err)) {
 		err = q.engine.whyWaited(err)
 	}
 	return pass, err
+}
+
+// inLine reports whether a call was refused for the length of its wait, or of the line.
+func inLine(err error) bool {
+	_, is := errors.AsType[interface {
+		error
+		InLine()
+	}](err)
+	return is
 }
 
 func (q *Quota) begin() error {
@@ -156,6 +167,13 @@ func (q *Quota) check() error {
 			return refuse("Quota.Windows[%d].N is %d; use at most %d: Redis keeps 110 bytes for each call, "+
 				"118 MB for a million, and stands still for 160 ms when it forgets half of them", i, w.N, maxN)
 		}
+	}
+	if q.MaxQueue < 0 {
+		return refuse("Quota.MaxQueue is %d, and nobody would wait for Redis to grant a place; use MaxWait", q.MaxQueue)
+	}
+	if q.MaxWait > 0 && q.MaxWait < durations.MinWindow {
+		return refuse("Quota.MaxWait is %v, and Redis takes longer to grant a place; use a duration with its unit, "+
+			"as in 2 * time.Second", q.MaxWait)
 	}
 	if q.Start > Empty {
 		return refuse("Quota.Start is %d; use Fresh, Spent or Empty", q.Start)
