@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -424,15 +425,30 @@ func (c *call) callPrepare(prev *Attempt) error {
 	if watch := c.watch(WaitPrepare, -1); watch != nil {
 		defer watch.end()
 	}
-	if authorize := c.transport.Authorize; authorize != nil {
+	authorize, prepare := c.transport.Authorize, c.transport.Prepare
+	brought := c.out.Header["Authorization"]
+	if authorize != nil {
 		if err := authorize(c.out, prev); err != nil {
 			return neterr.Solid("Transport.Authorize", err)
 		}
 	}
-	if c.transport.Prepare == nil {
+	if prepare == nil {
 		return nil
 	}
-	return neterr.Solid("Transport.Prepare", c.transport.Prepare(c.out, prev))
+	given, where := c.out.Header["Authorization"], *c.out.URL
+	if err := prepare(c.out, prev); err != nil {
+		return neterr.Solid("Transport.Prepare", err)
+	}
+	if authorize == nil || c.out.URL == nil || *c.out.URL == where {
+		return nil
+	}
+	// The credentials were for the URL that Prepare has replaced, and another host must not see them.
+	if !slices.Equal(given, brought) && slices.Equal(c.out.Header["Authorization"], given) {
+		if c.out.Header["Authorization"] = brought; brought == nil {
+			c.out.Header.Del("Authorization")
+		}
+	}
+	return neterr.Solid("Transport.Authorize", authorize(c.out, prev))
 }
 
 // giveBack leaves the gates of an attempt that was not made, and closes its body.

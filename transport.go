@@ -74,7 +74,8 @@ type Transport struct {
 	Prepare func(req *http.Request, prev *Attempt) error
 
 	// Authorize and Idempotent are for presets, whose users may replace Prepare and Policy.
-	// Authorize is called as Prepare is, and before it. nil: none.
+	// Authorize is called as Prepare is, and before it; where Prepare has changed the URL, once more
+	// after it, and the Authorization field that it has set is taken back before. nil: none.
 	Authorize func(req *http.Request, prev *Attempt) error
 
 	// Idempotent is what a nil Policy.Idempotent stands for, also after an edit of WithPolicy. nil:

@@ -57,12 +57,19 @@ func graphFamilies() []family {
 			}},
 		{name: "security/secureScoreControlProfiles", page: limits,
 			windows: perMinutes(10_000, 10), endpoints: []Endpoint{
+				{
+					Method: patch, Path: "security/secureScoreControlProfiles/{rest...}", Retry: RetryUncommented,
+					Limits: []Limit{fourAtOnce()},
+				},
 				{Path: "security/secureScoreControlProfiles/{rest...}", Limits: []Limit{fourAtOnce()}},
 			}},
 		// The page writes eDiscoveryCases, where the path has cases/ediscoveryCases.
 		{name: "security/cases/ediscoveryCases", page: limits,
 			windows: perMinutes(5, 1), endpoints: []Endpoint{
+				// A PATCH sets; whatever starts something is a POST.
+				{Method: patch, Path: "security/cases/ediscoveryCases/{rest...}", Retry: RetryAlways},
 				{Path: "security/cases/ediscoveryCases/{rest...}"},
+				{Method: patch, Path: "security/eDiscoveryCases/{rest...}", Retry: RetryAlways},
 				{Path: "security/eDiscoveryCases/{rest...}"},
 			}},
 		// Submissions in a rolling day. The answer comes while the query runs: how many do, no client
@@ -112,6 +119,7 @@ func graphFamilies() []family {
 				{Path: "security/threatIntelligence/{rest...}"},
 			}},
 		{name: "security/attackSimulation", page: "attacksimulationroot", endpoints: []Endpoint{
+			{Method: patch, Path: "security/attackSimulation/{rest...}", Retry: RetryAlways}, // likewise
 			{Path: "security/attackSimulation/{rest...}"},
 		}},
 		// A second for all applications of a tenant, and the 429 names no time. The page lists the

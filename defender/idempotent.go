@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 )
 
@@ -42,8 +43,9 @@ func comments(req *http.Request) bool {
 		return true
 	}
 	defer body.Close()
-	var fields map[string]json.RawMessage
+	var fields map[string]any
 	decoder := json.NewDecoder(io.LimitReader(body, maxLooked))
+	decoder.UseNumber()
 	if decoder.Decode(&fields) != nil || fields == nil {
 		return true
 	}
@@ -51,10 +53,20 @@ func comments(req *http.Request) bool {
 	if _, err := decoder.Token(); err != io.EOF {
 		return true
 	}
-	for name := range fields {
-		// Folding too much costs a retry, folding too little may append a comment twice.
-		if strings.EqualFold(name, "comment") || strings.EqualFold(name, "comments") {
-			return true
+	return hasComment(fields)
+}
+
+// hasComment looks into inner objects too: a control profile's state has its comment within.
+func hasComment(value any) bool {
+	switch value := value.(type) {
+	case []any:
+		return slices.ContainsFunc(value, hasComment)
+	case map[string]any:
+		for name, inner := range value {
+			// Folding too much costs a retry, folding too little may append a comment twice.
+			if strings.EqualFold(name, "comment") || strings.EqualFold(name, "comments") || hasComment(inner) {
+				return true
+			}
 		}
 	}
 	return false

@@ -17,7 +17,7 @@ import (
 // translate them too, wrongly.
 //
 // A 429 names its wait in the header Retry-After, or in the sentence "You can send requests again
-// in 8 seconds." in its body: the longer of the two counts. Some name none, and the back-off
+// in 8 seconds." or one like it in its body: the longer of the two counts. Some name none, and the back-off
 // decides; but to a hunting query such a 429 means that the tenant's processor time is spent "until
 // the next 15-minute cycle", and has a wait of 15 minutes. Batch waits it out; under a shorter
 // MaxWait the call gets its 429 back at once. One that tells of a number of calls ("45 per
@@ -116,12 +116,19 @@ func parse(a steadyhttp.Attempt, codes map[string]steadyhttp.Class) steadyhttp.V
 	}
 	e := envelope.Read(&answer, codes)
 	v := steadyhttp.Verdict{Code: e.Code, Message: e.Message, TrackingID: e.ID}
+	throttled := a.Response.StatusCode == http.StatusTooManyRequests
 	switch {
-	case a.Response.StatusCode == http.StatusTooManyRequests || v.Code == "429" || v.Code == "TooManyRequests":
-		v.RetryAfter = sentence(v.Message)
-		if v.RetryAfter == 0 && hunts(a.Request) {
+	case throttled || codes[v.Code] == steadyhttp.Throttled:
+		if v.RetryAfter = sentence(v.Message); v.RetryAfter == 0 {
+			// It may stand in an inner error, behind what is kept of a message, or in plain text.
+			v.RetryAfter = sentence(string(a.Body[:min(len(a.Body), maxSearched)]))
+		}
+		if v.RetryAfter == 0 && (throttled || v.Code == "429" || v.Code == "TooManyRequests") &&
+			hunts(a.Request) {
 			v.RetryAfter = cycleWait(a.Response.Header, &e)
 		}
+	case relayed(a.Request, v.Message):
+		v.Class, v.RetryAfter = steadyhttp.Throttled, sentence(v.Message)
 	case v.Code == "InvalidRequestBody" || v.Code == "MissingRequiredParameter":
 		v.Message = withHint(v.Message, caseHint)
 	case a.Response.StatusCode == http.StatusUnauthorized &&
@@ -134,6 +141,19 @@ func parse(a steadyhttp.Attempt, codes map[string]steadyhttp.Class) steadyhttp.V
 		}
 	}
 	return v
+}
+
+// maxSearched bounds the search of a body for the sentence. It is as much as is peeked at.
+const maxSearched = 64 << 10
+
+// relayed recognizes Defender's own 429 in an error of the one method of Graph that passed
+// indicators on to it, whatever status Graph gave that. In other methods the text may be a caller's.
+func relayed(req *http.Request, message string) bool {
+	if req == nil || indexFold(message, "statuscode=429") < 0 {
+		return false
+	}
+	e := find(req)
+	return e != nil && e.Family == "security/tiIndicators"
 }
 
 // ofGraph tells Graph's paths, which begin with a version, from Defender's below /api.
@@ -228,31 +248,96 @@ func withHint(message, hint string) string {
 // licence reports whether a 401 comes from a tenant without a licence. No new token helps then.
 func licence(message string) bool {
 	return indexFold(message, "no tvm license") >= 0 ||
-		indexFold(message, "account mode is inactive") >= 0
+		indexFold(message, "account mode is inactive") >= 0 ||
+		indexFold(message, "account is not provisioned") >= 0
 }
 
 // sentence reads the wait out of "You can send requests again in 8 seconds.", the longest if there
-// are several. The text may change: any other wording is no wait, and the back-off decides.
+// are several. The text may change: other words before the time, a fraction, a unit that is cut
+// short and .NET's own form of a duration are read too, in which the same message has its windows
+// ("per 00:01:00"). Anything else is no wait, and the back-off decides.
 func sentence(message string) time.Duration {
-	const before, unit = "again in ", " second"
 	var longest time.Duration
-	for rest := message; ; {
-		at := indexFold(rest, before)
-		if at < 0 {
-			return longest
-		}
-		rest = rest[at+len(before):]
-		number := rest[:len(rest)-len(strings.TrimLeft(rest, "0123456789"))]
-		after := rest[len(number):]
-		if len(after) < len(unit) || !equalFold(after[:len(unit)], unit) {
-			continue
-		}
-		if seconds, err := strconv.ParseUint(number, 10, 32); err == nil {
-			if wait := time.Duration(seconds) * time.Second; wait <= retryafter.Max {
-				longest = max(longest, wait)
+	for _, before := range [...]string{"again in", "again after", "retry in", "retry after"} {
+		for rest := message; ; {
+			at := indexFold(rest, before)
+			if at < 0 {
+				break
+			}
+			rest = rest[at+len(before):]
+			if number := strings.TrimLeft(rest, spaces); len(number) < len(rest) {
+				longest = max(longest, said(number))
 			}
 		}
 	}
+	return longest
+}
+
+const spaces, figures = " \t\r\n", "0123456789"
+
+// said reads "8 seconds", "8.5s", "1,200 sec" or "00:00:08" at the start of text, 0 for none.
+func said(text string) time.Duration {
+	number, rest := run(text, figures)
+	seconds, err := strconv.ParseUint(number, 10, 32)
+	if err != nil {
+		return 0
+	}
+	if strings.HasPrefix(rest, ":") {
+		minutes, behind := run(rest[1:], figures)
+		if len(number) > 2 || len(minutes) != 2 || !strings.HasPrefix(behind, ":") {
+			return 0
+		}
+		within, _ := run(behind[1:], figures)
+		if len(within) != 2 {
+			return 0
+		}
+		m, _ := strconv.ParseUint(minutes, 10, 32)
+		s, _ := strconv.ParseUint(within, 10, 32)
+		if m > 59 || s > 59 {
+			return 0
+		}
+		return sane(float64(seconds*3600 + m*60 + s))
+	}
+	for strings.HasPrefix(rest, ",") {
+		group, behind := run(rest[1:], figures)
+		if len(group) != 3 || seconds > 1<<30 {
+			return 0
+		}
+		n, _ := strconv.ParseUint(group, 10, 32)
+		seconds, rest = seconds*1000+n, behind
+	}
+	count := float64(seconds)
+	if strings.HasPrefix(rest, ".") {
+		fraction, behind := run(rest[1:], figures)
+		part, err := strconv.ParseFloat("0."+fraction, 64)
+		if fraction == "" || err != nil {
+			return 0
+		}
+		count, rest = count+part, behind
+	}
+	unit, _ := run(strings.TrimLeft(rest, spaces), letters)
+	for _, known := range [...]string{"seconds", "second", "secs", "sec", "s"} {
+		if equalFold(unit, known) {
+			return sane(count)
+		}
+	}
+	return 0
+}
+
+const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+// run cuts the bytes of a set off the start of text.
+func run(text, set string) (of, rest string) {
+	rest = strings.TrimLeft(text, set)
+	return text[:len(text)-len(rest)], rest
+}
+
+// sane returns 0 for what is longer than a field of an answer may name.
+func sane(seconds float64) time.Duration {
+	if seconds > retryafter.Max.Seconds() {
+		return 0
+	}
+	return time.Duration(seconds * float64(time.Second))
 }
 
 // indexFold finds an ASCII text in lower case in s, whatever the case of the ASCII letters there.

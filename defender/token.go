@@ -33,7 +33,8 @@ import (
 //
 // An error is final, and ends the calls that waited for it, if in its chain there is a
 // *backoff.PermanentError, one with a method NonRetriable(), one whose HTTPStatusCode() int is a
-// 4xx, or steadyhttp.Check's *steadyhttp.Error with such a status; 408 and 429 are not final.
+// 4xx, steadyhttp.Check's *steadyhttp.Error with such a status, or *oauth2.RetrieveError of
+// golang.org/x/oauth2, whose Response has one; 408 and 429 are not final.
 // Errors of net, timeouts, 5xx and 429 are retried; one of which nothing is known is retried once.
 // So return the authority's own errors, wrapped with %w or not at all, and
 //
@@ -320,6 +321,7 @@ func (t *tokens) run(f *fetch, wait time.Duration) {
 		t.end(f, o)
 	}()
 	o.token, o.expires, o.err = t.get(ctx)
+	o.err = answered(o.err)
 }
 
 // end keeps the result of a fetch, and lets those go who wait for it.

@@ -61,6 +61,8 @@ func run(ctx context.Context, args []string, out, progress io.Writer) int {
 			return exitCode(ctx, checked.failure(), progress)
 		}
 		args = []string{args[1], "-h"}
+	case "-version", "--version":
+		args = append([]string{"version"}, args[1:]...)
 	}
 	for _, c := range commands() {
 		if c.name == args[0] {

@@ -112,6 +112,10 @@ func (s *simulation) addQuota(text string) error {
 		}
 		windows = append(windows, quota.Window{N: n, Per: d})
 	}
+	if _, twice := s.config.Quotas[family]; twice {
+		return fmt.Errorf("%s has windows already; use one -quota for all windows of a family, "+
+			"joined by commas", family)
+	}
 	if s.config.Quotas == nil {
 		s.config.Quotas = make(map[string][]quota.Window)
 	}
@@ -168,6 +172,10 @@ func (s *simulation) check() error {
 		return fmt.Errorf("-keep is %d; use a positive number, or 0 for all", c.KeepCalls)
 	case !(s.faults >= 0 && s.faults <= 1):
 		return fmt.Errorf("-faults is %v; use 0 to 1", s.faults)
+	case strings.ContainsFunc(c.Token, func(r rune) bool { return r <= ' ' || r > '~' }):
+		// It is a secret, and not repeated.
+		return errors.New("-token has a space or another byte that no token has; use it alone, " +
+			"without \"Bearer\" before it")
 	}
 	c.Machines = s.machines
 	if s.machines == 0 {
@@ -238,6 +246,9 @@ func parseWait(text string) (defendertest.WaitForm, error) {
 			return 0, fmt.Errorf("-wait has %q; use header, date, sentence or nowhere, joined by commas", name)
 		}
 	}
+	if form&defendertest.WaitNowhere != 0 && form != defendertest.WaitNowhere {
+		return 0, fmt.Errorf("-wait is %q; use nowhere alone, or the others without it", text)
+	}
 	return form, nil
 }
 
@@ -251,6 +262,9 @@ func parseClients(text string) (map[string]string, error) {
 		id, secret, _ := strings.Cut(client, ":")
 		if id == "" || secret == "" {
 			return nil, fmt.Errorf("-clients has an application without an id or a secret; use id:secret, joined by commas")
+		}
+		if _, twice := clients[id]; twice {
+			return nil, errors.New("-clients has an application twice; use an id once, with one secret")
 		}
 		clients[id] = secret
 	}

@@ -193,6 +193,35 @@ func TestSimulateCommandLine(t *testing.T) {
 	}
 }
 
+// What contradicts itself, or is given twice, is refused: the one that stood would be a matter of
+// luck.
+func TestSimulateFlagsThatCannotBeMeant(t *testing.T) {
+	for _, c := range []struct{ args, says string }{
+		{"-wait nowhere,header", "use nowhere alone"},
+		{"-wait sentence,nowhere", "use nowhere alone"},
+		{"-wait header,date,sentence,nowhere", "use nowhere alone"},
+		{"-clients app:hidden,app:hidden2", "use an id once"},
+		{"-clients app:hidden,other:x,app:hidden", "use an id once"},
+		{"-quota machines=1/1m -quota machines=2/1h", "machines has windows already"},
+		{"-quota machines= -quota machines=2/1h", "machines has windows already"},
+		{"-token hid\tden", "-token has a space"},
+		{"-token hid\nden", "-token has a space"},
+		{"-token hiddén", "-token has a space"},
+	} {
+		args := append([]string{"simulate"}, strings.Split(c.args, " ")...)
+		code, _, said := steady(t, args...)
+		if code != 2 || !strings.Contains(said, c.says) || strings.Contains(said, "hid") {
+			t.Errorf("%s: exit code %d, said %q", c.args, code, said)
+		}
+	}
+	// The version is asked for in both ways.
+	for _, flag := range []string{"-version", "--version"} {
+		if code, said, _ := steady(t, flag); code != 0 || !strings.HasPrefix(said, "steady ") {
+			t.Errorf("%s: exit code %d, printed %q", flag, code, said)
+		}
+	}
+}
+
 // A port that another program has is told as what it is.
 func TestSimulatePortTaken(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/steadyhttp/steadyhttp/defender"
+	"github.com/steadyhttp/steadyhttp/internal/durations"
 	"github.com/steadyhttp/steadyhttp/quota"
 )
 
@@ -68,7 +69,10 @@ func (s *Server) scaledQuotas() map[string][]quota.Window {
 		// Never nil: that no window is there must replace what package defender has.
 		scaled[family] = []quota.Window{}
 		for _, w := range windows {
-			scaled[family] = append(scaled[family], quota.Window{N: w.N, Per: s.quotas.scaled(w.Per)})
+			// Where a minute is very short, a window would be shorter than defender.New takes. A longer
+			// one only asks for less.
+			lasts := max(s.quotas.scaled(w.Per), durations.MinWindow)
+			scaled[family] = append(scaled[family], quota.Window{N: w.N, Per: lasts})
 		}
 	}
 	for _, e := range defender.Endpoints() {

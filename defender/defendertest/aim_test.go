@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"math"
 	"net/http"
 	"slices"
 	"strings"
@@ -106,6 +107,38 @@ func TestDefenderQuotasAreScaled(t *testing.T) {
 		got, ok := quotas[e.Family]
 		if !ok || want != nil && !slices.Equal(got, want) || got == nil {
 			t.Errorf("%s: got %v, want %v", e.Family, got, want)
+		}
+	}
+}
+
+// However short or long a minute, an hour and the windows are, defender.New takes what the server
+// gives, and no window is shorter than the server's own.
+func TestDefenderTakesEveryScale(t *testing.T) {
+	const century = 100 * 365 * 24 * time.Hour
+	scales := []time.Duration{1, time.Microsecond, time.Millisecond, 50 * time.Millisecond, time.Second, time.Hour,
+		9 * 365 * 24 * time.Hour, century, math.MaxInt64}
+	for _, minute := range scales {
+		for _, hour := range scales {
+			s := start(t, defendertest.Config{Minute: minute, Hour: hour, Quotas: map[string][]quota.Window{
+				"machines": {{N: 1, Per: 1}, {N: 2, Per: 59 * time.Minute}, {N: 3, Per: century}},
+			}})
+			c := s.Defender()
+			if _, err := defender.New(c); err != nil {
+				t.Errorf("a minute of %v, an hour of %v: %v", minute, hour, err)
+			}
+			for family, windows := range c.Quotas {
+				for _, w := range windows {
+					if w.Per < time.Millisecond {
+						t.Errorf("a minute of %v, an hour of %v: %s has %v", minute, hour, family, w)
+					}
+				}
+			}
+			if resp, err := http.Get(s.URL + "/api/alerts"); err != nil || resp.StatusCode != 200 {
+				t.Errorf("a minute of %v, an hour of %v: %v, %v", minute, hour, resp, err)
+			} else {
+				resp.Body.Close()
+			}
+			s.Close()
 		}
 	}
 }

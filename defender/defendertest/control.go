@@ -1,6 +1,8 @@
 package defendertest
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -99,17 +102,52 @@ func isLoopback(hostport string) bool {
 	return err == nil && address.IsLoopback()
 }
 
-// readControl reads a JSON object, and nothing behind it.
-func readControl(r *http.Request, into any) error {
+// readControl reads a JSON object whose members have the given form, and nothing behind it. What
+// says nothing, or two things, is refused: null, and a name that is there twice.
+func readControl[T any](r *http.Request) (map[string]T, error) {
 	decoder := json.NewDecoder(r.Body)
 	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(into); err != nil {
+	noForm := func(err error) error {
 		return fmt.Errorf("the body is no JSON of the documented form: %w", err)
 	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("the body has more than one JSON value")
+	switch begin, err := decoder.Token(); {
+	case err != nil:
+		return nil, noForm(err)
+	case begin != json.Delim('{'):
+		return nil, noForm(errors.New("use an object, as in {}"))
 	}
-	return nil
+	named := make(map[string]T)
+	for decoder.More() {
+		token, err := decoder.Token()
+		name, ok := token.(string)
+		if err != nil || !ok {
+			return nil, noForm(cmp.Or(err, errors.New("a name is missing")))
+		}
+		if _, twice := named[name]; twice {
+			return nil, fmt.Errorf("%q is there twice: name it once", shown(name))
+		}
+		var data json.RawMessage
+		if err := decoder.Decode(&data); err != nil {
+			return nil, noForm(err)
+		}
+		if string(data) == "null" {
+			return nil, fmt.Errorf("%q is null: leave it out, or give it a value", shown(name))
+		}
+		inner := json.NewDecoder(bytes.NewReader(data))
+		inner.DisallowUnknownFields()
+		var value T
+		if err := inner.Decode(&value); err != nil {
+			return nil, noForm(err)
+		}
+		named[name] = value
+	}
+	if _, err := decoder.Token(); err != nil {
+		return nil, noForm(err)
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("the body has more than one JSON value")
+	}
+	return named, nil
 }
 
 // controlServer says what a client needs to know first.
@@ -139,8 +177,8 @@ func (s *Server) controlFaults(*http.Request) (any, error) {
 
 // controlSetFaults replaces all faults: what isn't named is 0.
 func (s *Server) controlSetFaults(r *http.Request) (any, error) {
-	var named map[string]json.RawMessage
-	if err := readControl(r, &named); err != nil {
+	named, err := readControl[json.RawMessage](r)
+	if err != nil {
 		return nil, err
 	}
 	var f Faults
@@ -159,7 +197,7 @@ func (s *Server) controlSetFaults(r *http.Request) (any, error) {
 			}
 			f.SlowFor = d
 		case json.Unmarshal(data, &share) != nil:
-			return nil, fmt.Errorf("%q is no number", shown(name))
+			return nil, fmt.Errorf("%q is no number: use a share from 0 to 1", shown(name))
 		default:
 			if err := f.Set(name, share); err != nil {
 				return nil, err
@@ -195,8 +233,8 @@ func (s *Server) controlQuotas(*http.Request) (any, error) {
 
 // controlSetQuotas replaces the windows of the families that are named.
 func (s *Server) controlSetQuotas(r *http.Request) (any, error) {
-	var named map[string][]controlWindow
-	if err := readControl(r, &named); err != nil {
+	named, err := readControl[[]controlWindow](r)
+	if err != nil {
 		return nil, err
 	}
 	quotas := make(map[string][]quota.Window)
@@ -237,13 +275,25 @@ type controlCall struct {
 
 // controlLedger lists the calls after one, of one family if it is named.
 func (s *Server) controlLedger(r *http.Request) (any, error) {
-	query := r.URL.Query()
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, fmt.Errorf("the query can't be read: %.100v", err)
+	}
+	for name, values := range query {
+		// One that is misspelt would silently list everything.
+		if name != "after" && name != "limit" && name != "family" {
+			return nil, fmt.Errorf("there is no parameter %q: use after, limit and family", shown(name))
+		}
+		if len(values) > 1 {
+			return nil, fmt.Errorf("%s is there twice: name it once", name)
+		}
+	}
 	after, most := 0, 1000
 	for name, into := range map[string]*int{"after": &after, "limit": &most} {
 		if text := query.Get(name); text != "" {
 			n, err := strconv.Atoi(text)
 			if err != nil || n < 0 {
-				return nil, fmt.Errorf("%s is %q: use a number", name, shown(text))
+				return nil, fmt.Errorf("%s is %q: use a number from 0 on", name, shown(text))
 			}
 			*into = n
 		}

@@ -189,6 +189,54 @@ func TestControlRefusals(t *testing.T) {
 	}
 }
 
+// What says nothing, or two things, changes nothing: a script that meant something would go on with
+// faults that are gone, or a quota that is lifted.
+func TestControlTakesNothingForNothing(t *testing.T) {
+	s := startControlled(t, defendertest.Config{
+		Faults: defendertest.Faults{Partial206: 0.25},
+		Quotas: map[string][]quota.Window{"machines": {{N: 7, Per: time.Minute}}},
+	})
+	before := []string{
+		string(control[json.RawMessage](t, s, "GET", "/faults", "", 200)), string(control[json.RawMessage](t, s, "GET", "/quotas", "", 200)),
+	}
+	for _, test := range []struct{ method, path, body, says string }{
+		{"PUT", "/faults", `null`, "use an object"},
+		{"PUT", "/faults", ``, "no JSON"},
+		{"PUT", "/faults", `0`, "use an object"},
+		{"PUT", "/faults", `{`, "no JSON"},
+		{"PUT", "/faults", `{"Error500"`, "no JSON"},
+		{"PUT", "/faults", `{"Error500":}`, "no JSON"},
+		{"PUT", "/faults", `{"Error500":0.1,}`, "no JSON"},
+		{"PUT", "/faults", `{"Error500":null}`, "Error500"},
+		{"PUT", "/faults", `{"SlowFor":null}`, "SlowFor"},
+		{"PUT", "/faults", `{"Error500":0.1,"Error500":0}`, "twice"},
+		{"PUT", "/faults", `{"Error500":0.1,"Error\u0035\u0030\u0030":0}`, "twice"},
+		{"PUT", "/faults", `{"Error500":true}`, "use a share"},
+		{"PUT", "/quotas", `null`, "use an object"},
+		{"PUT", "/quotas", `{"machines":null}`, "machines"},
+		{"PUT", "/quotas", `{"machines":[null]}`, "use a duration"},
+		{"PUT", "/quotas", `{"machines":[],"machines":[]}`, "twice"},
+		{"PUT", "/quotas", `{"machines":{}}`, "no JSON"},
+		{"PUT", "/quotas", `{"machines":[]} null`, "more than one"},
+		{"GET", "/ledger?aftr=3", "", "after"},
+		{"GET", "/ledger?after=1&after=2", "", "twice"},
+		{"GET", "/ledger?after=1%zz", "", "can't be read"},
+		{"GET", "/ledger?Family=machines", "", "family"},
+	} {
+		t.Run(test.path+" "+test.body, func(t *testing.T) {
+			got := control[controlError](t, s, test.method, test.path, test.body, 400)
+			if !strings.Contains(got.Error, test.says) {
+				t.Errorf("%s %s %s: said %q", test.method, test.path, test.body, got.Error)
+			}
+			for i, path := range []string{"/faults", "/quotas"} {
+				if now := string(control[json.RawMessage](t, s, "GET", path, "", 200)); now != before[i] {
+					t.Errorf("%s %s %s: %s are %s", test.method, test.path, test.body, path, now)
+				}
+			}
+		})
+	}
+}
+
 // A page in a browser can't get at it, and neither can another host.
 func TestControlIsForThisHostAlone(t *testing.T) {
 	s := startControlled(t, defendertest.Config{})

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/steadyhttp/steadyhttp/internal/durations"
 	"github.com/steadyhttp/steadyhttp/quota"
 )
 
@@ -205,6 +206,9 @@ func (q *quotas) scaled(per time.Duration) time.Duration {
 	unit, lasts := time.Minute, q.minute
 	if per >= time.Hour {
 		unit, lasts = time.Hour, q.hour
+	}
+	if lasts >= durations.MaxWindow/(per/unit+1) {
+		return durations.MaxWindow // for ever, and far from where sums of times would wrap around
 	}
 	part := float64(per%unit) / float64(unit)
 	return max(1, per/unit*lasts+time.Duration(part*float64(lasts)))
