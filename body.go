@@ -12,6 +12,7 @@ import (
 
 	"github.com/steadyhttp/steadyhttp/internal/bodies"
 	"github.com/steadyhttp/steadyhttp/internal/ended"
+	"github.com/steadyhttp/steadyhttp/internal/neterr"
 	"github.com/steadyhttp/steadyhttp/internal/readahead"
 )
 
@@ -421,7 +422,7 @@ func (b *responseBody) end(err error) {
 		return
 	}
 	if err != nil && err != io.EOF && b.attempt.Err == nil {
-		b.attempt.Err = err
+		b.attempt.Err = neterr.Solid("Response.Body", err)
 	}
 	if b.cancel != nil {
 		defer b.cancel(nil)
@@ -453,15 +454,21 @@ func (b *responseBody) tellNow(trace *Trace, ctx context.Context) {
 	told = true
 }
 
-// release closes what the base has, of a body that is all in memory, and returns a copy of its
-// response for the time until the retry. What net/http gave leads to its connection's buffers, and
-// to TLS's: with more calls waiting than it keeps connections, most of them would hold one that is
-// closed.
-func (b *responseBody) release(resp *http.Response) *http.Response {
+// release closes what the base has, of a body that is all in memory, and returns a stand-in for it
+// and a copy of its response for the time until the retry. What net/http gave leads to its
+// connection's buffers, and to TLS's: with more calls waiting than it keeps connections, most of
+// them would hold one that is closed.
+func (b *responseBody) release(resp *http.Response) (*responseBody, *http.Response) {
 	bodySource{b}.Close()
+	if b.idle > 0 {
+		// The timer of a Read may still be about to close what b has.
+		fresh := newResponseBody(resp, 0, b.cancel, b.native)
+		fresh.ahead, fresh.attempt = b.ahead.Into(fresh.reader), b.attempt
+		b = fresh
+	}
 	*b.room = *resp
 	b.rc, b.room.Body, b.attempt.Response = bodies.Released{}, bodies.Released{}, b.room
-	return b.room
+	return b, b.room
 }
 
 // discard reads what is left of a response, within bounds, so that its connection can be used

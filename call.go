@@ -207,7 +207,7 @@ func (c *call) enter(gate Gate, index int) error {
 // refused tells a gate's no from the end of the call while it waited there, of which the gate may know
 // why it came to that.
 func (c *call) refused(err error) error {
-	if _, ours := err.(*Refusal); !ours { // whose methods take a nil one
+	if refusal, ours := err.(*Refusal); !ours || refusal != nil { // its methods take a nil one
 		err = neterr.Solid("Gate.Enter", err)
 	}
 	refusal, is := errors.AsType[*Refusal](err)

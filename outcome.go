@@ -17,10 +17,18 @@ import (
 // still the call's last real response. Any other is let go before the wait, so that its connection
 // is free.
 func (c *call) keepOrDrop() {
-	if inner := standInOf(c.response); c.standIn == nil && inner != nil && inner.whole() {
+	inner := standInOf(c.response)
+	switch {
+	case c.standIn != nil || inner == nil:
+	case inner.whole():
 		c.standIn = c.newStandIn()                           // an inner Transport has it in memory
 		c.standIn.ahead = inner.ahead.Into(c.standIn.reader) // its own leads to all that the inner one has
 		c.standIn.attempt = c.attempt
+	case inner.rc == http.NoBody:
+		inner.Close()
+		empty := *c.response
+		empty.Body = http.NoBody
+		c.response, c.last.Response, c.attempt.Response = &empty, &empty, &empty
 	}
 	switch {
 	case c.attempt.Err != nil:
@@ -28,7 +36,7 @@ func (c *call) keepOrDrop() {
 		c.kept = kept{c.response, c.standIn}
 		return
 	case c.standIn != nil && c.standIn.whole():
-		c.response = c.standIn.release(c.response)
+		c.standIn, c.response = c.standIn.release(c.response)
 		c.kept = kept{c.response, c.standIn}
 		c.last.Response, c.attempt.Response = c.response, c.response
 		return
