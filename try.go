@@ -64,19 +64,26 @@ func (c *call) prepare() error {
 			return err
 		}
 	}
+	seen := c.authorizes()
 	if c.trace != nil && c.trace.AttemptStart != nil {
+		seen = true
 		if ctx := c.trace.AttemptStart(c.context, c.attempt); ctx != nil && !same(ctx, c.context) {
 			c.context = ctx
-			c.out = c.out.WithContext(ctx) // a copy: the hook may still be reading the first
-			c.attempt.Request = c.out
+			c.out = c.out.WithContext(ctx)
+			c.attempt.Request, seen = c.out, false
 		}
 	}
-	if c.given != nil && c.touches() && bodies.Replaced(c.out.Body, c.given) {
+	replaced := c.given != nil && c.touches() && bodies.Replaced(c.out.Body, c.given)
+	if seen && (replaced || c.unsafe) {
+		own := *c.out // who has seen it may still be reading it
+		c.out, c.attempt.Request = &own, &own
+	}
+	if replaced {
 		c.replaced(getBody)
 	}
 	if c.unsafe {
 		if owned {
-			hideKeys(c.out.Header)
+			c.out.Header = withoutKeys(c.out.Header, c.touches())
 		}
 		if netReplays(c.out.Method) {
 			forbidReplay(c.out)
@@ -168,16 +175,20 @@ func (c *call) attemptContext() {
 	}
 }
 
-// hideKeys spells the fields by which net/http decides to replay a request (Request.isReplayable)
+// withoutKeys spells the fields by which net/http decides to replay a request (Request.isReplayable)
 // so that it does not find them. Field names have no case on the wire (RFC 9110 section 5.1): the
-// server gets them all the same.
-func hideKeys(h http.Header) {
+// server gets them all the same. seen: somebody may still be reading h.
+func withoutKeys(h http.Header, seen bool) http.Header {
 	for _, name := range [...]string{"Idempotency-Key", "X-Idempotency-Key"} {
 		if values, ok := h[name]; ok {
+			if seen {
+				h, seen = h.Clone(), false
+			}
 			delete(h, name)
 			h[strings.ToLower(name)] = values
 		}
 	}
+	return h
 }
 
 // forbidReplay gives a request whose method net/http takes for idempotent a body that it can't have
