@@ -50,7 +50,8 @@ type Attempt struct {
 	// no retry, or what became of its body.
 	Err error
 
-	// Body is what was peeked of an error answer, at most 64 KiB.
+	// Body is what was peeked of an error answer, at most 64 KiB. It must not be changed: the caller
+	// gets the same bytes.
 	Body []byte
 
 	// Verdict is what Classify made of the answer.

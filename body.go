@@ -191,6 +191,8 @@ type responseBody struct {
 	shutRC  atomic.Bool // rc has been closed
 	expired atomic.Bool // the IdleTimeout has
 
+	failed atomic.Pointer[error] // what the body has failed of: attempt may be read at any time
+
 	rc     io.ReadCloser
 	room   *http.Response    // for the copy that it is handed out with
 	given  *http.Response    // what that is a copy of; nil: it is not handed out
@@ -422,16 +424,26 @@ func (b *responseBody) end(err error) {
 		return
 	}
 	if err != nil && err != io.EOF && b.attempt.Err == nil {
-		b.attempt.Err = neterr.Solid("Response.Body", err)
+		failure := neterr.Solid("Response.Body", err)
+		b.failed.Store(&failure)
 	}
 	if b.cancel != nil {
 		defer b.cancel(nil)
 	}
 	if b.told != nil {
 		b.loss.Stop()
-		b.told.Done(b.ctx, b.attempt)
+		b.told.Done(b.ctx, b.ending())
 		runtime.KeepAlive(b) // else it might be taken for lost before Stop
 	}
+}
+
+// ending is the attempt, and what has become of its body.
+func (b *responseBody) ending() Attempt {
+	a := b.attempt
+	if failure := b.failed.Load(); failure != nil {
+		a.Err = *failure
+	}
+	return a
 }
 
 // watchLoss has the call's end told, once the garbage has been collected, of a success whose body

@@ -356,7 +356,7 @@ func AttemptOf(resp *http.Response) (Attempt, bool) {
 	if b.attempt.N == 1 && b.attempt.Stop == StopDone && b.attempt.Verdict.Message == "" {
 		return Attempt{}, false
 	}
-	return b.attempt, true
+	return b.ending(), true
 }
 
 func standInOf(resp *http.Response) *responseBody {
@@ -394,7 +394,7 @@ func (c *call) tellOuter() {
 // somebody else in the same context, for a token, say, is told by its request.
 func (c *call) inner() *Attempt {
 	if b := standInOf(c.response); b != nil && b.attempt.N > 0 && (b.attempt.N > 1 || b.attempt.Stop != StopDone) {
-		return &b.attempt
+		return &b.attempt // which tells nothing of its body yet
 	}
 	if c.nest == nil {
 		return nil
