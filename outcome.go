@@ -213,7 +213,11 @@ func (c *call) abandon(err error) (*http.Response, error) {
 	unsent := made.N == 0 && c.original.Response == nil
 	made.Began = c.attempt.Began // also of a call that ended before its first attempt
 	made.Request = c.requestOf(made)
-	made.asked = max(0, made.Verdict.RetryAfter, waitOf(err))
+	asking := err
+	if isEnd {
+		asking = ended.last // a context's cause may be the error of another call
+	}
+	made.asked = max(0, made.Verdict.RetryAfter, waitOf(asking))
 	c.attempt = made
 	if c.kept.response != nil && c.why != StopCancelled {
 		c.response, c.standIn = c.kept.response, c.kept.standIn
@@ -265,15 +269,15 @@ func (c *call) requestOf(made Attempt) *http.Request {
 func (c *call) failure() error {
 	a := &c.attempt
 	err := a.Err
+	inner, nested := errors.AsType[*Error](err)
 	if a.Stop == StopCancelled && c.over() {
 		ended := cancelCause(c.ctx)
 		if a.N != 1 || !errors.Is(err, ended.cause) || !errors.Is(err, ended.ctx) {
 			ended.last = flat(err)
-			err = ended
+			err, nested = ended, false
 		}
 	}
 	first := a.N == 1 && c.original.Response == nil
-	inner, nested := errors.AsType[*Error](err)
 	switch _, bare := err.(tls.RecordHeaderError); {
 	case bare && first:
 		return err // http.Client asks for it, to say that the server speaks plain HTTP

@@ -231,7 +231,7 @@ func (c *call) send() {
 			resp, err = nil, closing(resp, expired)
 		}
 	}
-	err = neterr.Solid("Transport.Base", err)
+	err = c.own(neterr.Solid("Transport.Base", err))
 	switch {
 	case resp != nil && err != nil:
 		err = closing(resp, err)
@@ -249,6 +249,24 @@ func (c *call) send() {
 	if c.watched() {
 		c.account()
 	}
+}
+
+// own tells a Transport below from one beside this: net/http returns the cause that a context was
+// ended with, and in a group of calls that is the error of the first one that failed. It says nothing
+// of this call, least of all that it was not sent.
+func (c *call) own(err error) error {
+	other, ok := errors.AsType[*Error](err)
+	if !ok {
+		return err
+	}
+	ctx := c.context
+	if ctx == nil {
+		ctx = c.ctx // the attempt was made as it is
+	}
+	if cause, ok := errors.AsType[*Error](context.Cause(ctx)); ok && cause == other {
+		return &veiled{err}
+	}
+	return err
 }
 
 func (c *call) roundTrip() (*http.Response, error) {
