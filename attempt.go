@@ -51,7 +51,7 @@ type Attempt struct {
 	Err error
 
 	// Body is what was peeked of an error answer, at most 64 KiB, or a success's whole body where
-	// Policy.MaxRead has had it read.
+	// Policy.MaxRead has had it read. It must not be changed: the caller gets the same bytes.
 	Body []byte
 
 	// Verdict is what Classify made of the answer.

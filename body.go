@@ -12,6 +12,7 @@ import (
 
 	"github.com/steadyhttp/steadyhttp/internal/bodies"
 	"github.com/steadyhttp/steadyhttp/internal/ended"
+	"github.com/steadyhttp/steadyhttp/internal/neterr"
 	"github.com/steadyhttp/steadyhttp/internal/readahead"
 )
 
@@ -189,6 +190,8 @@ type responseBody struct {
 	closed  atomic.Bool
 	shutRC  atomic.Bool // rc has been closed
 	expired atomic.Bool // the IdleTimeout has
+
+	failed atomic.Pointer[error] // what the body has failed of: attempt may be read at any time
 
 	rc     io.ReadCloser
 	room   *http.Response    // for the copy that it is handed out with
@@ -421,16 +424,26 @@ func (b *responseBody) end(err error) {
 		return
 	}
 	if err != nil && err != io.EOF && b.attempt.Err == nil {
-		b.attempt.Err = err
+		failure := neterr.Solid("Response.Body", err)
+		b.failed.Store(&failure)
 	}
 	if b.cancel != nil {
 		defer b.cancel(nil)
 	}
 	if b.told != nil {
 		b.loss.Stop()
-		b.told.Done(b.ctx, b.attempt)
+		b.told.Done(b.ctx, b.ending())
 		runtime.KeepAlive(b) // else it might be taken for lost before Stop
 	}
+}
+
+// ending is the attempt, and what has become of its body.
+func (b *responseBody) ending() Attempt {
+	a := b.attempt
+	if failure := b.failed.Load(); failure != nil {
+		a.Err = *failure
+	}
+	return a
 }
 
 // watchLoss has the call's end told, once the garbage has been collected, of a success whose body
@@ -453,15 +466,21 @@ func (b *responseBody) tellNow(trace *Trace, ctx context.Context) {
 	told = true
 }
 
-// release closes what the base has, of a body that is all in memory, and returns a copy of its
-// response for the time until the retry. What net/http gave leads to its connection's buffers, and
-// to TLS's: with more calls waiting than it keeps connections, most of them would hold one that is
-// closed.
-func (b *responseBody) release(resp *http.Response) *http.Response {
+// release closes what the base has, of a body that is all in memory, and returns a stand-in for it,
+// in whose room is a copy of its response for the time until the retry. What net/http gave leads to
+// its connection's buffers, and to TLS's: with more calls waiting than it keeps connections, most of
+// them would hold one that is closed.
+func (b *responseBody) release(resp *http.Response) *responseBody {
 	bodySource{b}.Close()
+	if b.idle > 0 {
+		// The timer of a Read may still be about to close what b has.
+		fresh := newResponseBody(resp, 0, b.cancel, b.native)
+		fresh.ahead, fresh.attempt = b.ahead.Into(fresh.reader), b.attempt
+		b = fresh
+	}
 	*b.room = *resp
 	b.rc, b.room.Body, b.attempt.Response = bodies.Released{}, bodies.Released{}, b.room
-	return b.room
+	return b
 }
 
 // discard reads what is left of a response, within bounds, so that its connection can be used
@@ -473,26 +492,4 @@ func (b *responseBody) discard(resp *http.Response, ends ...<-chan struct{}) {
 		b.ahead.Run(drainTime, ends...)
 	}
 	b.shut()
-}
-
-// closeBodies closes request bodies after a panic, when nobody knows whether the base transport has
-// done so.
-func closeBodies(requests ...*http.Request) {
-	for _, req := range requests {
-		if req != nil && req.Body != nil {
-			defer req.Body.Close() // all of them, even if one panics
-		}
-	}
-}
-
-// loss is what is told of a body that was lost: nobody can read or close it any more.
-type loss struct {
-	trace   *Trace
-	ctx     context.Context
-	attempt Attempt
-}
-
-func (l *loss) tell() {
-	defer func() { recover() }() // there is no caller any more who could
-	l.trace.Done(l.ctx, l.attempt)
 }

@@ -668,3 +668,80 @@ func TestCloneSharesGatesAndBudget(t *testing.T) {
 		t.Errorf("%+v", whole)
 	}
 }
+
+// What was peeked is shown to all hooks: one that appends to it writes nothing into what another has.
+func TestHooksThatAppendToTheBody(t *testing.T) {
+	for name, set := range map[string]func(*steadyhttp.Transport){
+		"by default": func(*steadyhttp.Transport) {},
+		"MaxRead":    func(tr *steadyhttp.Transport) { tr.Policy.MaxRead = 1000 },
+		"Parse":      func(tr *steadyhttp.Transport) { tr.Classify = (&steadyhttp.Rules{}).Classify },
+	} {
+		for _, status := range []int{404, 503} {
+			for _, pieces := range []int{0, 1} {
+				t.Run(fmt.Sprint(name, ", ", status, ", in pieces of ", pieces), func(t *testing.T) {
+					var appending sync.WaitGroup
+					look := func(what byte) func(context.Context, steadyhttp.Attempt) {
+						return func(_ context.Context, a steadyhttp.Attempt) {
+							appending.Go(func() {
+								if own := append(a.Body, what); string(own) != "hello"+string(what) {
+									t.Errorf("%q", own)
+								}
+							})
+						}
+					}
+					tr := &steadyhttp.Transport{
+						Base: newScript(answersWith(status, fakeBody{content: "hello", chunk: pieces})), Policy: atOnce(),
+						Trace: &steadyhttp.Trace{AttemptDone: look('x'), Done: look('y')},
+					}
+					set(tr)
+					var spare []byte
+					tr.Trace = steadyhttp.Join(tr.Trace, &steadyhttp.Trace{Done: func(_ context.Context, a steadyhttp.Attempt) {
+						spare = a.Body[len(a.Body):cap(a.Body)]
+					}})
+					if _, content := do(t, tr, newRequest(t, "GET", "")); content != "hello" {
+						t.Errorf("%q", content)
+					}
+					appending.Wait()
+					if len(spare) > 0 {
+						t.Errorf("room for %d bytes that all have", len(spare))
+					}
+				})
+			}
+		}
+	}
+}
+
+// What AttemptOf and Check tell may be asked for while another goroutine reads the body to its failing end.
+func TestAttemptOfWhileTheBodyIsRead(t *testing.T) {
+	for name, content := range map[string]string{"peeked": "x", "longer": strings.Repeat("x", 70<<10)} {
+		for _, below := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, ", with a Transport below ", below), func(t *testing.T) {
+				for range 50 {
+					tr := &steadyhttp.Transport{Base: newScript(answersWith(404, fakeBody{content: content, end: errTrial})), Policy: atOnce()}
+					if below {
+						tr = &steadyhttp.Transport{Base: tr, Policy: atOnce()}
+					}
+					resp, err := tr.RoundTrip(newRequest(t, "GET", ""))
+					if err != nil {
+						t.Fatal(err)
+					}
+					var both sync.WaitGroup
+					both.Go(func() { _, _ = io.Copy(io.Discard, resp.Body) })
+					both.Go(func() {
+						if e := errorOf(t, steadyhttp.Check(resp)); e.StatusCode != 404 || e.Err != nil {
+							t.Errorf("%+v", e)
+						}
+						if a, ok := steadyhttp.AttemptOf(resp); !ok || a.Err != nil && !errors.Is(a.Err, errTrial) {
+							t.Errorf("%+v", a)
+						}
+					})
+					both.Wait()
+					if a, _ := steadyhttp.AttemptOf(resp); !errors.Is(a.Err, errTrial) {
+						t.Errorf("what became of the body: %v", a.Err)
+					}
+					resp.Body.Close()
+				}
+			})
+		}
+	}
+}

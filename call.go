@@ -5,9 +5,8 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"runtime"
+	"net/url"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/steadyhttp/steadyhttp/internal/bodies"
@@ -137,27 +136,6 @@ func (c *call) native() bool {
 	return native
 }
 
-// checkBase refuses a base transport that leads back here for ever, which would end in a stack
-// overflow that no recover can stop.
-func (c *call) checkBase() error {
-	if c.native() {
-		return nil
-	}
-	depth, _ := c.ctx.Value(nesting{c.transport}).(int)
-	if depth >= maxNesting || c.transport.under.Load()%128 == 0 && inCycle() {
-		c.why = StopPermanent
-		return errCycle
-	}
-	return nil
-}
-
-// leaveBase notes that the call is no longer under way.
-func (c *call) leaveBase() {
-	if !c.native() {
-		c.transport.under.Add(-1)
-	}
-}
-
 // watched reports whether anybody looks at times and sends.
 func (c *call) watched() bool { return c.trace != nil || len(c.transport.Gates) > 0 }
 
@@ -208,7 +186,7 @@ func (c *call) enter(gate Gate, index int) error {
 // refused tells a gate's no from the end of the call while it waited there, of which the gate may know
 // why it came to that.
 func (c *call) refused(err error) error {
-	if _, ours := err.(*Refusal); !ours { // whose methods take a nil one
+	if refusal, ours := err.(*Refusal); !ours || refusal != nil { // its methods take a nil one
 		err = neterr.Solid("Gate.Enter", err)
 	}
 	refusal, is := errors.AsType[*Refusal](err)
@@ -310,23 +288,6 @@ func (c *call) watch(cause WaitCause, gate int) *watch {
 		return nil
 	}
 	return newWatch(c.trace, c.ctx, c.attempt, Wait{cause, gate, 0})
-}
-
-// inCycle looks for a Transport's own frames on the stack, for a base transport that leads back
-// here without the context.
-func inCycle() bool {
-	const most = 64 // Transports within each other that nobody means
-	stack := make([]uintptr, 64*most)
-	frames := runtime.CallersFrames(stack[:runtime.Callers(1, stack)])
-	for calls := 0; ; {
-		frame, more := frames.Next()
-		if strings.HasSuffix(frame.Function, ".(*Transport).steady") {
-			calls++
-		}
-		if !more || calls == most {
-			return calls == most
-		}
-	}
 }
 
 // try is what lives for one attempt.
@@ -435,7 +396,11 @@ func (c *call) callPrepare(prev *Attempt) error {
 	if prepare == nil {
 		return nil
 	}
-	given, where := c.out.Header["Authorization"], *c.out.URL
+	given := c.out.Header["Authorization"]
+	var where url.URL
+	if c.out.URL != nil {
+		where = *c.out.URL
+	}
 	if err := prepare(c.out, prev); err != nil {
 		return neterr.Solid("Transport.Prepare", err)
 	}
@@ -444,8 +409,9 @@ func (c *call) callPrepare(prev *Attempt) error {
 	}
 	// The credentials were for the URL that Prepare has replaced, and another host must not see them.
 	if !slices.Equal(given, brought) && slices.Equal(c.out.Header["Authorization"], given) {
-		if c.out.Header["Authorization"] = brought; brought == nil {
-			c.out.Header.Del("Authorization")
+		c.out.Header.Del("Authorization")
+		if brought != nil && c.out.Header != nil {
+			c.out.Header["Authorization"] = brought
 		}
 	}
 	return neterr.Solid("Transport.Authorize", authorize(c.out, prev))

@@ -3,6 +3,8 @@ package steadyhttp
 import (
 	"context"
 	"net/http"
+	"runtime"
+	"strings"
 	"sync/atomic"
 )
 
@@ -90,4 +92,42 @@ type innerEnd struct {
 	request *http.Request // as the inner Transport got it
 	status  int           // 0: there was no answer
 	attempt Attempt
+}
+
+// checkBase refuses a base transport that leads back here for ever, which would end in a stack
+// overflow that no recover can stop.
+func (c *call) checkBase() error {
+	if c.native() {
+		return nil
+	}
+	depth, _ := c.ctx.Value(nesting{c.transport}).(int)
+	if depth >= maxNesting || c.transport.under.Load()%128 == 0 && inCycle() {
+		c.why = StopPermanent
+		return errCycle
+	}
+	return nil
+}
+
+// leaveBase notes that the call is no longer under way.
+func (c *call) leaveBase() {
+	if !c.native() {
+		c.transport.under.Add(-1)
+	}
+}
+
+// inCycle looks for a Transport's own frames on the stack, for a base transport that leads back
+// here without the context.
+func inCycle() bool {
+	const most = 64 // Transports within each other that nobody means
+	stack := make([]uintptr, 64*most)
+	frames := runtime.CallersFrames(stack[:runtime.Callers(1, stack)])
+	for calls := 0; ; {
+		frame, more := frames.Next()
+		if strings.HasSuffix(frame.Function, ".(*Transport).steady") {
+			calls++
+		}
+		if !more || calls == most {
+			return calls == most
+		}
+	}
 }

@@ -187,10 +187,19 @@ type cancelled struct {
 }
 
 func (e *cancelled) Error() string {
-	if e.last == nil || errors.Is(e.last, e.ctx) || errors.Is(e.last, e.cause) {
-		return e.cause.Error()
+	text := e.cause.Error()
+	if both, ok := e.last.(*lateError); ok { // a gate's word, and what the attempt before came to
+		return text + e.before(both.err) + e.before(both.last)
 	}
-	return e.cause.Error() + "; before that: " + RedactError(e.last)
+	return text + e.before(e.last)
+}
+
+// before is how what came before the end reads, "" where that is the end itself.
+func (e *cancelled) before(err error) string {
+	if err == nil || errors.Is(err, e.ctx) || errors.Is(err, e.cause) {
+		return ""
+	}
+	return "; before that: " + RedactError(err)
 }
 
 func (e *cancelled) Unwrap() []error {
@@ -212,7 +221,7 @@ func (e *lateError) Unwrap() []error { return []error{e.err, e.last} }
 func cancelCause(ctx context.Context) *cancelled {
 	switch {
 	case ctx.Err() != nil:
-		return &cancelled{cause: context.Cause(ctx), ctx: ctx.Err()}
+		return &cancelled{cause: neterr.Solid("context.Cause", context.Cause(ctx)), ctx: ctx.Err()}
 	case ended.Overdue(ctx):
 		return &cancelled{cause: context.DeadlineExceeded, ctx: context.DeadlineExceeded}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -310,6 +311,67 @@ func TestEndedBeforeItsSendingIsNotSent(t *testing.T) {
 						}
 						script.assertNoLeak(t)
 					}))
+				}
+			}
+		}
+	}
+}
+
+// The cause that a call's context is ended with may be the error of another call, as in an errgroup: what that one came to says
+// nothing of this one.
+func TestErrorOfACallBesideThisOne(t *testing.T) {
+	no := &steadyhttp.Refusal{Wait: time.Hour, Err: errTrial}
+	refused := &steadyhttp.Transport{Base: newScript(answers(200, "")), Gates: []steadyhttp.Gate{refuser(1, no)}}
+	_, unsent := refused.RoundTrip(newRequest(t, "GET", ""))
+	_, final := (&steadyhttp.Transport{Base: newScript(failsWith(trReset))}).RoundTrip(newRequest(t, "POST", "x"))
+	for what, cause := range map[string]error{
+		"not sent": unsent, "not sent, of a client": &url.Error{Op: "Get", URL: "http://api.example/", Err: unsent}, "lost": final,
+		"an answer": fmt.Errorf("job 7: %w", &steadyhttp.Error{StatusCode: 404, Verdict: steadyhttp.Verdict{Class: steadyhttp.Permanent, Code: "NotFound"}}),
+	} {
+		for name, base := range map[string]func(http.RoundTripper) http.RoundTripper{
+			"net/http": func(rt http.RoundTripper) http.RoundTripper { return registered(rt) },
+			"another":  func(rt http.RoundTripper) http.RoundTripper { return rt },
+			"wrapping": veiling,
+			"a Transport below": func(rt http.RoundTripper) http.RoundTripper {
+				return &steadyhttp.Transport{Base: registered(rt)}
+			},
+		} {
+			for _, method := range []string{"GET", "PUT", "POST"} {
+				for _, traced := range []bool{false, true} {
+					for _, again := range []bool{false, true} {
+						t.Run(fmt.Sprint(what, ", ", name, ", ", method, ", traced ", traced, ", waiting ", again), inBubble(func(t *testing.T) {
+							ctx, cancel := context.WithCancelCause(t.Context())
+							defer cancel(nil)
+							script := newScript(func(req *http.Request) (*http.Response, error) {
+								if again {
+									resp, _ := answers(429, "", "Retry-After: 3")(req)
+									return resp, nil
+								}
+								<-req.Context().Done()
+								return nil, context.Cause(req.Context())
+							})
+							time.AfterFunc(time.Second, func() { cancel(cause) })
+							tr := &steadyhttp.Transport{Base: base(script)}
+							if traced {
+								tr.Trace = steadyhttp.Log(quietLogger())
+							}
+							_, err := tr.RoundTrip(newRequest(t, method, "order").WithContext(ctx))
+							e := errorOf(t, err)
+							wait, status := time.Duration(0), 0
+							if again {
+								wait, status = 3*time.Second, 429
+							}
+							if e.Stop != steadyhttp.StopCancelled || e.Attempts != 1 || e.StatusCode != status || e.Code != "" || e.Wait != wait || e.ErrorType() != "cancelled" {
+								t.Errorf("%+v", e)
+							}
+							if errors.Is(err, steadyhttp.ErrNotSent) || !errors.Is(err, context.Canceled) {
+								t.Errorf("%v", err)
+							}
+							if e.Ambiguous != (method != "GET" && !again) {
+								t.Errorf("ambiguous: %v", e.Ambiguous)
+							}
+						}))
+					}
 				}
 			}
 		}

@@ -917,3 +917,38 @@ func TestWhyACallWaitedAtItsGate(t *testing.T) {
 		}
 	}
 }
+
+// Where the gate's Refusal is the end once more, the text still has what the attempt before failed of.
+func TestRefusalThatIsTheEndHidesNothing(t *testing.T) {
+	for _, end := range []string{"deadline", "cancelled"} {
+		for how, refuse := range map[string]func(error) error{
+			"a Refusal":           func(ended error) error { return &steadyhttp.Refusal{Err: ended} },
+			"one of some words":   func(ended error) error { return &steadyhttp.Refusal{Err: fmt.Errorf("in line: %w", ended)} },
+			"beside the end":      func(ended error) error { return errors.Join(ended, &steadyhttp.Refusal{Err: ended}) },
+			"of a deadline known": func(error) error { return &steadyhttp.Refusal{Wait: 1, Err: context.DeadlineExceeded} },
+		} {
+			t.Run(end+", "+how, inBubble(func(t *testing.T) {
+				ctx, cancel := context.WithCancel(t.Context())
+				if end == "deadline" {
+					ctx, cancel = context.WithTimeout(t.Context(), time.Second)
+				} else {
+					time.AfterFunc(time.Second, cancel)
+				}
+				defer cancel()
+				gate := enterFunc(func(ctx context.Context, a steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
+					if a.N == 1 {
+						return nil, nil
+					}
+					<-ctx.Done()
+					return nil, refuse(ctx.Err())
+				})
+				tr := &steadyhttp.Transport{Base: newScript(failsWith(trReset)), Gates: []steadyhttp.Gate{gate}, Policy: atOnce()}
+				_, err := tr.RoundTrip(newRequest(t, "GET", "").WithContext(ctx))
+				e := errorOf(t, err)
+				if e.Stop != steadyhttp.StopCancelled || !strings.Contains(err.Error(), "reset") || !errors.Is(err, trReset) {
+					t.Errorf("%s, %s: %v", end, how, err)
+				}
+			}))
+		}
+	}
+}

@@ -17,10 +17,18 @@ import (
 // still the call's last real response. Any other is let go before the wait, so that its connection
 // is free.
 func (c *call) keepOrDrop() {
-	if inner := standInOf(c.response); c.standIn == nil && inner != nil && inner.whole() {
+	inner := standInOf(c.response)
+	switch {
+	case c.standIn != nil || inner == nil:
+	case inner.whole():
 		c.standIn = c.newStandIn()                           // an inner Transport has it in memory
 		c.standIn.ahead = inner.ahead.Into(c.standIn.reader) // its own leads to all that the inner one has
 		c.standIn.attempt = c.attempt
+	case inner.rc == http.NoBody:
+		inner.Close()
+		empty := *c.response
+		empty.Body = http.NoBody
+		c.response, c.last.Response, c.attempt.Response = &empty, &empty, &empty
 	}
 	switch {
 	case c.attempt.Err != nil:
@@ -28,7 +36,8 @@ func (c *call) keepOrDrop() {
 		c.kept = kept{c.response, c.standIn}
 		return
 	case c.standIn != nil && c.standIn.whole():
-		c.response = c.standIn.release(c.response)
+		c.standIn = c.standIn.release(c.response)
+		c.response = c.standIn.room
 		c.kept = kept{c.response, c.standIn}
 		c.last.Response, c.attempt.Response = c.response, c.response
 		return
@@ -205,7 +214,11 @@ func (c *call) abandon(err error) (*http.Response, error) {
 	unsent := made.N == 0 && c.original.Response == nil
 	made.Began = c.attempt.Began // also of a call that ended before its first attempt
 	made.Request = c.requestOf(made)
-	made.asked = max(0, made.Verdict.RetryAfter, waitOf(err))
+	asking := err
+	if isEnd {
+		asking = ended.last // a context's cause may be the error of another call
+	}
+	made.asked = max(0, made.Verdict.RetryAfter, waitOf(asking))
 	c.attempt = made
 	if c.kept.response != nil && c.why != StopCancelled {
 		c.response, c.standIn = c.kept.response, c.kept.standIn
@@ -257,15 +270,15 @@ func (c *call) requestOf(made Attempt) *http.Request {
 func (c *call) failure() error {
 	a := &c.attempt
 	err := a.Err
+	inner, nested := errors.AsType[*Error](err)
 	if a.Stop == StopCancelled && c.over() {
 		ended := cancelCause(c.ctx)
 		if a.N != 1 || !errors.Is(err, ended.cause) || !errors.Is(err, ended.ctx) {
 			ended.last = flat(err)
-			err = ended
+			err, nested = ended, false
 		}
 	}
 	first := a.N == 1 && c.original.Response == nil
-	inner, nested := errors.AsType[*Error](err)
 	switch _, bare := err.(tls.RecordHeaderError); {
 	case bare && first:
 		return err // http.Client asks for it, to say that the server speaks plain HTTP
@@ -348,7 +361,7 @@ func AttemptOf(resp *http.Response) (Attempt, bool) {
 	if b.attempt.N == 1 && b.attempt.Stop == StopDone && b.attempt.Verdict.Message == "" {
 		return Attempt{}, false
 	}
-	return b.attempt, true
+	return b.ending(), true
 }
 
 func standInOf(resp *http.Response) *responseBody {
@@ -386,7 +399,7 @@ func (c *call) tellOuter() {
 // somebody else in the same context, for a token, say, is told by its request.
 func (c *call) inner() *Attempt {
 	if b := standInOf(c.response); b != nil && b.attempt.N > 0 && (b.attempt.N > 1 || b.attempt.Stop != StopDone) {
-		return &b.attempt
+		return &b.attempt // which tells nothing of its body yet
 	}
 	if c.nest == nil {
 		return nil

@@ -246,3 +246,52 @@ func TestCancelledBackOffBesideAKeptAnswer(t *testing.T) {
 		}))
 	}
 }
+
+// IdleTimeout's timer may still be at work on an answer's body when that is kept for the time until the retry: what the call
+// holds then is another's. Under -race this fails where it is not.
+func TestIdleTimeoutOfAKeptAnswer(t *testing.T) {
+	for name, base := range map[string]func(http.RoundTripper) http.RoundTripper{
+		"net/http": func(rt http.RoundTripper) http.RoundTripper { return registered(rt) },
+		"another":  func(rt http.RoundTripper) http.RoundTripper { return rt },
+		"a Transport below": func(rt http.RoundTripper) http.RoundTripper {
+			return &steadyhttp.Transport{Base: registered(rt), Policy: steadyhttp.Policy{MaxAttempts: 1, IdleTimeout: time.Millisecond}}
+		},
+	} {
+		t.Run(name, inBubble(func(t *testing.T) {
+			for range 100 {
+				sent := roundTripper(func(req *http.Request) (*http.Response, error) {
+					body := &heldBody{ctx: req.Context(), content: "the beginning"}
+					return &http.Response{StatusCode: 503, Header: http.Header{}, Body: body, ContentLength: -1}, nil
+				})
+				tr := &steadyhttp.Transport{Base: base(sent), Policy: atOnce()}
+				tr.Policy.MaxAttempts, tr.Policy.IdleTimeout = 2, time.Millisecond
+				tr.Gates = []steadyhttp.Gate{afterFirstAttempt(refuser(1, errTrial))}
+				resp, err := tr.RoundTrip(newRequest(t, "GET", ""))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if b, err := io.ReadAll(resp.Body); string(b) != "the beginning" || !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("%q, %v", b, err)
+				}
+				resp.Body.Close()
+			}
+		}))
+	}
+}
+
+// heldBody goes on until its request's context ends, and takes no lock, which would order who else looks at it.
+type heldBody struct {
+	ctx     context.Context
+	content string
+}
+
+func (b *heldBody) Read(p []byte) (int, error) {
+	if n := copy(p, b.content); n > 0 {
+		b.content = b.content[n:]
+		return n, nil
+	}
+	<-b.ctx.Done()
+	return 0, context.Cause(b.ctx)
+}
+
+func (b *heldBody) Close() error { return nil }

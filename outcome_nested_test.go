@@ -344,3 +344,52 @@ func TestForeignErrorHasAKnownStop(t *testing.T) {
 		}
 	}
 }
+
+// An answer without a body is kept like any other, also if it comes from a Transport below.
+func TestKeptAnswerWithoutABody(t *testing.T) {
+	for empty, body := range map[string]io.ReadCloser{
+		"nil": nil, "NoBody": http.NoBody, "no bytes": io.NopCloser(strings.NewReader("")),
+	} {
+		for between, wrap := range map[string]func(http.RoundTripper) http.RoundTripper{
+			"nothing": func(rt http.RoundTripper) http.RoundTripper { return rt }, "hiding": veiling, "cloning": cloning,
+		} {
+			for below, set := range map[string]func(*steadyhttp.Transport){
+				"once": func(tr *steadyhttp.Transport) { tr.Policy.MaxAttempts = 1 },
+				"gated": func(tr *steadyhttp.Transport) {
+					tr.Policy.MaxAttempts, tr.Gates = 1, []steadyhttp.Gate{steadyhttp.Limit(nil)}
+				},
+				"traced": func(tr *steadyhttp.Transport) {
+					tr.Policy.MaxAttempts, tr.Trace = 1, steadyhttp.Log(quietLogger())
+				},
+				"with no time": func(tr *steadyhttp.Transport) { tr.Policy.MaxWait = 1 },
+			} {
+				for _, traced := range []bool{false, true} {
+					t.Run(fmt.Sprint(empty, ", ", between, ", ", below, ", traced ", traced), inBubble(func(t *testing.T) {
+						base := newScript(func(req *http.Request) (*http.Response, error) {
+							resp, _ := answers(503, "", "Retry-After: 5")(req)
+							resp.Body = body
+							return resp, nil
+						})
+						inner := &steadyhttp.Transport{Base: base}
+						set(inner)
+						no := &steadyhttp.Refusal{Wait: time.Hour, Err: errTrial}
+						tr := &steadyhttp.Transport{Base: wrap(inner), Gates: []steadyhttp.Gate{afterFirstAttempt(refuser(1, no))}}
+						dones := 0
+						if traced {
+							tr.Trace = &steadyhttp.Trace{Done: func(context.Context, steadyhttp.Attempt) { dones++ }}
+						}
+						resp, content := do(t, tr, newRequest(t, "GET", ""))
+						e := errorOf(t, steadyhttp.Check(resp))
+						if content != "" || e.StatusCode != 503 || e.Stop != "refused" || e.Wait != time.Hour || !errors.Is(e, errTrial) || e.Attempts != 1 {
+							t.Errorf("%q, %+v", content, e)
+						}
+						if traced && dones != 1 || base.sent() != 1 {
+							t.Errorf("Done %d times, sent %d times", dones, base.sent())
+						}
+						base.assertNoLeak(t)
+					}))
+				}
+			}
+		}
+	}
+}

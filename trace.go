@@ -262,3 +262,15 @@ func (w *watch) finish(length time.Duration) {
 		w.trace.Waited(w.ctx, w.attempt, w.wait)
 	}
 }
+
+// loss is what is told of a body that was lost: nobody can read or close it any more.
+type loss struct {
+	trace   *Trace
+	ctx     context.Context
+	attempt Attempt
+}
+
+func (l *loss) tell() {
+	defer func() { recover() }() // there is no caller any more who could
+	l.trace.Done(l.ctx, l.attempt)
+}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -587,4 +588,91 @@ func TestHookMayGoOnReadingTheRequest(t *testing.T) {
 		resp.Body.Close()
 	}
 	readers.Wait()
+}
+
+// Nothing is written into a request that a hook, or Prepare, has seen: neither what keeps net/http from replaying it, nor what
+// follows from a body that was put in the place of its own. A header that is read meanwhile would end the process.
+func TestRequestThatWasSeenStaysAsItIs(t *testing.T) {
+	type key struct{}
+	for _, native := range []bool{true, false} {
+		for _, method := range []string{"GET", "OPTIONS", "TRACE", "POST", "PUT"} {
+			for _, keyed := range []string{"", "by the caller", "by the policy"} {
+				for _, policy := range []string{"", "never", "always"} {
+					for _, seenBy := range []string{"AttemptStart", "AttemptStart with a context", "Prepare", "Authorize"} {
+						for _, replaced := range []bool{false, true} {
+							if replaced && method != "POST" && method != "PUT" {
+								continue
+							}
+							t.Run(fmt.Sprint(method, ", native ", native, ", key ", keyed, ", idempotent ", policy, ", ", seenBy, ", replaced ", replaced), func(t *testing.T) {
+								var reading sync.WaitGroup
+								base := newScript(answers(503, ""), answers(200, ""))
+								tr := &steadyhttp.Transport{Base: base, Policy: atOnce()}
+								if native {
+									tr.Base = registered(base)
+								}
+								look := func(req *http.Request) {
+									if replaced {
+										req.Body = struct{ io.ReadCloser }{req.Body}
+									}
+									body, getBody, field := req.Body, req.GetBody != nil, req.Header.Get("Idempotency-Key")
+									reading.Go(func() {
+										for range 50 {
+											if req.Body != body || (req.GetBody != nil) != getBody || req.Header.Get("Idempotency-Key") != field || len(req.TransferEncoding) > 0 {
+												t.Errorf("written to: %+v", req)
+												return
+											}
+											runtime.Gosched()
+										}
+									})
+									// And what it comes to once the attempt is over.
+									t.Cleanup(func() {
+										if req.Body != body || (req.GetBody != nil) != getBody || req.Header.Get("Idempotency-Key") != field || len(req.TransferEncoding) > 0 {
+											t.Errorf("written to: %+v", req)
+										}
+									})
+								}
+								switch seenBy {
+								case "Prepare":
+									tr.Prepare = func(req *http.Request, _ *steadyhttp.Attempt) error { look(req); return nil }
+								case "Authorize":
+									tr.Authorize = func(req *http.Request, _ *steadyhttp.Attempt) error { look(req); return nil }
+								default:
+									tr.Trace = &steadyhttp.Trace{AttemptStart: func(ctx context.Context, a steadyhttp.Attempt) context.Context {
+										look(a.Request)
+										if seenBy != "AttemptStart" {
+											return context.WithValue(ctx, key{}, 1)
+										}
+										return nil
+									}}
+								}
+								if policy != "" {
+									tr.Policy.Idempotent = func(*http.Request) bool { return policy == "always" }
+								}
+								tr.Policy.IdempotencyKey = keyed == "by the policy"
+								content := ""
+								if method == "POST" || method == "PUT" {
+									content = "content"
+								}
+								req := newRequest(t, method, content)
+								if keyed == "by the caller" {
+									req.Header.Set("Idempotency-Key", "mine")
+								}
+								resp, err := tr.RoundTrip(req)
+								if err != nil {
+									t.Fatal(err)
+								}
+								resp.Body.Close()
+								for i, sent := range base.bodies {
+									if sent != content {
+										t.Errorf("attempt %d sent %q", i+1, sent)
+									}
+								}
+								reading.Wait()
+							})
+						}
+					}
+				}
+			}
+		}
+	}
 }

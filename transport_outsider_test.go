@@ -13,6 +13,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cenkalti/backoff/v4"
 
@@ -208,4 +209,99 @@ func TestNilPointersAsErrors(t *testing.T) {
 
 func quietLogger() *slog.Logger {
 	return slog.New(slog.NewTextHandler(io.Discard, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// One that is wrapped is no better, and neither is one that a context was ended with.
+func TestNilPointersWithinErrors(t *testing.T) {
+	for _, hollow := range []error{
+		(*hollowError)(nil), (*net.OpError)(nil), (*net.DNSError)(nil), (*url.Error)(nil), (*steadyhttp.Error)(nil), (*fs.PathError)(nil),
+	} {
+		for how, err := range map[string]error{
+			"wrapped": fmt.Errorf("around: %w", hollow), "joined": errors.Join(errTrial, hollow),
+			"in an OpError": &net.OpError{Op: "dial", Err: hollow}, "deep": fmt.Errorf("x: %w", errors.Join(hollow, io.EOF)),
+			"in a Refusal": &steadyhttp.Refusal{Err: hollow}, "bare": hollow,
+		} {
+			for from, set := range map[string]func(*steadyhttp.Transport, *http.Request, context.CancelCauseFunc){
+				"Transport.Base": func(tr *steadyhttp.Transport, _ *http.Request, _ context.CancelCauseFunc) {
+					tr.Base = newScript(failsWith(err))
+				},
+				"Transport.Base, native": func(tr *steadyhttp.Transport, _ *http.Request, _ context.CancelCauseFunc) {
+					tr.Base = registered(newScript(failsWith(err)))
+				},
+				"Transport.Prepare": func(tr *steadyhttp.Transport, _ *http.Request, _ context.CancelCauseFunc) {
+					tr.Prepare = func(*http.Request, *steadyhttp.Attempt) error { return err }
+				},
+				"Gate.Enter": func(tr *steadyhttp.Transport, _ *http.Request, _ context.CancelCauseFunc) {
+					tr.Gates = []steadyhttp.Gate{saying{nil, err}}
+				},
+				"Request.GetBody": func(tr *steadyhttp.Transport, req *http.Request, _ context.CancelCauseFunc) {
+					tr.Base = newScript(failsWith(trRefused))
+					req.Body = struct{ io.ReadCloser }{req.Body}
+					req.GetBody = func() (io.ReadCloser, error) { return nil, err }
+				},
+				"context.Cause": func(tr *steadyhttp.Transport, _ *http.Request, cancel context.CancelCauseFunc) {
+					tr.Gates = []steadyhttp.Gate{enterFunc(func(ctx context.Context, _ steadyhttp.Attempt) (func(steadyhttp.Attempt), error) {
+						cancel(err)
+						<-ctx.Done()
+						return nil, ctx.Err()
+					})}
+				},
+				"context.Cause, back-off": func(tr *steadyhttp.Transport, _ *http.Request, cancel context.CancelCauseFunc) {
+					tr.Policy, tr.Base = steadyhttp.Policy{}, newScript(failsWith(trRefused))
+					time.AfterFunc(time.Millisecond, func() { cancel(err) })
+				},
+				"context.Cause, Prepare": func(tr *steadyhttp.Transport, _ *http.Request, cancel context.CancelCauseFunc) {
+					tr.Prepare = func(*http.Request, *steadyhttp.Attempt) error { cancel(err); return errTrial }
+				},
+			} {
+				t.Run(fmt.Sprintf("%s/%T/%s", from, hollow, how), inBubble(func(t *testing.T) {
+					tr := &steadyhttp.Transport{Base: newScript(answers(200, "")), Policy: atOnce(), Trace: steadyhttp.Log(quietLogger())}
+					ctx, cancel := context.WithCancelCause(t.Context())
+					defer cancel(nil)
+					req := newRequest(t, "POST", "content").WithContext(ctx)
+					set(tr, req, cancel)
+					_, err := tr.RoundTrip(req)
+					e := errorOf(t, err)
+					what, _, _ := strings.Cut(from, ",")
+					text := err.Error()
+					if !strings.Contains(text, what+" returned ") || !strings.Contains(text, fmt.Sprintf(" a nil %T", hollow)) {
+						t.Error(text)
+					}
+					if (e.Stop == steadyhttp.StopCancelled) != (what == "context.Cause") || e.Timeout() || e.ErrorType() == "" {
+						t.Errorf("%+v", e)
+					}
+					if what == "context.Cause" && !errors.Is(err, context.Canceled) {
+						t.Errorf("%v is no cancellation", err)
+					}
+					e.LogValue()
+				}))
+			}
+		}
+	}
+}
+
+// The body's failure is the caller's to see as it is, and no panic to who is told of the call's end.
+func TestNilPointerOfAResponseBody(t *testing.T) {
+	for _, end := range []error{(*net.OpError)(nil), fmt.Errorf("around: %w", (*net.OpError)(nil))} {
+		var told error
+		tr := &steadyhttp.Transport{
+			Base: newScript(answersWith(200, fakeBody{content: "x", end: end})), Policy: atOnce(),
+			Trace: steadyhttp.Join(steadyhttp.Log(quietLogger()), &steadyhttp.Trace{
+				Done: func(_ context.Context, a steadyhttp.Attempt) { told = a.Err },
+			}),
+		}
+		resp, err := tr.RoundTrip(newRequest(t, "GET", ""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, err := io.ReadAll(resp.Body); string(b) != "x" || err != end {
+			t.Errorf("%q, %T", b, err)
+		}
+		if text := steadyhttp.RedactError(told); !strings.Contains(text, "Response.Body returned ") {
+			t.Error(text)
+		}
+		if _, found := errors.AsType[*net.DNSError](told); found {
+			t.Error("a DNSError")
+		}
+	}
 }

@@ -64,19 +64,26 @@ func (c *call) prepare() error {
 			return err
 		}
 	}
+	seen := c.authorizes()
 	if c.trace != nil && c.trace.AttemptStart != nil {
+		seen = true
 		if ctx := c.trace.AttemptStart(c.context, c.attempt); ctx != nil && !same(ctx, c.context) {
 			c.context = ctx
-			c.out = c.out.WithContext(ctx) // a copy: the hook may still be reading the first
-			c.attempt.Request = c.out
+			c.out = c.out.WithContext(ctx)
+			c.attempt.Request, seen = c.out, false
 		}
 	}
-	if c.given != nil && c.touches() && bodies.Replaced(c.out.Body, c.given) {
+	replaced := c.given != nil && c.touches() && bodies.Replaced(c.out.Body, c.given)
+	if seen && (replaced || c.unsafe) {
+		own := *c.out // who has seen it may still be reading it
+		c.out, c.attempt.Request = &own, &own
+	}
+	if replaced {
 		c.replaced(getBody)
 	}
 	if c.unsafe {
 		if owned {
-			hideKeys(c.out.Header)
+			c.out.Header = withoutKeys(c.out.Header, c.touches())
 		}
 		if netReplays(c.out.Method) {
 			forbidReplay(c.out)
@@ -168,16 +175,20 @@ func (c *call) attemptContext() {
 	}
 }
 
-// hideKeys spells the fields by which net/http decides to replay a request (Request.isReplayable)
+// withoutKeys spells the fields by which net/http decides to replay a request (Request.isReplayable)
 // so that it does not find them. Field names have no case on the wire (RFC 9110 section 5.1): the
-// server gets them all the same.
-func hideKeys(h http.Header) {
+// server gets them all the same. seen: somebody may still be reading h.
+func withoutKeys(h http.Header, seen bool) http.Header {
 	for _, name := range [...]string{"Idempotency-Key", "X-Idempotency-Key"} {
 		if values, ok := h[name]; ok {
+			if seen {
+				h, seen = h.Clone(), false
+			}
 			delete(h, name)
 			h[strings.ToLower(name)] = values
 		}
 	}
+	return h
 }
 
 // forbidReplay gives a request whose method net/http takes for idempotent a body that it can't have
@@ -220,7 +231,7 @@ func (c *call) send() {
 			resp, err = nil, closing(resp, expired)
 		}
 	}
-	err = neterr.Solid("Transport.Base", err)
+	err = c.own(neterr.Solid("Transport.Base", err))
 	switch {
 	case resp != nil && err != nil:
 		err = closing(resp, err)
@@ -238,6 +249,24 @@ func (c *call) send() {
 	if c.watched() {
 		c.account()
 	}
+}
+
+// own tells a Transport below from one beside this: net/http returns the cause that a context was
+// ended with, and in a group of calls that is the error of the first one that failed. It says nothing
+// of this call, least of all that it was not sent.
+func (c *call) own(err error) error {
+	other, ok := errors.AsType[*Error](err)
+	if !ok {
+		return err
+	}
+	ctx := c.context
+	if ctx == nil {
+		ctx = c.ctx // the attempt was made as it is
+	}
+	if cause, ok := errors.AsType[*Error](context.Cause(ctx)); ok && cause == other {
+		return &veiled{err}
+	}
+	return err
 }
 
 func (c *call) roundTrip() (*http.Response, error) {
@@ -414,5 +443,15 @@ func (c *call) onReplays() sendlog.Watch {
 	return func(replay context.Context, gate int) (context.Context, func()) {
 		w := newWatch(trace, ctx, a, Wait{WaitGate, gate, 0})
 		return waits.With(replay, w), w.end
+	}
+}
+
+// closeBodies closes request bodies after a panic, when nobody knows whether the base transport has
+// done so.
+func closeBodies(requests ...*http.Request) {
+	for _, req := range requests {
+		if req != nil && req.Body != nil {
+			defer req.Body.Close() // all of them, even if one panics
+		}
 	}
 }

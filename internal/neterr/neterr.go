@@ -266,14 +266,40 @@ func Refused(err error, req *http.Request) bool {
 // errHollow is matched by an error that stands for a nil pointer.
 var errHollow = errors.New("a nil pointer is no error; return a literal nil where there is none")
 
-// Solid returns err, or another one in its place where it is a nil pointer, which a function returns
-// as an error that has declared a variable of its own type for it: to ask that for what it wraps would
-// panic. from names the function.
+// Solid returns err, or another one in its place where it is a nil pointer, or wraps one: a function
+// returns that as an error that has declared a variable of its own type for it. To ask it for what it
+// wraps, or whether it is a timeout, would panic. from names the function.
 func Solid(from string, err error) error {
-	if v := reflect.ValueOf(err); v.Kind() != reflect.Pointer || !v.IsNil() {
+	hollow := hollowIn(err)
+	switch {
+	case hollow == nil:
+		return err
+	case reflect.TypeOf(hollow) == reflect.TypeOf(err):
+		return fmt.Errorf("steadyhttp: %s returned a nil %T: %w", from, err, errHollow)
+	}
+	// fmt survives what the nil pointer's Error may do.
+	return fmt.Errorf("steadyhttp: %s returned an error around a nil %T (%v): %w", from, hollow, err, errHollow)
+}
+
+// hollowIn returns the first nil pointer in err's chain, nil if there is none.
+func hollowIn(err error) error {
+	if err == nil {
+		return nil
+	}
+	if v := reflect.ValueOf(err); v.Kind() == reflect.Pointer && v.IsNil() {
 		return err
 	}
-	return fmt.Errorf("steadyhttp: %s returned a nil %T: %w", from, err, errHollow)
+	switch outer := err.(type) {
+	case interface{ Unwrap() error }:
+		return hollowIn(outer.Unwrap())
+	case interface{ Unwrap() []error }:
+		for _, inner := range outer.Unwrap() {
+			if hollow := hollowIn(inner); hollow != nil {
+				return hollow
+			}
+		}
+	}
+	return nil
 }
 
 // Unsendable reports whether net/http would refuse to send req, which it says by text only.

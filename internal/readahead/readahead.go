@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -196,7 +197,7 @@ func (r *Reader) Snapshot() []byte {
 
 // Bytes returns what was read, and Err what ended the body: io.EOF, a failure, or nil if it goes
 // on. They are for when the goroutine has ended.
-func (r *Reader) Bytes() []byte { return r.buffer }
+func (r *Reader) Bytes() []byte { return slices.Clip(r.buffer) } // who appends to it has a copy
 
 // Err: see Bytes.
 func (r *Reader) Err() error { return r.err }
