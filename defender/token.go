@@ -35,7 +35,8 @@ import (
 // *backoff.PermanentError, one with a method NonRetriable(), one whose HTTPStatusCode() int is a
 // 4xx, steadyhttp.Check's *steadyhttp.Error with such a status, or *oauth2.RetrieveError of
 // golang.org/x/oauth2, whose Response has one; 408 and 429 are not final.
-// Errors of net, timeouts, 5xx and 429 are retried; one of which nothing is known is retried once.
+// Errors of net, timeouts, 5xx and 429 are retried for as long as the call's deadline, MaxElapsed and
+// MaxThrottled let it, of which the preset sets none; one of which nothing is known is retried once.
 // So return the authority's own errors, wrapped with %w or not at all, and
 //
 //	return "", time.Time{}, backoff.Permanent(err)

@@ -812,7 +812,7 @@ func TestFaultedCalls(t *testing.T) {
 			})
 		}
 		running.Wait()
-		time.Sleep(time.Second) // virtual: for bodies that trickle, and what reads them ahead
+		time.Sleep(time.Minute) // virtual: for bodies that trickle, what reads them ahead, and http.Client's timers
 		synctest.Wait()
 		for range 1000 { // for the successes whose bodies were given up
 			if w.done.Load() == w.begun.Load() && w.started.Load() == w.onEnd.Load() {
