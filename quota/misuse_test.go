@@ -67,7 +67,9 @@ func TestCopiedQuotaIsRefused(t *testing.T) {
 						t.Errorf("got %v, want a refusal that says what to do", err)
 					}
 				}
-				other.State()
+				if state := other.State(); len(state.Windows) != 0 {
+					t.Errorf("the copy has a state of its own: %+v", state)
+				}
 				other.Snapshot()
 				other.Estimate(1)
 				time.Sleep(3 * time.Minute)
