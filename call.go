@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"slices"
 	"time"
 
 	"github.com/steadyhttp/steadyhttp/internal/bodies"
@@ -134,6 +133,27 @@ func (c *call) prepares() bool { return c.transport.prepares() }
 func (c *call) native() bool {
 	_, native := c.base().(*http.Transport)
 	return native
+}
+
+// checkBase refuses a base transport that leads back here for ever, which would end in a stack
+// overflow that no recover can stop.
+func (c *call) checkBase() error {
+	if c.native() {
+		return nil
+	}
+	depth, _ := c.ctx.Value(nesting{c.transport}).(int)
+	if depth >= maxNesting || c.transport.under.Load()%128 == 0 && inCycle() {
+		c.why = StopPermanent
+		return errCycle
+	}
+	return nil
+}
+
+// leaveBase notes that the call is no longer under way.
+func (c *call) leaveBase() {
+	if !c.native() {
+		c.transport.under.Add(-1)
+	}
 }
 
 // watched reports whether anybody looks at times and sends.
@@ -408,12 +428,7 @@ func (c *call) callPrepare(prev *Attempt) error {
 		return nil
 	}
 	// The credentials were for the URL that Prepare has replaced, and another host must not see them.
-	if !slices.Equal(given, brought) && slices.Equal(c.out.Header["Authorization"], given) {
-		c.out.Header.Del("Authorization")
-		if brought != nil && c.out.Header != nil {
-			c.out.Header["Authorization"] = brought
-		}
-	}
+	origin.TakeBack(c.out.Header, brought, given)
 	return neterr.Solid("Transport.Authorize", authorize(c.out, prev))
 }
 

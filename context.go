@@ -94,27 +94,6 @@ type innerEnd struct {
 	attempt Attempt
 }
 
-// checkBase refuses a base transport that leads back here for ever, which would end in a stack
-// overflow that no recover can stop.
-func (c *call) checkBase() error {
-	if c.native() {
-		return nil
-	}
-	depth, _ := c.ctx.Value(nesting{c.transport}).(int)
-	if depth >= maxNesting || c.transport.under.Load()%128 == 0 && inCycle() {
-		c.why = StopPermanent
-		return errCycle
-	}
-	return nil
-}
-
-// leaveBase notes that the call is no longer under way.
-func (c *call) leaveBase() {
-	if !c.native() {
-		c.transport.under.Add(-1)
-	}
-}
-
 // inCycle looks for a Transport's own frames on the stack, for a base transport that leads back
 // here without the context.
 func inCycle() bool {

@@ -429,3 +429,18 @@ func appendVerdict(attrs []slog.Attr, code, trackingID string) []slog.Attr {
 // waitAttr is in seconds, as all durations of OpenTelemetry are: a log and a span must not have two
 // units for the same wait. A slog.Duration is nanoseconds in JSON.
 func waitAttr(d time.Duration) slog.Attr { return slog.Float64("wait", d.Seconds()) }
+
+// veiled is an error whose chain can be asked for all but what it hides. errors.Is walks a chain by
+// itself and can't be told otherwise, hence there is no Unwrap.
+type veiled struct{ err error }
+
+func (v *veiled) Error() string { return RedactError(v.err) }
+
+func (v *veiled) Is(target error) bool { return target != ErrNotSent && errors.Is(v.err, target) }
+
+func (v *veiled) As(target any) bool {
+	if _, hidden := target.(**Error); hidden {
+		return false
+	}
+	return errors.As(v.err, target)
+}

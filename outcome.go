@@ -448,21 +448,6 @@ func flat(err error) error {
 	return err
 }
 
-// veiled is an error whose chain can be asked for all but what it hides. errors.Is walks a chain by
-// itself and can't be told otherwise, hence there is no Unwrap.
-type veiled struct{ err error }
-
-func (v *veiled) Error() string { return RedactError(v.err) }
-
-func (v *veiled) Is(target error) bool { return target != ErrNotSent && errors.Is(v.err, target) }
-
-func (v *veiled) As(target any) bool {
-	if _, hidden := target.(**Error); hidden {
-		return false
-	}
-	return errors.As(v.err, target)
-}
-
 // left reports whether the attempt is known to have been sent: a base that falls back on another
 // may be refused there.
 func (c *call) left() bool {

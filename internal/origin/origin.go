@@ -3,6 +3,7 @@ package origin
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -89,4 +90,15 @@ func usualPort(scheme string) string {
 		return "443"
 	}
 	return "80"
+}
+
+// TakeBack puts the Authorization field back that a request was brought with, if it still has the one
+// that was given to it since.
+func TakeBack(h http.Header, brought, given []string) {
+	if h == nil || slices.Equal(given, brought) || !slices.Equal(h["Authorization"], given) {
+		return
+	}
+	if h["Authorization"] = brought; brought == nil {
+		delete(h, "Authorization")
+	}
 }
