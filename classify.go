@@ -175,6 +175,9 @@ func classOfError(err error, req *http.Request) Class {
 	if kindOf(err) == neterr.Lasting || req != nil && neterr.Unsendable(req) {
 		return Permanent
 	}
+	if req != nil && req.Body == nil && req.ContentLength > 0 {
+		return Permanent // net/http ends it in the midst, and may say that the connection was lost
+	}
 	return Transient
 }
 
