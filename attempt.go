@@ -41,8 +41,8 @@ type Attempt struct {
 	Request *http.Request
 
 	// Response is what the base transport returned. Its Body belongs to the caller of the
-	// Transport: hooks must not read it. Of an attempt that is over, as in Prepare, it is a copy
-	// without the body.
+	// Transport: hooks must not read it. Once the wait for a retry has begun, and so in Prepare and
+	// Trace.Waiting, it is a copy without the body.
 	Response *http.Response
 
 	// Err is the base transport's error, or why a response could not be used. In Done and from

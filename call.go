@@ -203,34 +203,34 @@ func (c *call) enter(gate Gate, index int) error {
 	return err
 }
 
-// refused tells a gate's no from the end of the call while it waited there, of which the gate may know
-// why it came to that.
+// refused tells a gate's no from the end of the call while it waited there.
 func (c *call) refused(err error) error {
 	if refusal, ours := err.(*Refusal); !ours || refusal != nil { // its methods take a nil one
 		err = neterr.Solid("Gate.Enter", err)
 	}
-	refusal, is := errors.AsType[*Refusal](err)
-	switch {
-	case c.over():
-		c.why = StopCancelled
-		ended := cancelCause(c.ctx)
-		if refusal != nil {
-			ended.last = refusal
-		}
-		return ended
-	case c.bound().Err() != nil:
-		c.why = StopElapsed
-		elapsed := &timeoutError{"Policy.MaxElapsed", c.policy.MaxElapsed}
-		if refusal != nil {
-			return &lateError{elapsed, refusal}
-		}
-		return elapsed
+	if c.over() || c.bound().Err() != nil {
+		return c.interruptedAt(err)
 	}
 	c.why = StopRefused
-	if !is {
+	if !neterr.Is[*Refusal](err) {
 		return &Refusal{Err: err}
 	}
 	return err
+}
+
+// interruptedAt is how a call ends at a gate, its own or that of a call which Prepare made: with what
+// the gate says in err of why it came to that.
+func (c *call) interruptedAt(err error) error {
+	ended := c.interrupted()
+	refusal, _ := errors.AsType[*Refusal](err)
+	if refusal == nil {
+		return ended
+	}
+	if cancelled, ok := ended.(*cancelled); ok {
+		cancelled.last = refusal
+		return cancelled
+	}
+	return &lateError{ended, refusal}
 }
 
 func (c *call) budget() *Budget { return c.transport.budgetOf(c.policy) }
@@ -468,13 +468,7 @@ func (c *call) authorize() error {
 	err := c.callPrepare(prev)
 	switch {
 	case c.over(), c.remaining() == 0:
-		ended := c.interrupted() // whatever it says: a base would not tell that it has sent nothing
-		if cancelled, ok := ended.(*cancelled); ok {
-			if refusal, ok := errors.AsType[*Refusal](err); ok { // why a call that Prepare made could not go
-				cancelled.last = refusal
-			}
-		}
-		return ended
+		return c.interruptedAt(err) // whatever it says: a base would not tell that it has sent nothing
 	case err == nil:
 		return nil
 	}

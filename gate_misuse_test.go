@@ -126,7 +126,9 @@ func TestCopiedPerKeyIsRefused(t *testing.T) {
 
 // A call that ends while its Prepare waits at a gate says which and why, as one that waits itself.
 func TestWhyPrepareWaited(t *testing.T) {
-	for _, end := range []error{context.Canceled, context.DeadlineExceeded} {
+	for name, end := range map[string]error{
+		"cancelled": context.Canceled, "deadline": context.DeadlineExceeded, "MaxElapsed": context.DeadlineExceeded,
+	} {
 		synctest.Test(t, func(t *testing.T) {
 			why := &steadyhttp.Refusal{Wait: time.Hour, Err: errors.New("the token's quota is spent")}
 			stuck := &steadyhttp.Transport{Base: newScript(answers(200, "")), Gates: []steadyhttp.Gate{
@@ -139,16 +141,20 @@ func TestWhyPrepareWaited(t *testing.T) {
 				_, err := stuck.RoundTrip(newRequest(t, "GET", "").WithContext(req.Context()))
 				return err
 			}}
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			if end == context.Canceled {
-				ctx, cancel = context.WithCancel(t.Context())
+			ctx, cancel := context.WithCancel(t.Context())
+			switch name {
+			case "cancelled":
 				time.AfterFunc(time.Minute, cancel)
+			case "deadline":
+				ctx, cancel = context.WithTimeout(t.Context(), time.Minute)
+			default:
+				rt.Policy.MaxElapsed = time.Minute
 			}
 			defer cancel()
 			_, err := rt.RoundTrip(newRequest(t, "GET", "").WithContext(ctx))
 			if !errors.Is(err, end) || !errors.Is(err, steadyhttp.ErrNotSent) ||
 				strings.Count(err.Error(), why.Error()) != 1 {
-				t.Errorf("got %v", err)
+				t.Errorf("%s: got %v", name, err)
 			}
 		})
 	}

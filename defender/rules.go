@@ -17,9 +17,9 @@ import (
 // translate them too, wrongly.
 //
 // A 429 names its wait in the header Retry-After, or in the sentence "You can send requests again
-// in 8 seconds." or one like it in its body: the longer of the two counts. Some name none, and the back-off
-// decides; but to a hunting query such a 429 means that the tenant's processor time is spent "until
-// the next 15-minute cycle", and has a wait of 15 minutes. Batch waits it out; under a shorter
+// in 8 seconds." or one like it in its body: the longer of the two counts. Some name none, and the
+// back-off decides; but to a hunting query such a 429 means that the tenant's processor time is spent
+// "until the next 15-minute cycle", and has a wait of 15 minutes. Batch waits it out; under a shorter
 // MaxWait the call gets its 429 back at once. One that tells of a number of calls ("45 per
 // 00:01:00") is left to the back-off.
 func Rules() *steadyhttp.Rules {

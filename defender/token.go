@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/steadyhttp/steadyhttp"
+	"github.com/steadyhttp/steadyhttp/internal/neterr"
 )
 
 // TokenFunc fetches a token, and says when it expires; zero if that is not known. It is called for
@@ -322,7 +323,7 @@ func (t *tokens) run(f *fetch, wait time.Duration) {
 		t.end(f, o)
 	}()
 	o.token, o.expires, o.err = t.get(ctx)
-	o.err = answered(o.err)
+	o.err = answered(neterr.Solid("Config.Token", o.err))
 }
 
 // end keeps the result of a fetch, and lets those go who wait for it.

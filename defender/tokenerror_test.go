@@ -52,7 +52,9 @@ func TestTokenErrorsOfOAuth2AreToldApart(t *testing.T) {
 		"joined, down":       {errors.Join(io.ErrNoProgress, said(503, "")), many},
 		"by value":           {valueError{Response: &http.Response{StatusCode: 401}}, 1},
 		"no answer":          {&retrieveError{}, 2},
-		"a typed nil":        {(*retrieveError)(nil).orNil(), 2},
+		"around a nil slice": {(*retrieveError)(nil).orNil(), 2},
+		"a nil pointer":      {(*hollowError)(nil), 1},
+		"around one":         {fmt.Errorf("token: %w", (*hollowError)(nil)), 1},
 		"a 200":              {said(200, "invalid_grant"), 2},
 		"another field":      {otherError{"401"}, 2},
 		"marked as lasting":  {backoff.Permanent(said(503, "")), 1},
@@ -97,6 +99,12 @@ func (r *retrieveError) orNil() error {
 	}
 	return r
 }
+
+// hollowError can't be asked for anything where it is a nil pointer.
+type hollowError struct{ err error }
+
+func (e *hollowError) Error() string { return e.err.Error() }
+func (e *hollowError) Unwrap() error { return e.err }
 
 type wrapsNil struct{}
 
